@@ -1,0 +1,87 @@
+# Lodestone: `make help` lists the targets. Every target sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCE ?= .
+QUERY ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SETUP_STAMP := $(VENV)/.setup
+GEN_STAMP := build/gen/.stamp
+CORPORA := build/corpora
+PROTOS := $(shell find protos -name '*.proto' 2>/dev/null)
+SOURCES := $(shell find services -name '*.py' 2>/dev/null)
+
+.PHONY: help
+help: ## Lists the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(SETUP_STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "Lodestone needs Python 3.11; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
+	  else echo "Python's venv module is missing. Install it first, e.g.: sudo apt-get install python3-venv" >&2; exit 2; fi; }
+	@echo "Setting up $(VENV): a few minutes the first time ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet torch==2.13.0
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(GEN_STAMP): $(SETUP_STAMP) protos/generate.py $(PROTOS)
+	@$(BIN)/python protos/generate.py build/gen
+	@$(BIN)/python -c 'import sysconfig, pathlib; pathlib.Path(sysconfig.get_paths()["purelib"], "lodestone_gen.pth").write_text(str(pathlib.Path("build/gen").resolve()) + "\n")'
+	@touch $@
+
+build/.compiled: $(GEN_STAMP) $(SOURCES)
+	@$(BIN)/python -m compileall -q services build/gen
+	@touch $@
+
+.PHONY: setup gen
+setup: build/.compiled ## Makes .venv with all that is needed; seconds when it is there.
+gen: $(GEN_STAMP) ## Generates code from protos/.
+
+.PHONY: index
+index: setup ## Indexes SOURCE=path (default: this folder) and shows a first search.
+	@$(BIN)/lodestone index "$(SOURCE)" --first-search $(if $(QUERY),--query "$(QUERY)")
+
+$(CORPORA)/.stamp: tests/corpora.txt $(SETUP_STAMP)
+	@$(BIN)/python tests/support/corpora.py $(CORPORA)
+	@touch $@
+
+.PHONY: corpora
+corpora: $(CORPORA)/.stamp ## Fetches the source trees that tests and benchmarks read.
+
+.PHONY: test test-fast
+test: setup corpora ## Runs every test, with a real PostgreSQL and the real model.
+	@$(BIN)/python -m pytest
+
+test-fast: setup ## Runs the tests that take no time: under two minutes.
+	@$(BIN)/python -m pytest -m "not slow and not gpu"
+
+.PHONY: lint format
+lint: setup ## Runs ruff, mypy, import-linter and buf.
+	@$(BIN)/ruff format --check services tests protos
+	@$(BIN)/ruff check services tests protos
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf format --diff --exit-code protos
+	@$(BIN)/buf lint build/gen/lodestone.binpb --config protos/buf.yaml
+
+format: setup ## Formats code and contracts.
+	@$(BIN)/ruff format services tests protos
+	@$(BIN)/ruff check --fix --quiet services tests protos || true
+	@$(BIN)/buf format --write protos
+
+.PHONY: bench
+bench: setup corpora ## Measures against the plain library; the last line is JSON.
+	@$(BIN)/python -m tests.bench.main
+
+.PHONY: clean
+clean: ## Removes .venv and everything built; indexes stay.
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
