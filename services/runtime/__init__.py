@@ -1,0 +1,1 @@
+"""What two services need and that knows no domain word."""

@@ -1,0 +1,202 @@
+"""The server's interceptor: readiness, limits, validation, errors, metrics, trace of every call."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from services.runtime import call_metrics, call_traces
+from services.runtime.errors import (
+    LodestoneError,
+    NotImplementedYetError,
+    OverloadedError,
+    ShuttingDownError,
+)
+from services.runtime.log import get_logger
+from services.runtime.status import DETAILS_KEY, only_error_in, status_of
+from services.runtime.validation import validate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+    from opentelemetry.trace import Span
+
+    from services.runtime.call_metrics import CallObserver
+
+_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
+_FACTORIES = {
+    (False, False): ("unary", grpc.unary_unary_rpc_method_handler, "unary_unary"),
+    (False, True): ("server_stream", grpc.unary_stream_rpc_method_handler, "unary_stream"),
+    (True, False): ("client_stream", grpc.stream_unary_rpc_method_handler, "stream_unary"),
+    (True, True): ("bidi_stream", grpc.stream_stream_rpc_method_handler, "stream_stream"),
+}
+_DEADLINE_SLACK_SECONDS = 0.02
+"""A caller that gives up at its deadline is heard this much before the server's own clock says so:
+the server starts its clock later, and deadlines travel rounded up."""
+
+
+@dataclass
+class Gate:
+    """Whether calls are let in, and how many are inside."""
+
+    max_calls: int
+    open: bool = False
+    draining: bool = False
+    calls: int = 0
+    _empty: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Lets a call in and counts it until it is gone, or raises why not."""
+        if self.draining or not self.open:
+            what = "is stopping" if self.draining else "is starting"
+            raise ShuttingDownError(f"The server {what}.", retry_after_seconds=0.5)
+        if self.calls >= self.max_calls:
+            raise OverloadedError(
+                "Too many calls at once.",
+                metadata={"limit": str(self.max_calls), "queued": str(self.calls)},
+                retry_after_seconds=0.2,
+            )
+        self.calls += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self.calls -= 1
+            if self.calls == 0:
+                self._empty.set()
+
+    async def wait_until_empty(self) -> None:
+        """Waits until no call is inside."""
+        if self.calls:
+            await self._empty.wait()
+
+
+class CallInterceptor(grpc.aio.ServerInterceptor):
+    """Wraps every method but health and reflection.
+
+    Servicers write unary methods as coroutines and streams as async generators, and simply raise.
+    """
+
+    def __init__(self, domain: str, gate: Gate) -> None:
+        self._domain = domain
+        self._gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Returns the method's handler, wrapped."""
+        handler = await continuation(handler_call_details)
+        method = str(handler_call_details.method)
+        if handler is None or method.startswith(_INFRASTRUCTURE):
+            return handler
+        streams = (bool(handler.request_streaming), bool(handler.response_streaming))
+        kind, factory, attribute = _FACTORIES[streams]
+        answer = _stream_answers if handler.response_streaming else _answer
+        return factory(
+            self._wrap(getattr(handler, attribute), answer, kind, method),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _wrap(self, inner: Any, answer: Any, kind: str, method: str) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            observer = call_metrics.SERVER.start(kind, method)
+            failure: Exception | None = None
+            with call_traces.server_span(method, context.invocation_metadata()) as span:
+                try:
+                    with self._gate.inside():
+                        response = await answer(inner, request, context, observer)
+                except asyncio.CancelledError:
+                    _end(span, observer, _why_cancelled(context))
+                    raise
+                except grpc.aio.AbortError:
+                    _end(span, observer, _code_of(context))
+                    raise
+                except Exception as error:  # noqa: BLE001 - every error becomes a status
+                    failure = error
+                # Outside of `except`, so that no traceback of grpc's holds the error's text.
+                if failure is not None:
+                    await self._abort(failure, context, method, span, observer)
+                _end(span, observer, _code_of(context))
+                return response
+
+        return call
+
+    async def _abort(
+        self, error: BaseException, context: Any, method: str, span: Span, observer: CallObserver
+    ) -> None:
+        """Ends the call with the error's status."""
+        error = only_error_in(error)
+        if isinstance(error, NotImplementedError):
+            error = NotImplementedYetError(
+                "This version does not build this method.", metadata={"method": method}
+            )
+        status = status_of(error, self._domain)
+        code = grpc.StatusCode.INTERNAL
+        if isinstance(error, LodestoneError):
+            code = grpc.StatusCode[error.code.value]
+        if code is grpc.StatusCode.INTERNAL:
+            get_logger().error("call_failed", method=method, exc_info=error)
+        _end(span, observer, code.name)
+        await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+
+
+async def _answer(inner: Any, request: Any, context: Any, observer: CallObserver) -> Any:
+    response = await inner(_checked(request, observer), context)
+    observer.sent()
+    return response
+
+
+async def _stream_answers(inner: Any, request: Any, context: Any, observer: CallObserver) -> None:
+    """Writes what a servicer's generator yields; it is closed before the call ends.
+
+    A generator handed to grpc itself would, when the caller goes away, be closed some time later
+    in another task.
+    """
+    async with aclosing(inner(_checked(request, observer), context)) as responses:
+        async for response in responses:
+            await context.write(response)
+            observer.sent()
+
+
+def _checked(request: Any, observer: CallObserver) -> Any:
+    """Returns the request, or the stream of requests, once it keeps the rules of its schema."""
+    if not hasattr(request, "__aiter__"):
+        observer.received()
+        validate(request)
+        return request
+
+    async def requests() -> AsyncIterator[Any]:
+        async for item in request:
+            observer.received()
+            validate(item)
+            yield item
+
+    return requests()
+
+
+def _end(span: Span, observer: CallObserver, code: str) -> None:
+    observer.end(code)
+    call_traces.end_server_span(span, code)
+
+
+def _why_cancelled(context: Any) -> str:
+    # A deadline and a caller's cancel look alike here but for the time that is left.
+    left = context.time_remaining()
+    gone = left is not None and left <= _DEADLINE_SLACK_SECONDS
+    return "DEADLINE_EXCEEDED" if gone else "CANCELLED"
+
+
+def _code_of(context: Any) -> str:
+    """Returns the code that a servicer set on its context, OK when it set none."""
+    code = context.code()
+    if isinstance(code, grpc.StatusCode):
+        return code.name
+    return next((item.name for item in grpc.StatusCode if item.value[0] == code), "OK")

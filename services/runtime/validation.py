@@ -1,0 +1,40 @@
+"""Holds requests to the rules of their schema."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import protovalidate
+
+from services.runtime.errors import InvalidRequestError
+
+MAX_TOLD_FIELDS = 16
+"""Most fields whose violations are told: a status has to fit into a call's trailing metadata."""
+
+
+def validate(request: Any) -> None:
+    """Raises InvalidRequestError when a request breaks rules; it names the fields, not values."""
+    violations = protovalidate.collect_violations(request)
+    if not violations:
+        return
+    problems: dict[str, str] = {}
+    for item in violations:
+        name, text = _path(item.proto.field), str(item.proto.message)
+        if name in problems:
+            problems[name] += f"; {text}"
+        elif len(problems) < MAX_TOLD_FIELDS:
+            problems[name] = text
+    first, text = next(iter(problems.items()))
+    more = f" ({len(violations)} problems in all)" if len(violations) > 1 else ""
+    raise InvalidRequestError(
+        f"The request breaks a rule: {first}: {text}{more}", metadata=problems
+    )
+
+
+def _path(field: Any) -> str:
+    parts = []
+    for element in field.elements:
+        subscript = element.subscript
+        index = "" if subscript is None else f"[{subscript.value}]"
+        parts.append(f"{element.field_name}{index}")
+    return ".".join(parts) or "request"

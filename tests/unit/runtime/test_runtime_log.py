@@ -1,0 +1,73 @@
+"""Logs tell where an error came from and hold neither its text nor local variables."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from services.runtime import log
+from services.runtime.telemetry import tracer
+from tests.unit.runtime.sample_service import SECRET
+
+
+def _fail() -> None:
+    content = SECRET
+    try:
+        raise FileNotFoundError(2, "No such file", f"/home/user/{content}")
+    except OSError as error:
+        raise ValueError(content) from error
+
+
+def _logged_failure(capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        _fail()
+    except ValueError:
+        log.get_logger().exception("work_failed", attempt=2)
+    return capsys.readouterr().err
+
+
+def test_an_error_is_told_by_types_and_places(capsys: pytest.CaptureFixture[str]) -> None:
+    line = json.loads(_logged_failure(capsys))
+
+    assert (line["event"], line["service"], line["attempt"]) == ("work_failed", "embed", 2)
+    assert [cause["type"] for cause in line["error"]] == [
+        "builtins.ValueError",
+        "builtins.FileNotFoundError",
+    ]
+    assert line["error"][0]["frames"][-1].startswith("unit/runtime/test_runtime_log.py:")
+    assert line["error"][0]["frames"][-1].endswith(" _fail")
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_no_format_tells_an_errors_text_or_variables(
+    capsys: pytest.CaptureFixture[str], log_format: str
+) -> None:
+    log.configure("embed", "info", log_format)
+
+    text = _logged_failure(capsys)
+
+    assert "work_failed" in text
+    assert "ValueError" in text
+    assert SECRET not in text
+    assert "/home/user" not in text
+
+
+@pytest.mark.usefixtures("spans")
+def test_a_line_inside_a_span_carries_its_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    with tracer().start_as_current_span("work") as span:
+        log.get_logger().info("inside")
+    log.get_logger().info("outside")
+
+    inside, outside = map(json.loads, capsys.readouterr().err.splitlines())
+    assert inside["trace_id"] == format(span.get_span_context().trace_id, "032x")
+    assert "trace_id" not in outside
+
+
+def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    log.configure("embed", "warning", "json")
+
+    log.get_logger().info("not_told")
+    log.get_logger().warning("told")
+
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["told"]
