@@ -1,0 +1,1 @@
+"""The service that owns bytes: what is in a file, proven by digest."""

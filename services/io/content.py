@@ -1,0 +1,72 @@
+"""The recipe: which text a model reads for a node, and the hash of that text.
+
+Everything that decides the text is here and in the parser. Whoever changes either so that texts
+differ raises `RECIPE`, and nodes of another recipe are made again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RECIPE = "1"
+DIGEST_BYTES = 32
+_HASH_PREFIX = b"lodestone-content-" + RECIPE.encode() + b"\0"
+_INDENTATION = " \t"
+
+
+def file_digest(data: bytes) -> bytes:
+    """Returns the BLAKE3-256 of a file's bytes."""
+    digest: bytes = blake3(data).digest()
+    return digest
+
+
+def content_hash(text: str) -> bytes:
+    """Returns the BLAKE3-256 that names a text in its normal form; it knows no path."""
+    digest: bytes = blake3(_HASH_PREFIX + text.encode()).digest()
+    return digest
+
+
+def normal_form(data: bytes, segments: Iterable[tuple[int, int]]) -> str:
+    """Returns the text of some byte ranges of a file, without what does not matter.
+
+    Each segment loses trailing space and the indentation that its lines share (its first line has
+    the indentation of the line in which it begins), then they are joined by newlines, and blank
+    lines at both ends go.
+
+    Raises:
+        UnicodeDecodeError: a segment is not UTF-8 or cuts a character.
+    """
+    pieces = [_normal_segment(data, start, end) for start, end in segments]
+    return ("\n".join(pieces) if len(pieces) > 1 else pieces[0]).strip("\n")
+
+
+def _normal_segment(data: bytes, start: int, end: int) -> str:
+    line_start = data.rfind(b"\n", 0, start) + 1
+    head = data[line_start:start]
+    lead = head[: len(head) - len(head.lstrip(b" \t"))].decode()
+    lines = [line.rstrip() for line in (lead + data[start:end].decode()).split("\n")]
+    while lines and not lines[0]:
+        del lines[0]
+    while lines and not lines[-1]:
+        del lines[-1]
+    margin = _shared_indentation(lines)
+    if margin:
+        lines = [line[margin:] for line in lines]
+    return "\n".join(lines)
+
+
+def _shared_indentation(lines: list[str]) -> int:
+    if not lines or lines[0][0] not in _INDENTATION:
+        return 0
+    leads = [line[: len(line) - len(line.lstrip(_INDENTATION))] for line in lines if line]
+    # What the least and the greatest string share, all between them share.
+    least, greatest = min(leads), max(leads)
+    for position, character in enumerate(least):
+        if greatest[position] != character:
+            return position
+    return len(least)

@@ -1,0 +1,219 @@
+"""Between protobuf and the words of the io service: the one place that knows both."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lodestone.io.v1 import (
+    parse_service_pb2,
+    root_service_pb2,
+    scan_service_pb2,
+    snippet_service_pb2,
+    tree_pb2,
+)
+from services.io.errors import DOMAIN
+from services.io.model import (
+    ContentRef,
+    FileToParse,
+    NodeContent,
+    ParsedFile,
+    SkippedFile,
+    SnippetRef,
+    Span,
+    SymlinkPolicy,
+    UnchangedFile,
+)
+from services.runtime.status import status_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.io.model import (
+        FileOutcome,
+        Node,
+        Root,
+        ScanBatch,
+        ScannedFile,
+        ScanSummary,
+        Signature,
+    )
+    from services.io.parser.languages import LanguageRules
+
+ROOT_PREFIX = "roots/"
+
+_POLICIES = {
+    SymlinkPolicy.DENY: root_service_pb2.SYMLINK_POLICY_DENY,
+    SymlinkPolicy.WITHIN_ROOT: root_service_pb2.SYMLINK_POLICY_WITHIN_ROOT,
+    SymlinkPolicy.ACROSS_ROOTS: root_service_pb2.SYMLINK_POLICY_ACROSS_ROOTS,
+}
+
+
+def signature_message(signature: Signature) -> tree_pb2.FileSignature:
+    """Returns a signature as a message."""
+    size, mtime_ns, ctime_ns, inode, settled = signature
+    return tree_pb2.FileSignature(
+        size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode, settled=settled
+    )
+
+
+def scan_message(batch: ScanBatch) -> scan_service_pb2.ScanTreeResponse:
+    """Returns a batch of a scan as a message."""
+    return scan_service_pb2.ScanTreeResponse(
+        files=[_scanned_message(file) for file in batch.files],
+        warnings=[
+            scan_service_pb2.ScanWarning(
+                path=warning.path,
+                error=status_of(warning.error, DOMAIN),
+                is_directory=warning.is_directory,
+            )
+            for warning in batch.warnings
+        ],
+        summary=None if batch.summary is None else _summary_message(batch.summary),
+    )
+
+
+def _scanned_message(file: ScannedFile) -> scan_service_pb2.ScannedFile:
+    path, size, mtime_ns, ctime_ns, inode, language = file
+    signature = tree_pb2.FileSignature(size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode)
+    return scan_service_pb2.ScannedFile(path=path, signature=signature, language=language)
+
+
+def _summary_message(summary: ScanSummary) -> scan_service_pb2.ScanSummary:
+    return scan_service_pb2.ScanSummary(
+        files=summary.files,
+        directories=summary.directories,
+        warnings=summary.warnings,
+        skipped=[
+            scan_service_pb2.SkipCount(
+                reason=scan_service_pb2.SkipReason.Value(reason.value), count=count
+            )
+            for reason, count in sorted(summary.skipped.items())
+        ],
+    )
+
+
+def files_to_parse(request: parse_service_pb2.ParseFilesRequest) -> list[FileToParse]:
+    """Returns the files of a request, with their positions."""
+    return [
+        FileToParse(index, file.path, file.known_digest) for index, file in enumerate(request.files)
+    ]
+
+
+def outcome_message(index: int, outcome: FileOutcome) -> parse_service_pb2.ParseFilesResponse:
+    """Returns how a file ended as a message."""
+    match outcome:
+        case ParsedFile():
+            return parse_service_pb2.ParseFilesResponse(index=index, parsed=_parsed(outcome))
+        case UnchangedFile():
+            unchanged = parse_service_pb2.UnchangedFile(
+                signature=signature_message(outcome.signature)
+            )
+            return parse_service_pb2.ParseFilesResponse(index=index, unchanged=unchanged)
+        case SkippedFile():
+            skipped = parse_service_pb2.SkippedFile(
+                reason=outcome.reason.value,
+                signature=signature_message(outcome.signature),
+                digest=outcome.digest,
+            )
+            return parse_service_pb2.ParseFilesResponse(index=index, skipped=skipped)
+
+
+def failed_message(index: int, error: BaseException) -> parse_service_pb2.ParseFilesResponse:
+    """Returns why a file was not parsed as a message."""
+    return parse_service_pb2.ParseFilesResponse(index=index, error=status_of(error, DOMAIN))
+
+
+def _parsed(file: ParsedFile) -> parse_service_pb2.ParsedFile:
+    return parse_service_pb2.ParsedFile(
+        digest=file.digest,
+        signature=signature_message(file.signature),
+        language=file.language,
+        nodes=[_node_message(node) for node in file.nodes],
+        line_count=file.line_count,
+        has_syntax_errors=file.has_syntax_errors,
+    )
+
+
+def _node_message(node: Node) -> parse_service_pb2.Node:
+    return parse_service_pb2.Node(
+        kind=parse_service_pb2.NodeKind.Value(node.kind.value),
+        qualified_name=node.name,
+        parent=node.parent,
+        start_byte=node.start,
+        end_byte=node.end,
+        start_line=node.start_line,
+        end_line=node.end_line,
+        segments=[
+            parse_service_pb2.ByteRange(start_byte=start, end_byte=end)
+            for start, end in node.segments
+        ],
+        content_hash=node.content_hash,
+        part=node.part,
+        part_count=node.part_count,
+        token_estimate=node.tokens,
+    )
+
+
+def language_message(rules: LanguageRules) -> parse_service_pb2.Language:
+    """Returns a language as a message."""
+    return parse_service_pb2.Language(name=rules.name, suffixes=rules.suffixes)
+
+
+def snippet_refs(request: snippet_service_pb2.ReadSnippetsRequest) -> list[SnippetRef]:
+    """Returns the ranges of a request."""
+    return [
+        SnippetRef(ref.path, ref.start_byte, ref.end_byte, ref.file_digest) for ref in request.refs
+    ]
+
+
+def content_refs(request: snippet_service_pb2.ReadContentsRequest) -> list[ContentRef]:
+    """Returns the texts of a request."""
+    return [
+        ContentRef(
+            ref.path,
+            tuple(Span(segment.start_byte, segment.end_byte) for segment in ref.segments),
+            ref.file_digest,
+            ref.content_hash,
+        )
+        for ref in request.refs
+    ]
+
+
+def snippets_message(
+    results: Sequence[bytes | Exception],
+) -> snippet_service_pb2.ReadSnippetsResponse:
+    """Returns read ranges, or why they were not read, in the same order."""
+    response = snippet_service_pb2.ReadSnippetsResponse()
+    for result in results:
+        outcome: dict[str, Any] = (
+            {"content": result}
+            if isinstance(result, bytes)
+            else {"error": status_of(result, DOMAIN)}
+        )
+        response.results.add(**outcome)
+    return response
+
+
+def contents_message(
+    results: Sequence[NodeContent | Exception],
+) -> snippet_service_pb2.ReadContentsResponse:
+    """Returns read texts, or why they were not read, in the same order."""
+    response = snippet_service_pb2.ReadContentsResponse()
+    for result in results:
+        if isinstance(result, NodeContent):
+            content = snippet_service_pb2.NodeContent(
+                text=result.text, content_hash=result.content_hash
+            )
+            response.results.add(content=content)
+        else:
+            response.results.add(error=status_of(result, DOMAIN))
+    return response
+
+
+def root_message(root: Root) -> root_service_pb2.Root:
+    """Returns a root as a message, without its path: no caller is known to be an admin yet."""
+    return root_service_pb2.Root(
+        name=ROOT_PREFIX + root.id,
+        symlink_policy=_POLICIES[root.symlink_policy],
+        read_only=root.read_only,
+    )

@@ -1,0 +1,127 @@
+"""What can go wrong with a file, by its documented reason."""
+
+from __future__ import annotations
+
+import errno
+from typing import Self
+
+from services.runtime.errors import Code, LodestoneError, OverloadedError
+
+DOMAIN = "io.lodestone"
+RETRY_AFTER_SECONDS = 1.0
+
+
+class FileError(LodestoneError):
+    """An error about one file or folder, named by the path that the caller gave."""
+
+    @classmethod
+    def at(cls, path: str, message: str, **metadata: str) -> Self:
+        """Returns the error of `path`, which is told in the metadata, not in the message."""
+        return cls(message, metadata={"path": path, **metadata})
+
+
+class PathOutsideTreeError(FileError):
+    """The path leaves the tree, or is not a path."""
+
+    reason = "ERROR_REASON_PATH_OUTSIDE_TREE"
+    code = Code.INVALID_ARGUMENT
+
+
+class PathNotFoundError(FileError):
+    """The file or folder does not exist."""
+
+    reason = "ERROR_REASON_FILE_NOT_FOUND"
+    code = Code.NOT_FOUND
+
+
+class FileUnreadableError(FileError):
+    """The operating system refuses access."""
+
+    reason = "ERROR_REASON_FILE_UNREADABLE"
+    code = Code.PERMISSION_DENIED
+
+
+class FileTooLargeError(FileError):
+    """The file is larger than the limit."""
+
+    reason = "ERROR_REASON_FILE_TOO_LARGE"
+    code = Code.FAILED_PRECONDITION
+
+
+class FileNotRegularError(FileError):
+    """The path names a pipe, a socket, a device or a folder."""
+
+    reason = "ERROR_REASON_FILE_NOT_REGULAR"
+    code = Code.FAILED_PRECONDITION
+
+
+class ContentChangedError(FileError):
+    """The file does not hold the bytes that the caller named."""
+
+    reason = "ERROR_REASON_CONTENT_CHANGED"
+    code = Code.ABORTED
+
+
+class InvalidUtf8Error(FileError):
+    """The bytes are not valid UTF-8, or a range cuts a character."""
+
+    reason = "ERROR_REASON_INVALID_UTF8"
+    code = Code.INVALID_ARGUMENT
+
+
+class RangeOutsideFileError(FileError):
+    """The range ends after the file."""
+
+    reason = "ERROR_REASON_RANGE_OUTSIDE_FILE"
+    code = Code.OUT_OF_RANGE
+
+
+class ParseTimeoutError(FileError):
+    """The file took more time than it may."""
+
+    reason = "ERROR_REASON_TIMEOUT"
+    code = Code.DEADLINE_EXCEEDED
+
+
+class WorkerDiedError(FileError):
+    """The worker process died on this file."""
+
+    reason = "ERROR_REASON_WORKER_DIED"
+    code = Code.INTERNAL
+
+
+class WorkerStartError(LodestoneError):
+    """No worker process stays alive, so nothing can be parsed."""
+
+    reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
+    code = Code.UNAVAILABLE
+
+
+class ParseFailedError(FileError):
+    """The parser raised an error on this file."""
+
+
+def file_error(error: OSError, path: str) -> LodestoneError:
+    """Returns our error for what the operating system said of `path`."""
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return PathNotFoundError.at(path, "The file or folder does not exist.")
+        case errno.ELOOP | errno.EXDEV:
+            return PathOutsideTreeError.at(
+                path, "The path goes through a symbolic link that the policy does not follow."
+            )
+        case errno.ENAMETOOLONG:
+            return PathOutsideTreeError.at(path, "The path is longer than the file system takes.")
+        case errno.EMFILE | errno.ENFILE:
+            return OverloadedError(
+                "Too many files are open.",
+                metadata={"limit": "open files"},
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        case errno.ENXIO | errno.EISDIR:
+            return FileNotRegularError.at(path, "Not a regular file.")
+        case _:
+            name = errno.errorcode.get(error.errno or 0, "unknown")
+            return FileUnreadableError.at(
+                path, f"The operating system refuses access ({name}).", errno=name
+            )

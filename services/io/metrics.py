@@ -1,0 +1,21 @@
+"""What the io service counts."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+
+SCANS = Counter("lodestone_io_scans", "Scans of a tree, by outcome.", ["outcome"])
+SCAN_SECONDS = Histogram("lodestone_io_scan_seconds", "Seconds of a scan.", buckets=_SECONDS)
+SCANNED_FILES = Counter("lodestone_io_scanned_files", "Files that scans found.")
+SKIPPED_FILES = Counter("lodestone_io_skipped_files", "Files left out by scans.", ["reason"])
+SCAN_WARNINGS = Counter("lodestone_io_scan_warnings", "Places that scans could not look at.")
+
+PARSED_FILES = Counter("lodestone_io_parsed_files", "Files of parse calls.", ["outcome"])
+PARSED_NODES = Counter("lodestone_io_parsed_nodes", "Nodes that parsing made.")
+PARSE_SECONDS = Histogram("lodestone_io_parse_seconds", "Seconds of a call.", buckets=_SECONDS)
+PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.")
+
+READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
+READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)

@@ -1,0 +1,1 @@
+"""Cuts files into nodes, in worker processes under limits."""

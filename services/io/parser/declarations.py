@@ -1,0 +1,232 @@
+"""Tells what a statement declares, by the rules of its language."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from services.io.model import Span
+
+if TYPE_CHECKING:
+    from tree_sitter import Node as Syntax
+
+    from services.io.parser.languages import LanguageRules
+
+_MAX_WRAPPERS = 8
+_MAX_NAME_CHARACTERS = 200
+_IDENTIFIERS = frozenset({
+    "identifier", "simple_identifier", "type_identifier", "property_identifier",
+    "field_identifier", "constant", "name", "word", "qualified_identifier", "destructor_name",
+    "operator_name", "operator_cast", "package_identifier",
+})  # fmt: skip
+_SCOPES = re.compile(r"::|->|#|\\")
+_TYPE_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_PLAIN_NAME = re.compile(r"[\w.$@:]+")
+_UNNAMED = {
+    "companion_object": "Companion",
+    "secondary_constructor": "constructor",
+    "deinit_declaration": "deinit",
+    "subscript_declaration": "subscript",
+    "indexer_declaration": "this",
+    "operator_declaration": "operator",
+    "init_declaration": "init",
+}
+
+
+class Shape(Enum):
+    """What a declaration is made of."""
+
+    FUNCTION = "function"
+    CLASS = "class"
+    CONTAINER = "container"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A statement that declares something; `outer` is the whole of it, `inner` has the body."""
+
+    shape: Shape
+    name: str
+    outer: Syntax
+    inner: Syntax
+    body: Syntax | None
+    is_method: bool = False
+
+    def signature(self, data: bytes) -> Span:
+        """Returns the range before the body, or all of it when there is none."""
+        start = self.outer.start_byte
+        end = self.outer.end_byte if self.body is None else self.body.start_byte
+        return Span(start, start + len(data[start:end].rstrip()))
+
+
+class Declarations:
+    """The rules of one language, applied."""
+
+    def __init__(self, rules: LanguageRules) -> None:
+        self.rules = rules
+
+    def of(self, node: Syntax) -> Declaration | None:
+        """Returns what a statement declares, None when it is a plain statement."""
+        rules, inner, name = self.rules, node, ""
+        for _ in range(_MAX_WRAPPERS):
+            kind = inner.type
+            if kind in rules.functions:
+                return self._function(node, inner, name)
+            if kind in rules.classes:
+                return self._class(node, inner, name)
+            if kind in rules.objects:
+                return self._object(node, inner, name)
+            if kind in rules.calls and not name:
+                return self._callback(node, inner)
+            following = self._inside(inner, kind)
+            if following is None:
+                return self._container(node, inner) if kind in rules.containers else None
+            bound = rules.bindings.get(kind)
+            if bound:
+                name = name or _text(inner.child_by_field_name(bound[0]))
+            inner = following
+        return None
+
+    def body_of(self, node: Syntax) -> Syntax | None:
+        """Returns the body of a declaration."""
+        body = node.child_by_field_name("body")
+        if body is None and self.rules.bodies:
+            body = next((c for c in node.named_children if c.type in self.rules.bodies), None)
+        return body
+
+    def _inside(self, node: Syntax, kind: str) -> Syntax | None:
+        """Returns what a wrapper, binding or call is around, None when it is not just that."""
+        rules = self.rules
+        if kind in rules.bindings:
+            return node.child_by_field_name(rules.bindings[kind][1])
+        if kind in rules.wrappers:
+            return self._wrapped(node)
+        if kind in rules.calls:
+            arguments = node.child_by_field_name("arguments")
+            inside = arguments.named_children if arguments is not None else ()
+            functions = [child for child in inside if child.type in rules.functions]
+            return functions[0] if len(functions) == 1 else None
+        return None
+
+    def _callback(self, outer: Syntax, call: Syntax) -> Declaration | None:
+        """Returns the function that a call calls or takes, as a container of declarations.
+
+        Scripts hide whole files in `(function () { ... })()`; Ruby writes `private def name`.
+        """
+        function = self._inside(call, call.type)
+        if function is None:
+            function = call.child_by_field_name("function")
+            if function is not None and function.type == "parenthesized_expression":
+                function = self._wrapped(function)
+        if function is None or function.type not in self.rules.functions:
+            return None
+        if self._name(function) and call.child_by_field_name("function") is None:
+            return self._function(outer, function, "")
+        body = self.body_of(function)
+        return None if body is None else Declaration(Shape.CONTAINER, "", outer, body, body)
+
+    def _wrapped(self, node: Syntax) -> Syntax | None:
+        for name in ("definition", "declaration", "value"):
+            found = node.child_by_field_name(name)
+            if found is not None:
+                return found
+        ignored = self.rules.comments | self.rules.attributes
+        inside = [child for child in node.named_children if child.type not in ignored]
+        if node.type == "template_declaration":
+            return inside[-1] if inside else None
+        return inside[0] if len(inside) == 1 else None
+
+    def _function(self, outer: Syntax, inner: Syntax, name: str) -> Declaration | None:
+        named = self._name(inner) or name
+        receiver = inner.child_by_field_name("receiver")
+        owner = _receiver_type(receiver) if receiver is not None else ""
+        full = ".".join(part for part in (owner, name or named) if part)
+        if not full and outer.type == "export_statement":
+            full = "default"
+        if not full and not self._name(inner) and outer.type not in self.rules.functions:
+            return None
+        is_method = bool(owner) or "." in full
+        return Declaration(Shape.FUNCTION, full, outer, inner, self.body_of(inner), is_method)
+
+    def _class(self, outer: Syntax, inner: Syntax, name: str) -> Declaration | None:
+        body = self.body_of(inner)
+        if body is None and inner.type in self.rules.body_required:
+            return None
+        return Declaration(Shape.CLASS, self._name(inner) or name, outer, inner, body)
+
+    def _object(self, outer: Syntax, inner: Syntax, name: str) -> Declaration | None:
+        if not any(self._holds_function(child) for child in inner.named_children):
+            return None
+        name = name or ("default" if outer.type == "export_statement" else "")
+        return Declaration(Shape.CLASS, name, outer, inner, inner) if name else None
+
+    def _holds_function(self, member: Syntax) -> bool:
+        if member.type in self.rules.functions:
+            return True
+        value = member.child_by_field_name("value")
+        return value is not None and value.type in self.rules.functions
+
+    def _container(self, outer: Syntax, inner: Syntax) -> Declaration:
+        body = self.body_of(inner)
+        named = body is not None and inner.child_by_field_name("name") is not None
+        name = _text(inner.child_by_field_name("name")) if named else ""
+        return Declaration(Shape.CONTAINER, plain_name(name), outer, inner, body)
+
+    def _name(self, node: Syntax) -> str:
+        known = _UNNAMED.get(node.type)
+        if known:
+            return known
+        for field in self.rules.name_fields:
+            found = node.child_by_field_name(field)
+            if found is not None:
+                return plain_name(_text(_declared(found)))
+        found = next((c for c in node.named_children if c.type in _IDENTIFIERS), None)
+        return plain_name(_text(found)) if found is not None else ""
+
+
+def plain_name(text: str) -> str:
+    """Returns a name with `.` between its parts and without type arguments."""
+    bare = _TYPE_ARGUMENTS.sub("", text) if not text.startswith("operator") else text
+    return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
+
+
+def assigned_name(statement: Syntax) -> str:
+    """Returns the name that a statement assigns, as far as it is easily told."""
+    node: Syntax | None = statement
+    for _ in range(3):
+        if node is None:
+            break
+        for field in ("left", "name", "declarator", "pattern"):
+            found = node.child_by_field_name(field)
+            if found is not None:
+                text = _text(_declared(found))
+                return text if _PLAIN_NAME.fullmatch(text) else ""
+        node = node.named_children[0] if node.named_child_count else None
+    return ""
+
+
+def _declared(node: Syntax) -> Syntax:
+    """Follows the declarators of C to the name."""
+    for _ in range(_MAX_WRAPPERS):
+        if node.type in _IDENTIFIERS:
+            return node
+        below = node.child_by_field_name("declarator")
+        if below is None:
+            below = next((c for c in node.named_children if c.type.endswith("declarator")), None)
+        if below is None:
+            return node
+        node = below
+    return node
+
+
+def _receiver_type(receiver: Syntax) -> str:
+    parameter = next(iter(receiver.named_children), None)
+    kind = parameter.child_by_field_name("type") if parameter is not None else None
+    return plain_name(_text(kind).lstrip("*& "))
+
+
+def _text(node: Syntax | None) -> str:
+    raw = node.text if node is not None else None
+    return (raw or b"")[: _MAX_NAME_CHARACTERS * 4].decode(errors="ignore")

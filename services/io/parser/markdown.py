@@ -1,0 +1,95 @@
+"""Sections of Markdown by their headings."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.io.model import NodeKind, Span
+from services.io.parser.draft import Draft
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.io.parser.draft import NodeBuilder
+
+NAME_SEPARATOR = " > "
+_ATX = re.compile(rb" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*\r?\n?")
+_SETEXT = re.compile(rb" {0,3}(=+|-+)[ \t]*\r?\n?")
+_FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
+_NO_PARAGRAPH = re.compile(rb"[ \t]*(?:[#>|]|[-*+][ \t]|\d+[.)][ \t]|\r?\n|$)|(?: {4}|\t)")
+_MAX_TITLE_CHARACTERS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    start: int
+    level: int
+    title: str
+
+
+def add_sections(builder: NodeBuilder) -> None:
+    """Adds a node for each heading and what follows it, named by the path of headings.
+
+    A section ends at the next heading of any level; long ones are split between paragraphs.
+
+    Raises:
+        TooManyNodesError: the file has too many.
+    """
+    headings = list(_headings(builder.data))
+    end = len(builder.data)
+    first = headings[0].start if headings else end
+    _add(builder, "", Span(0, first))
+    path: list[_Heading] = []
+    for heading, following in zip(headings, [*headings[1:], None], strict=False):
+        path = [*(above for above in path if above.level < heading.level), heading]
+        name = NAME_SEPARATOR.join(above.title for above in path)
+        _add(builder, name, Span(heading.start, following.start if following else end))
+
+
+def _add(builder: NodeBuilder, name: str, span: Span) -> None:
+    if span.start == span.end:
+        return
+    draft = Draft(NodeKind.SECTION, name, 0, span)
+    tokens = builder.tokens(span)
+    if tokens <= builder.budget:
+        builder.add(draft, tokens)
+        return
+    text = builder.data[span.start : span.end]
+    cuts = [span.start + match.end() for match in re.finditer(rb"\n[ \t\r]*\n", text)]
+    newline = text.find(b"\n")
+    signature = Span(span.start, span.start + newline) if name and newline > 0 else None
+    builder.add_split(Draft(draft.kind, name, 0, span, (), signature), cuts)
+
+
+def _headings(data: bytes) -> Iterator[_Heading]:
+    """Yields headings, ATX and setext, outside fenced code."""
+    fence = b""
+    paragraph: tuple[int, bytes] | None = None
+    position = 0
+    for line in data.splitlines(keepends=True):
+        start, position = position, position + len(line)
+        mark = _FENCE.fullmatch(line)
+        if fence:
+            if mark and mark[1].startswith(fence) and not mark[2].strip():
+                fence = b""
+            continue
+        if mark and not (mark[1].startswith(b"`") and b"`" in mark[2]):
+            fence, paragraph = mark[1], None
+        elif atx := _ATX.fullmatch(line):
+            yield _Heading(start, len(atx[1]), _title(atx[2] or b""))
+            paragraph = None
+        elif paragraph and (setext := _SETEXT.fullmatch(line)):
+            yield _Heading(
+                paragraph[0], 1 if setext[1].startswith(b"=") else 2, _title(paragraph[1])
+            )
+            paragraph = None
+        elif _NO_PARAGRAPH.match(line):
+            paragraph = None
+        else:
+            paragraph = (start, line) if paragraph is None else (paragraph[0], paragraph[1] + line)
+
+
+def _title(raw: bytes) -> str:
+    return " ".join(raw.decode(errors="ignore").split())[:_MAX_TITLE_CHARACTERS]

@@ -1,0 +1,338 @@
+"""Walks a syntax tree: one mechanism for all languages, which differ in their rules alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from services.io.model import NodeKind, Span
+from services.io.parser.declarations import (
+    Declaration,
+    Declarations,
+    Shape,
+    assigned_name,
+    plain_name,
+)
+from services.io.parser.draft import Draft, merge_lines
+from services.io.parser.spans import starts_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tree_sitter import Node as Syntax
+
+    from services.io.parser.draft import NodeBuilder
+    from services.io.parser.languages import LanguageRules
+
+MAX_DEPTH = 40
+"""Deepest nesting of declarations that are told apart; what lies deeper is text."""
+MAX_FIELD_BYTES = 600
+"""Longer statements of a class are nodes of their own, and one line of its outline."""
+_MAX_CUT_DEPTH = 100
+_HEAD_FIELDS = ("condition", "name", "value", "parameters")
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Where the walk is: the names around it, the parent's position plus 1, the kind of place."""
+
+    names: tuple[str, ...] = ()
+    parent: int = 0
+    in_class: bool = False
+    depth: int = 0
+
+
+@dataclass(slots=True)
+class _Run:
+    """Statements since the last declaration, and what may belong to the next one."""
+
+    statements: list[Syntax] = field(default_factory=list)
+    lead: list[Syntax] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    declaration: Declaration | None
+    statement: Syntax
+    start: int
+
+
+class Outline:
+    """Makes the nodes of one file from its syntax tree."""
+
+    def __init__(self, rules: LanguageRules, builder: NodeBuilder) -> None:
+        self._rules = rules
+        self._declarations = Declarations(rules)
+        self._builder = builder
+        self._data = builder.data
+        self._run = _Run()
+        self._seen_declaration = False
+
+    def walk(self, root: Syntax) -> None:
+        """Adds all nodes beneath `root`.
+
+        Raises:
+            TooManyNodesError: the file has too many.
+        """
+        self._visit(root, _Scope())
+        self._flush(_Scope())
+
+    def _visit(self, container: Syntax, scope: _Scope) -> None:
+        """Adds the nodes of what a file, or a container in it, holds."""
+        for member in self._members(container):
+            declaration = member.declaration
+            if declaration is None:
+                self._run.statements.append(member.statement)
+            elif declaration.shape is Shape.CONTAINER:
+                self._enter(declaration, scope)
+            else:
+                self._flush(scope)
+                self._seen_declaration = True
+                self._declare(declaration, member.start, scope)
+
+    def _members(self, container: Syntax) -> Iterator[_Member]:
+        """Yields statements and declarations; the latter begin at their comments, if they have."""
+        rules = self._rules
+        lead: list[Syntax] = []
+        heads = _heads(container) if container.type in rules.containers else ()
+        for child in container.named_children:
+            kind = child.type
+            if kind in rules.ignored or child in heads:
+                continue
+            if kind in rules.comments:
+                if self._is_module_doc(child):
+                    yield _Member(None, child, child.start_byte)
+                else:
+                    lead = [*lead, child] if self._is_adjacent(lead, child) else [child]
+                continue
+            if kind in rules.attributes:
+                lead.append(child)
+                continue
+            declaration = self._declarations.of(child)
+            if declaration is None or declaration.shape is Shape.CONTAINER:
+                for attribute in lead:
+                    if attribute.type in rules.attributes:
+                        yield _Member(None, attribute, attribute.start_byte)
+                yield _Member(declaration, child, child.start_byte)
+            else:
+                yield _Member(declaration, child, self._start(declaration, lead))
+            lead = []
+
+    def _is_module_doc(self, comment: Syntax) -> bool:
+        docs = self._rules.module_docs
+        return bool(docs) and self._data.startswith(docs, comment.start_byte)
+
+    def _is_adjacent(self, lead: Sequence[Syntax], node: Syntax) -> bool:
+        if not lead:
+            return True
+        # The comments of some grammars end before their newline, of others behind it.
+        gap = self._data[lead[-1].end_byte - 1 : node.start_byte]
+        return gap.count(b"\n") <= 1
+
+    def _start(self, declaration: Declaration, lead: Sequence[Syntax]) -> int:
+        """Returns where a declaration begins: at its doc comment or attributes above it."""
+        start = declaration.outer.start_byte
+        rules, data = self._rules, self._data
+        following = declaration.outer
+        for node in reversed(lead):
+            is_attribute = node.type in rules.attributes
+            if not is_attribute and not self._is_adjacent([node], following):
+                break
+            documents = rules.named_docs or data.startswith(rules.docs, node.start_byte)
+            if not is_attribute and not (documents and starts_line(data, node.start_byte)):
+                break
+            start, following = node.start_byte, node
+        if rules.named_docs and start != declaration.outer.start_byte:
+            name = declaration.name.rpartition(".")[2].encode()
+            if not data[start : start + len(name) + 8].lstrip(b"/* \t\n").startswith(name):
+                return declaration.outer.start_byte
+        return start
+
+    def _enter(self, declaration: Declaration, scope: _Scope) -> None:
+        """Visits a container, whose declarations belong to what is around it."""
+        if scope.depth >= MAX_DEPTH or not self._holds_declaration(_place(declaration)):
+            self._run.statements.append(declaration.outer)
+            return
+        if not declaration.name:
+            inside = _Scope(scope.names, scope.parent, scope.in_class, scope.depth + 1)
+            self._visit(_place(declaration), inside)
+            return
+        self._flush(scope)
+        names = (*scope.names, declaration.name)
+        inside = _Scope(names, scope.parent, scope.in_class, scope.depth + 1)
+        self._visit(_place(declaration), inside)
+        self._flush(inside)
+
+    def _holds_declaration(self, container: Syntax) -> bool:
+        """Tells whether there is a declaration inside, through containers alone."""
+        waiting = [(container, 0)]
+        while waiting:
+            node, depth = waiting.pop()
+            for child in node.named_children:
+                declaration = self._declarations.of(child)
+                if declaration is None:
+                    continue
+                if declaration.shape is not Shape.CONTAINER:
+                    return True
+                if depth < MAX_DEPTH:
+                    waiting.append((_place(declaration), depth + 1))
+        return False
+
+    def _declare(self, declaration: Declaration, start: int, scope: _Scope) -> None:
+        name = (
+            ".".join((*scope.names, declaration.name))
+            if declaration.name
+            else ".".join(scope.names)
+        )
+        span = Span(start, declaration.outer.end_byte)
+        if declaration.shape is Shape.FUNCTION:
+            is_method = scope.in_class or declaration.is_method
+            kind = NodeKind.METHOD if is_method else NodeKind.FUNCTION
+            self._add_whole(Draft(kind, name, scope.parent, span), declaration)
+            return
+        body = declaration.body
+        members = list(self._class_members(body, scope.depth)) if body is not None else []
+        if scope.depth >= MAX_DEPTH or not any(self._is_node(member) for member in members):
+            self._add_whole(Draft(NodeKind.CLASS, name, scope.parent, span), declaration)
+            return
+        self._add_class(
+            declaration, members, Draft(NodeKind.CLASS, name, scope.parent, span), scope
+        )
+
+    def _class_members(self, body: Syntax, depth: int) -> Iterator[_Member]:
+        """Yields the members of a class, those in containers inside it too."""
+        for member in self._members(body):
+            inner = member.declaration
+            if (
+                inner is not None
+                and inner.shape is Shape.CONTAINER
+                and depth < MAX_DEPTH
+                and self._holds_declaration(_place(inner))
+            ):
+                yield from self._class_members(_place(inner), depth + 1)
+            else:
+                yield member
+
+    def _is_node(self, member: _Member) -> bool:
+        """Tells whether a member of a class is a node of its own."""
+        declaration = member.declaration
+        if declaration is None or declaration.shape is Shape.CONTAINER:
+            return False
+        return declaration.shape is Shape.CLASS or declaration.body is not None
+
+    def _add_whole(self, draft: Draft, declaration: Declaration) -> None:
+        tokens = self._builder.tokens(draft.span)
+        if tokens <= self._builder.budget:
+            self._builder.add(draft, tokens)
+            return
+        signature = declaration.signature(self._data) if declaration.body is not None else None
+        split = Draft(draft.kind, draft.name, draft.parent, draft.span, (), signature)
+        self._builder.add_split(split, self._cuts(declaration.outer))
+
+    def _add_class(
+        self, declaration: Declaration, members: Sequence[_Member], draft: Draft, scope: _Scope
+    ) -> None:
+        """Adds a class as its outline, then its members."""
+        segments, tokens = self._outline(declaration, members, draft.span.start)
+        outline = Draft(draft.kind, draft.name, draft.parent, draft.span, segments)
+        parent = self._builder.add(outline, tokens)
+        inside = _Scope(
+            (*scope.names, declaration.name) if declaration.name else scope.names,
+            parent or scope.parent,
+            in_class=True,
+            depth=scope.depth + 1,
+        )
+        for member in members:
+            inner = member.declaration
+            if inner is not None and self._is_node(member):
+                self._declare(inner, member.start, inside)
+            elif _size(member.statement) > MAX_FIELD_BYTES:
+                self._run.statements.append(member.statement)
+                self._flush(inside)
+
+    def _outline(
+        self, declaration: Declaration, members: Sequence[_Member], start: int
+    ) -> tuple[tuple[Span, ...], float]:
+        """Returns the segments of a class's text, as many as the model reads, and its tokens."""
+        head = declaration.signature(self._data)
+        segments = [Span(start, head.end)]
+        for member in members:
+            inner = member.declaration
+            if inner is not None and inner.shape is not Shape.CONTAINER:
+                segments.append(inner.signature(self._data))
+            else:
+                segments.append(self._brief(member.statement))
+        kept: list[Span] = []
+        tokens = 0.0
+        for segment in segments:
+            more = self._builder.tokens(segment)
+            if tokens + more > self._builder.budget and kept:
+                break
+            tokens += more
+            kept.append(segment)
+        return merge_lines(self._data, kept), tokens
+
+    def _brief(self, statement: Syntax) -> Span:
+        """Returns a statement of a class, of a long one its first line."""
+        span = Span(statement.start_byte, statement.end_byte)
+        is_text = statement.named_child_count == 1 and statement.named_children[0].type == "string"
+        if span.end - span.start <= MAX_FIELD_BYTES or is_text:
+            return span
+        newline = self._data.find(b"\n", span.start, span.start + MAX_FIELD_BYTES)
+        return Span(span.start, newline if newline > 0 else _character_end(self._data, span.start))
+
+    def _flush(self, scope: _Scope) -> None:
+        """Adds the statements since the last declaration as one node, without the comments."""
+        statements, self._run.statements = self._run.statements, []
+        if not statements:
+            return
+        spans = [Span(node.start_byte, node.end_byte) for node in statements]
+        is_module = not self._seen_declaration and not scope.in_class
+        kind = NodeKind.MODULE if is_module else NodeKind.BLOCK
+        assigned = "" if is_module else next(filter(None, map(assigned_name, statements)), "")
+        name = ".".join((*scope.names, plain_name(assigned))) if assigned else ".".join(scope.names)
+        span = Span(spans[0].start, spans[-1].end)
+        segments = merge_lines(self._data, spans)
+        tokens = sum(map(self._builder.tokens, segments))
+        if tokens <= self._builder.budget:
+            self._builder.add(Draft(kind, name, scope.parent, span, segments), tokens)
+            return
+        cuts = [self._cuts(node) for node in statements]
+        self._builder.add_run(Draft(kind, name, scope.parent, span, tuple(spans)), cuts)
+
+    def _cuts(self, node: Syntax) -> list[int]:
+        """Returns the starts of statements inside `node` at which it may be split."""
+        cuts: list[int] = []
+        least = self._builder.budget
+        waiting = [(node, 0)]
+        while waiting:
+            parent, depth = waiting.pop()
+            for child in parent.children:
+                if starts_line(self._data, child.start_byte):
+                    cuts.append(child.start_byte)
+                if _size(child) > least and depth < _MAX_CUT_DEPTH:
+                    waiting.append((child, depth + 1))
+        return cuts
+
+
+def _heads(container: Syntax) -> list[Syntax]:
+    """Returns the parts of a container that are no statements: its condition, its name."""
+    found = map(container.child_by_field_name, _HEAD_FIELDS)
+    return [node for node in found if node is not None]
+
+
+def _place(container: Declaration) -> Syntax:
+    """Returns what holds the statements of a container: the body of a named one, else itself."""
+    return container.body if container.name and container.body is not None else container.inner
+
+
+def _size(node: Syntax) -> int:
+    return node.end_byte - node.start_byte
+
+
+def _character_end(data: bytes, start: int) -> int:
+    """Returns the end of the last whole character within the bytes that a field may have."""
+    end = start + MAX_FIELD_BYTES
+    while data[end] & 0xC0 == 0x80:
+        end -= 1
+    return end

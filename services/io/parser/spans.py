@@ -1,0 +1,122 @@
+"""Cuts ranges of bytes where lines and pieces end, and packs them under a budget of tokens."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from services.io.model import Span
+from services.io.parser.tokens import PIECE, TOKENS_PER_PIECE, estimate_tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+FULL_SHARE = 0.6
+"""From this share of the budget on a part may end early, where its text says so."""
+END_EVERY = 3
+_LOOK_BACK_BYTES = 256
+
+
+class Piece(NamedTuple):
+    """A range that stays whole when it can, and its tokens."""
+
+    start: int
+    end: int
+    tokens: float
+
+
+def pieces_between(
+    data: bytes, cuts: Iterable[int], start: int, end: int, budget: float
+) -> list[Piece]:
+    """Returns pieces that tile `start` to `end`, cut at `cuts` and where one is over `budget`.
+
+    A cut before the first word of a line goes before its indentation: parts are whole lines.
+    """
+    inner = (_line_start(data, cut) for cut in cuts)
+    edges = sorted({start, end, *(cut for cut in inner if start < cut < end)})
+    pieces: list[Piece] = []
+    for low, high in itertools.pairwise(edges):
+        pieces.extend(cut_piece(data, Span(low, high), budget))
+    return pieces
+
+
+def cut_piece(data: bytes, span: Span, budget: float) -> Iterator[Piece]:
+    """Yields a range whole if it fits, else its lines, and of a line that does not fit pieces."""
+    text = data[span.start : span.end].decode()
+    tokens = estimate_tokens(text)
+    if tokens <= budget:
+        yield Piece(span.start, span.end, tokens)
+        return
+    position = span.start
+    for line in text.split("\n"):
+        size = len(line.encode()) + 1
+        end = min(position + size, span.end)
+        yield from _cut_line(line, position, end, budget)
+        position = end
+
+
+def _cut_line(line: str, start: int, end: int, budget: float) -> Iterator[Piece]:
+    if start == end:
+        return
+    marks = [match.start() for match in PIECE.finditer(line)]
+    step = max(int(budget / TOKENS_PER_PIECE), 1)
+    position, character = start, 0
+    for index in range(step, len(marks), step):
+        size = len(line[character : marks[index]].encode())
+        yield Piece(position, position + size, step * TOKENS_PER_PIECE)
+        position, character = position + size, marks[index]
+    rest = len(marks) - max(len(marks) - 1, 0) // step * step
+    yield Piece(position, end, rest * TOKENS_PER_PIECE)
+
+
+def pack(
+    data: bytes, pieces: Sequence[Piece], first_budget: float, budget: float
+) -> list[list[Piece]]:
+    """Returns the pieces in order as parts of at most `budget` tokens (`first_budget` the first).
+
+    A part that is rather full ends early after a piece whose bytes hash to a multiple of
+    `END_EVERY`: then an edit early in a long function moves the borders up to the next such piece,
+    and the parts after it keep their text.
+    """
+    parts: list[list[Piece]] = []
+    part: list[Piece] = []
+    tokens, room = 0.0, first_budget
+    for piece in pieces:
+        if part and tokens + piece.tokens > room:
+            parts.append(part)
+            part, tokens, room = [], 0.0, budget
+        part.append(piece)
+        tokens += piece.tokens
+        if tokens > room * FULL_SHARE and _ends_early(data, piece):
+            parts.append(part)
+            part, tokens, room = [], 0.0, budget
+    if part:
+        parts.append(part)
+    return _join_small_end(parts, budget)
+
+
+def _join_small_end(parts: list[list[Piece]], budget: float) -> list[list[Piece]]:
+    """Joins the last part to the one before when both fit."""
+    if len(parts) > 1 and sum(p.tokens for part in parts[-2:] for p in part) <= budget:
+        parts[-2:] = [parts[-2] + parts[-1]]
+    return parts
+
+
+def _ends_early(data: bytes, piece: Piece) -> bool:
+    return zlib.crc32(data[piece.start : piece.end].strip()) % END_EVERY == 0
+
+
+def _line_start(data: bytes, position: int) -> int:
+    if not starts_line(data, position):
+        return position
+    return data.rfind(b"\n", 0, position) + 1
+
+
+def starts_line(data: bytes, position: int) -> bool:
+    """Tells whether only blanks stand before `position` in its line; looks back a little way."""
+    head = data[max(0, position - _LOOK_BACK_BYTES) : position]
+    newline = head.rfind(b"\n")
+    if newline < 0 and position > _LOOK_BACK_BYTES:
+        return False
+    return not head[newline + 1 :].strip(b" \t")

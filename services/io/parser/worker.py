@@ -1,0 +1,126 @@
+"""The process that parses: takes jobs on its standard input, answers on its standard output.
+
+A job is a frame of JSON. Each file of it is answered by a frame as soon as it is done, in order, so
+that the other side knows which file a worker died on. Frames are a letter, the length of the
+payload in four bytes, and the payload: `h` says that the process is ready, `r` is an answer (the
+file's position, then a ParseFilesResponse), `d` ends a job.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from services.io import convert
+from services.io.errors import ParseFailedError
+from services.io.model import FileToParse, Root, SymlinkPolicy
+from services.io.parser.file import ParseLimits, parse_file
+from services.io.parser.grammars import Grammars
+from services.io.paths import Tree
+from services.runtime.errors import LodestoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HEADER = struct.Struct("<cI")
+POSITION = struct.Struct("<I")
+READY, RESULT, DONE = b"h", b"r", b"d"
+_PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Serves jobs until standard input ends."""
+    options = json.loads(sys.argv[1])
+    _end_with_parent(options["parent"])
+    _limit(options["memory_bytes"], options["nice"])
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not mix with the frames
+    grammars = Grammars()
+    grammars.warm()
+    _send(answers, READY, b"")
+    while job := _receive(sys.stdin.buffer):
+        for position, answer in _answers(json.loads(job), grammars):
+            _send(answers, RESULT, POSITION.pack(position) + answer)
+        _send(answers, DONE, b"")
+    return 0
+
+
+def _answers(job: dict[str, Any], grammars: Grammars) -> Iterator[tuple[int, bytes]]:
+    """Yields each file's position and response, in order."""
+    limits = ParseLimits(**job["limits"])
+    files = [FileToParse(index, path, bytes.fromhex(known)) for index, path, known in job["files"]]
+    roots = [_root(root) for root in job["roots"]]
+    try:
+        tree = Tree(roots[0], job["directory"], roots)
+    except LodestoneError as error:
+        yield from (
+            (f.index, convert.failed_message(f.index, error).SerializeToString()) for f in files
+        )
+        return
+    with tree:
+        for file in files:
+            yield file.index, _answer(tree, file, limits, grammars)
+
+
+def _answer(tree: Tree, file: FileToParse, limits: ParseLimits, grammars: Grammars) -> bytes:
+    try:
+        outcome = parse_file(tree, file, limits, grammars)
+        return convert.outcome_message(file.index, outcome).SerializeToString()
+    except LodestoneError as error:
+        failed: LodestoneError = error
+    except MemoryError:
+        failed = ParseFailedError.at(file.path, "The file takes more memory to parse than it may.")
+    except Exception as error:  # noqa: BLE001 - told to the caller as this file's outcome
+        failed = ParseFailedError.at(
+            file.path, f"The parser failed on this file ({type(error).__name__})."
+        )
+    return convert.failed_message(file.index, failed).SerializeToString()
+
+
+def root_fields(root: Root) -> dict[str, Any]:
+    """Returns a root as JSON has it."""
+    return {
+        "id": root.id,
+        "path": root.path,
+        "symlink_policy": root.symlink_policy.value,
+        "read_only": root.read_only,
+    }
+
+
+def _root(fields: dict[str, Any]) -> Root:
+    policy = SymlinkPolicy(fields["symlink_policy"])
+    return Root(fields["id"], fields["path"], policy, fields["read_only"])
+
+
+def _end_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when its parent ends, even in the middle of a parse."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(0)
+
+
+def _limit(memory_bytes: int, nice: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if nice:
+        os.nice(nice)
+
+
+def _receive(source: BinaryIO) -> bytes:
+    header = source.read(POSITION.size)
+    return source.read(POSITION.unpack(header)[0]) if header else b""
+
+
+def _send(target: BinaryIO, kind: bytes, payload: bytes) -> None:
+    target.write(HEADER.pack(kind, len(payload)) + payload)
+    target.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Resolves paths beneath a tree: the one door through which files are opened.
+
+Nothing is checked and then opened: a descriptor is opened under rules that the kernel holds
+(`openat2`), and what it is gets read from the descriptor. A kernel without `openat2` is served by a
+walk with O_NOFOLLOW at each component, which follows no link at all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from services.io.errors import FileNotRegularError, PathOutsideTreeError, file_error
+from services.io.model import Root, SymlinkPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_PATH_BYTES = 4096
+MAX_NAME_BYTES = 255
+
+_SYS_OPENAT2 = 437  # the same number on every architecture
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+_RESOLVE_IN_ROOT = 0x10
+_RACE_RETRIES = 128  # openat2 answers EAGAIN when a rename ran beside it
+_READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class _OpenHow(ctypes.Structure):
+    _fields_ = (
+        ("flags", ctypes.c_uint64),
+        ("mode", ctypes.c_uint64),
+        ("resolve", ctypes.c_uint64),
+    )
+
+
+def check_path(path: str) -> None:
+    """Raises PathOutsideTreeError unless `path` is relative, plain and short enough."""
+    if not path or "\0" in path or path.startswith("/"):
+        raise PathOutsideTreeError.at(path, "The path is empty, absolute or holds NUL.")
+    try:
+        raw = path.encode()
+    except UnicodeEncodeError:
+        raise PathOutsideTreeError.at(
+            path.encode(errors="replace").decode(), "The path is not UTF-8."
+        ) from None
+    parts = raw.split(b"/")
+    if len(raw) > MAX_PATH_BYTES or max(map(len, parts)) > MAX_NAME_BYTES:
+        raise PathOutsideTreeError.at(path[:MAX_NAME_BYTES], "The path is too long.")
+    if any(part in {b"", b".", b".."} for part in parts):
+        raise PathOutsideTreeError.at(path, "The path holds an empty part, `.` or `..`.")
+
+
+class Tree:
+    """A folder beneath a root, held open; close it, or use it in a `with` statement.
+
+    The file system's root confines nothing, so beneath it WITHIN_ROOT means within the tree.
+    """
+
+    def __init__(self, root: Root, directory: str = "", roots: Sequence[Root] = ()) -> None:
+        """Opens the folder.
+
+        Raises:
+            PathNotFoundError: there is no such folder.
+            PathOutsideTreeError: the folder leaves the root.
+            FileUnreadableError: the operating system refuses access.
+        """
+        self.root = root
+        self.directory = directory
+        self._roots = roots or (root,)
+        self._whole_system = root.path == "/"
+        self._root_fd = _open_root(root, directory)
+        try:
+            self.fd = self._open_folder()
+        except BaseException:
+            os.close(self._root_fd)
+            raise
+
+    def close(self) -> None:
+        """Closes both descriptors."""
+        os.close(self.fd)
+        os.close(self._root_fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+        """Opens a regular file beneath the tree; the caller closes the descriptor.
+
+        Raises:
+            PathOutsideTreeError, PathNotFoundError, FileUnreadableError, FileNotRegularError.
+        """
+        check_path(path)
+        try:
+            fd = self._open_beneath(path, _READ_FLAGS)
+        except OSError as error:
+            raise file_error(error, path) from None
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotRegularError.at(path, "Not a regular file.")  # noqa: TRY301 - fd
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, status
+
+    def open_link(self, path: str) -> int:
+        """Opens what a symbolic link leads to with O_PATH, as far as the policy follows it.
+
+        Raises:
+            OSError: the policy does not follow it, or it leads nowhere.
+        """
+        if self.root.symlink_policy is SymlinkPolicy.DENY:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return self._open_beneath(path, os.O_PATH | os.O_CLOEXEC)
+
+    def real_path(self) -> str:
+        """Returns where the tree lies, free of links."""
+        return real_path(self.fd)
+
+    def _open_folder(self) -> int:
+        if not self.directory:
+            return os.dup(self._root_fd)
+        check_path(self.directory)
+        resolve = _RESOLVE_IN_ROOT if self._whole_system else _RESOLVE_BENEATH
+        if self.root.symlink_policy is SymlinkPolicy.DENY and not self._whole_system:
+            resolve |= _RESOLVE_NO_SYMLINKS
+        try:
+            return _open_at(self._root_fd, self.directory, _FOLDER_FLAGS, resolve)
+        except OSError as error:
+            raise file_error(error, self.directory) from None
+
+    def _open_beneath(self, path: str, flags: int) -> int:
+        match self.root.symlink_policy:
+            case SymlinkPolicy.DENY:
+                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+            case SymlinkPolicy.WITHIN_ROOT if self._whole_system or not self.directory:
+                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH)
+            case SymlinkPolicy.WITHIN_ROOT:
+                return _open_at(self._root_fd, f"{self.directory}/{path}", flags, _RESOLVE_BENEATH)
+            case SymlinkPolicy.ACROSS_ROOTS:
+                return self._open_across(path, flags)
+
+    def _open_across(self, path: str, flags: int) -> int:
+        """Opens without limits by O_PATH, which touches nothing, then asks where that is.
+
+        The answer is about the very file that is held, so nobody can exchange it in between.
+        """
+        held = _open_at(self.fd, path, os.O_PATH | os.O_CLOEXEC, _RESOLVE_NO_MAGICLINKS)
+        try:
+            real = real_path(held)
+            if not any(_is_beneath(real, root.path) for root in self._roots):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            if flags & os.O_PATH:
+                return os.dup(held)
+            return os.open(f"/proc/self/fd/{held}", flags)
+        finally:
+            os.close(held)
+
+
+def real_path(fd: int) -> str:
+    """Returns the path of what a descriptor holds."""
+    return str(Path(f"/proc/self/fd/{fd}").readlink())
+
+
+def _is_beneath(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _open_root(root: Root, directory: str) -> int:
+    try:
+        return os.open(root.path, _FOLDER_FLAGS)
+    except OSError as error:
+        raise file_error(error, directory) from None
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _open_at(folder_fd: int, path: str, flags: int, resolve: int) -> int:
+    """Opens `path` from `folder_fd` under the kernel's rules; EINTR and lost races are tried again.
+
+    Raises:
+        OSError: as the kernel says; EXDEV when the path leaves the folder, ELOOP at a link.
+    """
+    how = _OpenHow(flags, 0, resolve | _RESOLVE_NO_MAGICLINKS)
+    raw = path.encode(errors="surrogateescape")
+    for _ in range(_RACE_RETRIES):
+        fd = _libc.syscall(_SYS_OPENAT2, folder_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
+        if fd >= 0:
+            return int(fd)
+        number = ctypes.get_errno()
+        if number in {errno.ENOSYS, errno.EPERM}:
+            # EPERM too: sandboxes answer it for calls that they do not know.
+            return open_by_component(folder_fd, path, flags)
+        if number not in {errno.EAGAIN, errno.EINTR}:
+            raise OSError(number, os.strerror(number))
+    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+
+def open_by_component(folder_fd: int, path: str, flags: int) -> int:
+    """Opens `path` one component after the other and follows no link: for kernels before 5.6.
+
+    Raises:
+        OSError: ELOOP or ENOTDIR at a link, else as the kernel says.
+    """
+    *folders, name = path.split("/")
+    held = os.dup(folder_fd)
+    try:
+        for folder in folders:
+            if folder == "..":
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            below = os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=held)
+            os.close(held)
+            held = below
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=held)
+    finally:
+        os.close(held)

@@ -1,0 +1,24 @@
+"""Reads the whole of an open file, no further than a limit."""
+
+from __future__ import annotations
+
+import os
+
+_CHUNK_BYTES = 1 << 20
+
+
+def read_to_end(fd: int, expected_bytes: int, max_bytes: int) -> bytes:
+    """Returns the bytes of a file from its start, at most one more than `max_bytes`.
+
+    The size is a hint alone: a file may grow while it is read, and some report none.
+    """
+    chunks: list[bytes] = []
+    total = 0
+    while total <= max_bytes:
+        want = min(max(expected_bytes - total, 0) + 1, _CHUNK_BYTES, max_bytes + 1 - total)
+        chunk = os.pread(fd, want, total)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        total += len(chunk)
+    return b"".join(chunks)

@@ -1,0 +1,109 @@
+"""What the io service can be told: `LODESTONE_IO_*`."""
+
+from __future__ import annotations
+
+import os
+import resource
+from typing import Annotated
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from services.io.model import SymlinkPolicy
+from services.io.roots import parse_roots
+from services.runtime.settings import Names, ServiceSettings
+
+MAX_WORKERS = 64
+MIN_PERMITS, MAX_PERMITS = 4, 1024
+DEFAULT_PERMITS = 50
+MAX_PERMITS_BY_SYSTEM = 100
+
+
+def default_parse_workers() -> int:
+    """Returns half the cores, 1 to 4: the model's forward needs the others."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+class IoSettings(ServiceSettings):
+    """Settings of the io service."""
+
+    model_config = SettingsConfigDict(env_prefix="LODESTONE_IO_", frozen=True, extra="ignore")
+
+    listen: Annotated[
+        str,
+        Field(
+            pattern=r"^(unix:.+|(\d{1,3}\.){3}\d{1,3}:\d{1,5}|\[[0-9a-f:]+\]:\d{1,5}|localhost:\d{1,5})$"
+        ),
+    ] = "127.0.0.1:7301"
+    """Address of the gRPC server: `unix:/path` or `127.0.0.1:port`."""
+
+    roots: str = ""
+    """Folders that the server may touch: `name=/folder,other=/folder`."""
+
+    symlink_policy: SymlinkPolicy = SymlinkPolicy.WITHIN_ROOT
+    """What happens at a symbolic link: `deny`, `within_root` or `across_roots`. The file system's
+    root confines nothing: beneath it `within_root` means within the tree of the call."""
+
+    max_file_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 2 << 20
+    """Largest file that is scanned, parsed and read."""
+
+    max_plain_text_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 256 << 10
+    """Largest file without grammar that is scanned: longer ones are data such as JSON dumps."""
+
+    max_nodes_per_file: Annotated[int, Field(ge=10, le=1_000_000)] = 10_000
+    """Most nodes of one file; with more it is cut into windows, or skipped as too large."""
+
+    parse_workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(
+        default_factory=default_parse_workers
+    )
+    """Processes that parse; half the cores by default, at most 4."""
+
+    parse_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    """Longest time that one file may take to parse."""
+
+    parse_memory_bytes: Annotated[int, Field(ge=256 << 20, le=1 << 40)] = 2 << 30
+    """Most memory (address space) of one process that parses."""
+
+    parse_nice: Annotated[int, Field(ge=0, le=19)] = 0
+    """How much the processes that parse give way to others."""
+
+    max_open_files: Annotated[int, Field(ge=0, le=MAX_PERMITS)] = 0
+    """Most files that are read at once; 0 takes `fd_limit`."""
+
+    fd_limit: Annotated[int, Field(ge=0)] = 0
+    """As `max_open_files`, taken into 4 to 1024; 0 takes a third of the system's limit, at most
+    100, or 50 where the system has none."""
+
+    read_threads: Annotated[int, Field(ge=1, le=64)] = 8
+    """Threads that read and scan."""
+
+    max_answer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 32 << 20
+    """Most bytes of texts in one answer; what goes beyond is refused item by item."""
+
+    skip_globs: Names = ()
+    """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
+
+    @field_validator("skip_globs", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("roots")
+    @classmethod
+    def _check_roots(cls, value: str) -> str:
+        parse_roots(value, SymlinkPolicy.DENY)
+        return value
+
+
+def read_permits(settings: IoSettings) -> int:
+    """Returns how many files may be open for reading at once."""
+    if settings.max_open_files:
+        return settings.max_open_files
+    if settings.fd_limit:
+        return min(max(settings.fd_limit, MIN_PERMITS), MAX_PERMITS)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft <= 0:
+        return DEFAULT_PERMITS
+    return max(1, min(soft // 3, MAX_PERMITS_BY_SYSTEM))

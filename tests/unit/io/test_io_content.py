@@ -1,0 +1,59 @@
+"""The normal form of a text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.io.content import content_hash, normal_form
+
+LINES = st.lists(st.text(st.characters(exclude_characters="\r\n\t", codec="utf-8")), max_size=8)
+
+
+def whole(text: str) -> str:
+    data = text.encode()
+    return normal_form(data, [(0, len(data))])
+
+
+@given(LINES)
+def test_a_normal_form_is_its_own(lines: list[str]) -> None:
+    once = whole("\n".join(lines))
+    assert whole(once) == once
+
+
+@given(LINES, st.sampled_from(["    ", "\t", " "]))
+def test_indentation_of_all_lines_does_not_matter(lines: list[str], indentation: str) -> None:
+    text = "\n".join(lines)
+    indented = "\n".join(indentation + line for line in lines)
+    assert whole(indented) == whole(text)
+
+
+@given(LINES)
+def test_trailing_space_and_line_ends_do_not_matter(lines: list[str]) -> None:
+    assert whole("  \r\n".join(lines)) == whole("\n".join(lines))
+
+
+def test_a_segment_that_begins_in_mid_line_has_the_indentation_of_its_line() -> None:
+    data = b"class A:\n    def m(self):\n        return 1\n"
+    assert normal_form(data, [(data.index(b"def"), len(data))]) == "def m(self):\n    return 1"
+
+
+def test_tabs_within_lines_and_inner_indentation_are_kept() -> None:
+    assert whole("\tif a:\n\t\tb\tc\n") == "if a:\n\tb\tc"
+
+
+def test_segments_are_dedented_each_and_joined_by_newlines() -> None:
+    data = b"a:\n        b\n    c\n"
+    assert normal_form(data, [(0, 2), (11, 12), (17, 18)]) == "a:\nb\nc"
+
+
+def test_a_segment_that_cuts_a_character_is_an_error() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        normal_form("é".encode(), [(0, 1)])
+
+
+def test_the_hash_is_of_the_text_and_the_recipe_alone() -> None:
+    assert content_hash("a") == content_hash("a")
+    assert content_hash("a") != content_hash("b")
+    assert len(content_hash("a")) == 32

@@ -1,0 +1,117 @@
+"""Ignore files mean what git says they mean."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.io.ignore import IgnoreRules
+from services.io.names import NameRules
+from services.io.scanner import ScanRules, TreeScan
+from tests.unit.io.harness import open_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TREE = ["a.py", "b.txt", "src/a.py", "src/b.txt", "src/sub/a.py", "src/sub/deep/x.txt",
+        "lib/a.txt", "lib/src/x.py", "a b.py", "x[1].py"]  # fmt: skip
+PATTERNS = ["*.py", "!a.py", "/a.py", "src/", "src/sub", "/src/*", "!/src/sub/", "**/x.txt",
+            "lib/**", "**/src", "a.*", "!*.txt", "?.py", "[ab].py", "[!a].txt", "src/**/x.txt",
+            "sub/", "deep", "*", "!*/", "x\\[1\\].py", "a\\ b.py", "*.txt  ", "# c", "", "\\!x",
+            "/*", "!/lib", "[a-", "s*/b.txt", "**", "sr[c]/**/a.py", "lib/*/x.py"]  # fmt: skip
+
+
+def scanned(top: Path) -> list[str]:
+    rules = ScanRules(1 << 20, NameRules())
+    with open_tree(top) as tree:
+        return [file.path for batch in TreeScan(tree, rules).batches() for file in batch.files]
+
+
+def git_sees(top: Path) -> list[str]:
+    listed = subprocess.run(
+        ["git", "-c", "core.quotepath=off", "-c", "core.excludesFile=", "ls-files", "-o",
+         "--exclude-per-directory=.gitignore", "-z"],
+        cwd=top, capture_output=True, check=True, text=True,
+    ).stdout  # fmt: skip
+    return sorted(name for name in listed.split("\0") if name)
+
+
+def fill(top: Path, ignore_files: dict[str, list[str]]) -> None:
+    for path in TREE:
+        place = top / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("x")
+    for folder, lines in ignore_files.items():
+        (top / folder / ".gitignore").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.slow
+@given(
+    st.lists(st.sampled_from(PATTERNS), max_size=5),
+    st.lists(st.sampled_from(PATTERNS), max_size=4),
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_scan_finds_the_files_that_git_does_not_ignore(
+    tmp_path: Path, top_lines: list[str], nested_lines: list[str]
+) -> None:
+    top = tmp_path / "tree"
+    shutil.rmtree(top, ignore_errors=True)
+    top.mkdir()
+    subprocess.run(["git", "init", "-q", "--template=", "."], cwd=top, check=True)
+    fill(top, {"": top_lines, "src": nested_lines})
+    assert scanned(top) == git_sees(top)
+
+
+def test_a_nested_ignore_file_can_take_back_what_its_parent_ignored(tmp_path: Path) -> None:
+    fill(tmp_path, {"": ["*.txt"], "src": ["!b.txt"]})
+    found = scanned(tmp_path)
+    assert "src/b.txt" in found
+    assert "b.txt" not in found
+
+
+def test_a_file_beneath_an_ignored_folder_cannot_be_taken_back(tmp_path: Path) -> None:
+    fill(tmp_path, {"": ["src/", "!src/a.py"]})
+    assert "src/a.py" not in scanned(tmp_path)
+
+
+def test_later_kinds_of_ignore_files_go_first(tmp_path: Path) -> None:
+    fill(tmp_path, {"": ["*.py"]})
+    (tmp_path / ".lodestoneignore").write_text("!a.py\nlib/\n")
+    found = scanned(tmp_path)
+    assert "a.py" in found
+    assert "lib/a.txt" not in found
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "is_folder", "verdict"),
+    [
+        ("foo/**", "foo", True, None),
+        ("foo/**", "foo/a/b", False, True),
+        ("**/foo", "foo", False, True),
+        ("a/**/b", "a/b", False, True),
+        ("a/**/b", "a/x/y/b", False, True),
+        ("a**b", "axxb", False, True),
+        ("foo/", "foo", False, None),
+        ("/foo", "x/foo", False, None),
+        ("[[:digit:]]x", "1x", False, True),
+        ("[]a]", "]", False, True),
+        ("[z-a]", "z", False, None),
+        ("a\\", "a", False, None),
+        ("\\#x", "#x", False, True),
+    ],
+)
+def test_patterns_match_as_in_git(
+    pattern: str,
+    path: str,
+    is_folder: bool,  # noqa: FBT001 - a parameter of the table
+    verdict: bool | None,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    rules = IgnoreRules([pattern])
+    assert rules.verdict(path.rpartition("/")[2], path, is_folder=is_folder) is verdict

@@ -1,0 +1,164 @@
+"""Which nodes each language has."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.io.parser.languages import LANGUAGES, language_by_name
+from tests.unit.io.parsing import GRAMMARS, names_of, nodes_of, text_of
+
+SNIPPETS: dict[str, tuple[str, list[tuple[str, str]]]] = {
+    "python": (
+        ('"""Doc."""\nimport a\n\n@dec\nasync def f(x):\n    def inner(): ...\n    return 1\n\n'
+        "class A(B):\n    x: int = 1\n    @property\n    def m(self): return 1\n"
+        "    class In:\n        def n(self): pass\n\nif T:\n    def g(): pass\nTABLE = {}\n"),
+        [("MODULE", ""), ("FUNCTION", "f"), ("CLASS", "A"), ("METHOD", "A.m"), ("CLASS", "A.In"),
+         ("METHOD", "A.In.n"), ("FUNCTION", "g"), ("BLOCK", "TABLE")],
+    ),
+    "javascript": (
+        ("import x from 'y';\nexport default function () { }\nconst f = async (a) => { };\n"
+        "class C extends D { #p = 1; m() { } arrow = () => { }; }\n"
+        "const api = { get() { }, post: () => { }, x: 1 };\nmodule.exports.foo = function () { };\n"
+        "const K = memo(() => { });\n(function () { function hidden() { } })();\n"),
+        [("MODULE", ""), ("FUNCTION", "default"), ("FUNCTION", "f"), ("CLASS", "C"),
+         ("METHOD", "C.m"), ("METHOD", "C.arrow"), ("CLASS", "api"), ("METHOD", "api.get"),
+         ("METHOD", "api.post"), ("METHOD", "module.exports.foo"), ("FUNCTION", "K"),
+         ("FUNCTION", "hidden")],
+    ),
+    "typescript": (
+        ("import x from 'y';\nexport abstract class C<T> { private f = 1;"
+        " @Dec() m(a: number) { } }\ninterface I { a: number }\ntype X = { a: number };\n"
+        "enum En { A }\n"
+        "namespace N { export function z() { } }\nexport const f = (a: T): U => { };\n"),
+        [("MODULE", ""), ("CLASS", "C"), ("METHOD", "C.m"), ("CLASS", "I"), ("CLASS", "X"),
+         ("CLASS", "En"), ("FUNCTION", "N.z"), ("FUNCTION", "f")],
+    ),
+    "tsx": (
+        ("import React from 'react';\nexport const App = () => <div>{1}</div>;\n"
+        "function Other(p: P) { return <p/>; }\n"),
+        [("MODULE", ""), ("FUNCTION", "App"), ("FUNCTION", "Other")],
+    ),
+    "go": (
+        ('package p\n\nimport "x"\n\n// T is a thing.\ntype T struct {\n\tA int\n}\n\n'
+        "type (\n\tI interface{ Q() }\n\tJ = int\n)\n\nfunc (t *T[K]) M(a int) int { return 1 }\n\n"
+        "// Top does.\nfunc Top() {}\n\nvar x = 1\n"),
+        [("MODULE", ""), ("CLASS", "T"), ("CLASS", "I"), ("CLASS", "J"), ("METHOD", "T.M"),
+         ("FUNCTION", "Top"), ("BLOCK", "x")],
+    ),
+    "rust": (
+        ("//! Crate.\nuse x::y;\n/// Doc.\n#[derive(Debug)]\npub struct S<T> { a: T }\n"
+        "impl<T> Tr for S<T> { const A: i32 = 1; fn m(&self) -> i32 { 1 } }\n"
+        "trait Tr { fn req(&self); fn def(&self) {} }\nenum E { A }\n"
+        "mod tests { fn t() {} }\nmacro_rules! mm { () => {} }\nfn top() {}\nstatic X: i32 = 1;\n"),
+        [("MODULE", ""), ("CLASS", "S"), ("CLASS", "S"), ("METHOD", "S.m"), ("CLASS", "Tr"),
+         ("METHOD", "Tr.def"), ("CLASS", "E"), ("FUNCTION", "tests.t"), ("FUNCTION", "mm"),
+         ("FUNCTION", "top"), ("BLOCK", "X")],
+    ),
+    "java": (
+        ("package a.b;\nimport x.y;\n/** Doc. */\n@A public class C<T> extends D {\n"
+        "  private int f = 1;\n  C() { }\n  @Override public int m(int a) { return 1; }\n"
+        "  enum E { A, B; void t() {} }\n}\ninterface I { void q(); }\n"
+        "record R(int a) { R { } }\n"),
+        [("MODULE", ""), ("CLASS", "C"), ("METHOD", "C.C"), ("METHOD", "C.m"), ("CLASS", "C.E"),
+         ("METHOD", "C.E.t"), ("CLASS", "I"), ("CLASS", "R"), ("METHOD", "R.R")],
+    ),
+    "c": (
+        ("#ifndef H\n#define H\n#include <x.h>\nstruct S { int a; };\n"
+        "typedef struct { int b; } TS;\n"
+        "static int *top(int a) { return 0; }\nint x = 1;\n#endif\n"),
+        [("MODULE", ""), ("CLASS", "S"), ("CLASS", "TS"), ("FUNCTION", "top"), ("BLOCK", "x")],
+    ),
+    "cpp": (
+        ("#include <x>\nnamespace n {\n/** Doc. */\ntemplate <typename T> class C : public D {\n"
+        " public:\n  int f;\n  C() : f(1) {}\n  virtual int m(int a) const { return 1; }\n};\n"
+        'enum class E { A };\n}\nint n::C::b() { return 1; }\n'
+        'extern "C" { int cc(void) { return 1; } }\n'),
+        [("MODULE", ""), ("CLASS", "n.C"), ("METHOD", "n.C.C"), ("METHOD", "n.C.m"),
+         ("CLASS", "n.E"), ("METHOD", "n.C.b"), ("FUNCTION", "cc")],
+    ),
+    "c-sharp": (
+        ("using System;\nnamespace A {\n/// <summary>Doc.</summary>\n[Attr] public class C : D {\n"
+        "  int f = 1; public int P { get; set; }\n  public C() {}\n  public int M(int a) => a;\n"
+        "  enum X { A }\n}\ninterface I { void Q(); }\nrecord R(int a);\n}\n"),
+        [("MODULE", ""), ("CLASS", "A.C"), ("METHOD", "A.C.C"), ("METHOD", "A.C.M"),
+         ("CLASS", "A.C.X"), ("CLASS", "A.I"), ("CLASS", "A.R")],
+    ),
+    "ruby": (
+        ("require 'x'\nmodule M\n  X = 1\n  class C < D\n    attr_reader :a\n    def n\n"
+        "      1\n    end\n"
+        "    class << self\n      def s = 1\n    end\n    def self.t\n      2\n    end\n"
+        "    private def u\n      3\n    end\n  end\nend\ndef top\n  1\nend\n"),
+        [("MODULE", ""), ("CLASS", "M"), ("CLASS", "M.C"), ("METHOD", "M.C.n"),
+         ("METHOD", "M.C.s"), ("METHOD", "M.C.t"), ("METHOD", "M.C.u"), ("FUNCTION", "top")],
+    ),
+    "php": (
+        ("<?php\nnamespace A\\B;\nuse X\\Y;\n/** Doc. */\nfinal class C extends D {\n"
+        "  const Q = 1;\n  public function m(int $a): int { return 1; }\n}\n"
+        "interface I { function q(); }\ntrait T { function z() {} }\nfunction top() { }\n"),
+        [("MODULE", ""), ("CLASS", "C"), ("METHOD", "C.m"), ("CLASS", "I"), ("CLASS", "T"),
+         ("METHOD", "T.z"), ("FUNCTION", "top")],
+    ),
+    "bash": (
+        "#!/bin/bash\nX=1\nfoo() {\n  echo\n}\nfunction bar { echo; }\nfoo\n",
+        [("MODULE", ""), ("FUNCTION", "foo"), ("FUNCTION", "bar"), ("BLOCK", "foo")],
+    ),
+    "kotlin": (
+        ("package a.b\nimport x.y\n/** Doc. */\nclass Foo(val a: Int) : Bar() {\n  val q = 1\n"
+        "  companion object {\n    fun z() = 1\n  }\n  fun m(a: Int): Int { return 1 }\n}\n"
+        "object O {\n  fun p() {}\n}\nfun top() = 3\nval v = 3\n"),
+        [("MODULE", ""), ("CLASS", "Foo"), ("CLASS", "Foo.Companion"),
+         ("METHOD", "Foo.Companion.z"), ("METHOD", "Foo.m"), ("CLASS", "O"), ("METHOD", "O.p"),
+         ("FUNCTION", "top"), ("BLOCK", "")],
+    ),
+    "scala": (
+        ("package a.b\nimport x.y\n/** Doc. */\nclass A(x: Int) extends B {\n  val q = 1\n"
+        "  def m(a: Int): Int = { a + 1 }\n}\nobject O { def p() = 1 }\ntrait T { def abs: Int }\n"
+        "def top = 1\n"),
+        [("MODULE", ""), ("CLASS", "A"), ("METHOD", "A.m"), ("CLASS", "O"), ("METHOD", "O.p"),
+         ("CLASS", "T"), ("FUNCTION", "top")],
+    ),
+    "swift": (
+        ("import Foo\n/// Doc.\npublic class A: B {\n  var x = 1\n  init(a: Int) { }\n"
+        "  func m() -> Int { return 1 }\n}\nextension A { func more() {} }\n"
+        "protocol P { func req() }\nfunc top() {}\n"),
+        [("MODULE", ""), ("CLASS", "A"), ("METHOD", "A.init"), ("METHOD", "A.m"), ("CLASS", "A"),
+         ("METHOD", "A.more"), ("CLASS", "P"), ("FUNCTION", "top")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", SNIPPETS)
+def test_declarations_are_nodes_with_their_names(language: str) -> None:
+    source, expected = SNIPPETS[language]
+    assert names_of(source, language) == expected
+    assert not GRAMMARS.parser(language).parse(source.encode()).root_node.has_error
+
+
+def test_every_language_has_a_snippet_and_suffixes_of_its_own() -> None:
+    assert set(SNIPPETS) == {rules.name for rules in LANGUAGES}
+    suffixes = [suffix for rules in LANGUAGES for suffix in rules.suffixes]
+    assert len(suffixes) == len(set(suffixes))
+    assert [rules.name for rules in LANGUAGES] == sorted(SNIPPETS)
+
+
+@pytest.mark.parametrize("language", ["java", "cpp", "kotlin", "rust", "swift", "c-sharp", "php"])
+def test_a_doc_comment_belongs_to_the_declaration_below_it(language: str) -> None:
+    source, _ = SNIPPETS[language]
+    documented = next(n for n in nodes_of(source, language) if n.kind.name == "CLASS")
+    assert text_of(source, documented).startswith("/")
+
+
+def test_a_go_comment_belongs_to_a_declaration_when_it_begins_with_its_name() -> None:
+    source = "package p\n\n// Other words.\nfunc F() {}\n\n// G does.\n// More.\nfunc G() {}\n"
+    texts = [text_of(source, node) for node in nodes_of(source, "go")]
+    assert texts == ["package p", "func F() {}", "// G does.\n// More.\nfunc G() {}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [("a.py", "python"), ("A.PY", "python"), ("x.d.ts", "typescript"), ("a.h", "cpp"),
+     ("README.md", "markdown"), ("Gemfile", "ruby"), ("x.html", "text"), ("Makefile", "text"),
+     (".bashrc", "bash"), ("py", "text")],
+)  # fmt: skip
+def test_a_language_is_told_by_name(name: str, language: str) -> None:
+    assert language_by_name(name) == language

@@ -1,0 +1,221 @@
+"""What the text of a node is, and what leaves its hash alone."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from services.io.model import NodeKind, ParsedFile, SkippedFile, SkipReason
+from tests.unit.io.parsing import check_nodes, hashes_of, names_of, nodes_of, outcome_of, text_of
+
+SOURCE = '''"""Doc."""
+import os
+import sys
+
+LIMIT = 1
+
+def first(a):
+    """First."""
+    return a
+
+class A(Base):
+    """A class."""
+
+    field = 1
+
+    def m(self, x=1):
+        return self.field
+
+    def n(self): return 2
+
+VALUE = 2
+'''
+
+
+def test_a_class_is_its_signature_its_docstring_and_the_signatures_of_its_members() -> None:
+    [node] = [n for n in nodes_of(SOURCE) if n.kind is NodeKind.CLASS]
+    assert text_of(SOURCE, node) == (
+        'class A(Base):\n"""A class."""\nfield = 1\ndef m(self, x=1):\ndef n(self):'
+    )
+    assert SOURCE.encode()[node.start : node.end].startswith(b"class A")
+
+
+def test_a_body_that_changes_makes_one_new_content() -> None:
+    edited = SOURCE.replace("return self.field", "return self.field + 1")
+    assert len(hashes_of(edited) - hashes_of(SOURCE)) == 1
+
+
+def test_a_signature_that_changes_makes_two_new_contents() -> None:
+    edited = SOURCE.replace("def n(self)", "def n(self, y)")
+    assert len(hashes_of(edited) - hashes_of(SOURCE)) == 2
+
+
+@pytest.mark.parametrize(
+    "anchor", ["import sys", "LIMIT = 1", "def first", "class A", "    def n", "VALUE", "    field"]
+)
+def test_a_comment_line_between_statements_changes_no_content(anchor: str) -> None:
+    indentation = anchor[: len(anchor) - len(anchor.lstrip())]
+    edited = SOURCE.replace(anchor, f"{indentation}# a comment\n{anchor}", 1)
+    assert edited != SOURCE
+    assert hashes_of(edited) == hashes_of(SOURCE)
+
+
+def test_blank_lines_trailing_space_and_line_ends_change_no_content() -> None:
+    edited = "\n\n" + SOURCE.replace("\n\n", "\n\n\n").replace("import os", "import os   ")
+    assert hashes_of(edited) == hashes_of(SOURCE)
+    assert hashes_of(SOURCE.replace("\n", "\r\n")) == hashes_of(SOURCE)
+
+
+def test_a_function_moved_into_a_block_keeps_its_content() -> None:
+    moved = SOURCE.replace(
+        'def first(a):\n    """First."""\n    return a\n',
+        'if sys:\n    def first(a):\n        """First."""\n        return a\n',
+    )
+    assert hashes_of(moved) == hashes_of(SOURCE)
+
+
+def test_a_function_over_the_budget_is_split_and_its_parts_tile_it() -> None:
+    body = "".join(f"    value_{i} = compute({i}, other={i})\n" for i in range(60))
+    source = f"@dec\ndef long(a, b):\n{body}"
+    parts = nodes_of(source, max_tokens=128)
+    assert len(parts) > 3
+    assert [p.part for p in parts] == list(range(len(parts)))
+    assert {p.part_count for p in parts} == {len(parts)}
+    assert parts[0].start == 0
+    assert all(a.end == b.start for a, b in itertools.pairwise(parts))
+    assert parts[-1].end >= len(source.rstrip())
+    assert all(text_of(source, p).startswith("@dec\ndef long(a, b):") for p in parts)
+    assert all(p.tokens <= 126 for p in parts)
+
+
+def test_an_edit_early_in_a_long_function_leaves_its_late_parts_alone() -> None:
+    body = "".join(f"    value_{i} = compute({i}, other={i * 7919})\n" for i in range(400))
+    source = f"def long(a, b):\n{body}"
+    edited = source.replace("    value_3 =", "    more = 1\n    again = 2\n    value_3 =")
+    before, after = hashes_of(source), hashes_of(edited)
+    assert len(before) > 20
+    assert len(after - before) < len(before) / 4
+
+
+def test_compound_statements_are_split_inside() -> None:
+    branch = "".join(f"            call_{i}(argument_{i})\n" for i in range(80))
+    source = f"def f(a):\n    if a:\n        for b in a:\n{branch}"
+    parts = nodes_of(source, max_tokens=128)
+    assert len(parts) > 4
+    check_nodes(source.encode(), parts)
+    assert all(source.encode()[p.start - 1 : p.start] in {b"", b" ", b"\n"} for p in parts)
+
+
+def test_a_long_field_of_a_class_is_a_node_of_its_own() -> None:
+    table = "".join(f"        'key_{i}': {i},\n" for i in range(60))
+    source = f"class A:\n    table = {{\n{table}    }}\n    def m(self): pass\n"
+    assert names_of(source)[:2] == [("CLASS", "A"), ("BLOCK", "A.table")]
+    outline = nodes_of(source)[0]
+    assert text_of(source, outline) == "class A:\ntable = {\ndef m(self):"
+
+
+def test_a_class_of_fields_alone_is_split_and_loses_nothing() -> None:
+    fields = "".join(f"    name_{i}: int = {i}\n" for i in range(100))
+    source = f"class A:\n{fields}"
+    parts = nodes_of(source)
+    assert len(parts) > 2
+    assert {p.kind for p in parts} == {NodeKind.CLASS}
+    joined = "\n".join(text_of(source, p) for p in parts)
+    assert all(f"name_{i}: int" in joined for i in range(100))
+
+
+def test_an_outline_over_the_budget_is_cut_at_a_whole_segment() -> None:
+    methods = "".join(f"    def method_{i}(self, argument): pass\n" for i in range(100))
+    node = nodes_of(f"class A:\n{methods}")[0]
+    assert node.tokens <= 254
+    assert text_of(f"class A:\n{methods}", node).endswith("(self, argument):")
+
+
+@pytest.mark.parametrize("source", ["", "\n \n", "﻿", "# only a comment\n"])
+def test_a_file_without_statements_has_no_nodes(source: str) -> None:
+    outcome = outcome_of(source)
+    assert isinstance(outcome, ParsedFile)
+    assert outcome.nodes == ()
+
+
+def test_a_byte_order_mark_is_no_error() -> None:
+    assert names_of("﻿def f():\n    pass\n")[-1] == ("FUNCTION", "f")
+
+
+def test_few_errors_keep_the_nodes_and_are_told() -> None:
+    outcome = outcome_of("def f():\n    return 1\n\ndef g(:\n    pass\n\ndef h():\n    return 2\n")
+    assert isinstance(outcome, ParsedFile)
+    assert outcome.has_syntax_errors
+    assert outcome.language == "python"
+    assert {"f", "h"} <= {node.name for node in outcome.nodes}
+
+
+def test_a_file_that_does_not_parse_is_cut_into_windows() -> None:
+    outcome = outcome_of("<<< )) %% $ ??? {{{ \n" * 30)
+    assert isinstance(outcome, ParsedFile)
+    assert outcome.has_syntax_errors
+    assert {node.kind for node in outcome.nodes} == {NodeKind.WINDOW}
+    assert outcome.language == "text"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "(" * 100_000,
+        "x = " + "[" * 50_000 + "]" * 50_000 + "\n",
+        "x = '" + "a " * 200_000 + "'",
+        "if a:\n" + "".join(" " * i + "if a:\n" for i in range(1, 300)) + " " * 300 + "pass\n",
+        "class A:\n" + "".join(" " * i + "class A:\n" for i in range(1, 90)) + " " * 90 + "x=1\n",
+        "\u2028\x85\x0c" * 1000,
+        "x = 'é🎉中文'\n" * 500,
+        "a\rb\rc\r" * 2000,
+    ],
+    ids=["open", "nested", "line", "ifs", "classes", "spaces", "wide", "returns"],
+)
+def test_poison_ends_as_an_outcome_with_sound_nodes(source: str) -> None:
+    outcome = outcome_of(source)
+    assert isinstance(outcome, ParsedFile)
+    check_nodes(source.encode(), list(outcome.nodes))
+
+
+@pytest.mark.slow
+def test_too_many_tiny_functions_are_cut_into_windows() -> None:
+    outcome = outcome_of("def f():0\n" * 100_000, max_nodes=5000)
+    assert isinstance(outcome, ParsedFile)
+    assert {node.kind for node in outcome.nodes} == {NodeKind.WINDOW}
+
+
+def test_a_file_with_more_windows_than_the_limit_is_too_large() -> None:
+    outcome = outcome_of("{ ( [ ; ] ) }\n" * 1000, "text", max_nodes=10)
+    assert isinstance(outcome, SkippedFile)
+    assert outcome.reason is SkipReason.TOO_LARGE
+
+
+def test_markdown_is_cut_at_headings_outside_of_fences() -> None:
+    source = (
+        "intro\n\n# One\ntext\n\n```sh\n# no heading\n```\n\nTwo\n===\nmore\n\n### Three ###\nend\n"
+    )
+    nodes = nodes_of(source, "markdown")
+    assert [(n.name, n.start_line) for n in nodes] == [
+        ("", 1), ("One", 3), ("Two", 10), ("Two > Three", 14),
+    ]  # fmt: skip
+    assert "# no heading" in text_of(source, nodes[1])
+    check_nodes(source.encode(), nodes)
+
+
+def test_a_long_section_is_split_between_paragraphs() -> None:
+    source = "# Title\n\n" + "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(20))
+    parts = nodes_of(source, "markdown")
+    assert len(parts) > 3
+    assert {p.name for p in parts} == {"Title"}
+    assert all(text_of(source, p).startswith("# Title") for p in parts)
+
+
+def test_windows_overlap_and_cover_every_line() -> None:
+    source = "".join(f"line number {i} of this file\n" for i in range(300))
+    windows = nodes_of(source, "text")
+    covered = {line for w in windows for line in range(w.start_line, w.end_line + 1)}
+    assert covered == set(range(1, 301))
+    assert all(b.start_line <= a.end_line for a, b in itertools.pairwise(windows))
+    assert all(w.tokens <= 254 for w in windows)

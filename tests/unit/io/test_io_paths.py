@@ -1,0 +1,162 @@
+"""No path leads out of its tree."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.io.errors import (
+    FileNotRegularError,
+    FileUnreadableError,
+    PathNotFoundError,
+    PathOutsideTreeError,
+)
+from services.io.model import Root, SymlinkPolicy
+from services.io.paths import Tree, open_by_component
+from tests.unit.io.harness import MakeFiles, open_tree, unprivileged
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RENAME_EXCHANGE = 2
+HOSTILE = ["", "/etc/passwd", "..", "../x", "a/../../x", "a/..", "./a", "a//b", "a/", "a\0b",
+           "\ud800", "x" * 256, "a/" * 2100 + "a"]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_path_is_refused(make_files: MakeFiles, path: str) -> None:
+    with open_tree(make_files({"a/b": "x"})) as tree, pytest.raises(PathOutsideTreeError):
+        tree.open_file(path)
+
+
+@pytest.mark.parametrize("directory", ["/etc", "..", "a/../..", "a\0"])
+def test_a_hostile_folder_is_refused(make_files: MakeFiles, directory: str) -> None:
+    with pytest.raises(PathOutsideTreeError):
+        open_tree(make_files({"a/b": "x"}), directory=directory)
+
+
+def opens(tree: Tree, path: str) -> bytes:
+    fd, _ = tree.open_file(path)
+    try:
+        return os.read(fd, 100)
+    finally:
+        os.close(fd)
+
+
+def test_links_are_followed_within_the_root_and_no_further(
+    make_files: MakeFiles, tmp_path: Path
+) -> None:
+    top = make_files({"t/a": "a", "other/o": "o"})
+    (tmp_path / "outside").write_text("secret")
+    (top / "t/in").symlink_to("../other/o")
+    (top / "t/out").symlink_to("../../outside")
+    (top / "t/folder").symlink_to("../..")
+    with open_tree(top, SymlinkPolicy.WITHIN_ROOT, "t") as tree:
+        assert opens(tree, "in") == b"o"
+        for path in ("out", "folder/outside"):
+            with pytest.raises(PathOutsideTreeError):
+                tree.open_file(path)
+    with open_tree(top, SymlinkPolicy.DENY, "t") as tree:
+        assert opens(tree, "a") == b"a"
+        with pytest.raises(PathOutsideTreeError):
+            tree.open_file("in")
+
+
+def test_links_across_roots_are_followed_into_roots_alone(
+    make_files: MakeFiles, tmp_path: Path
+) -> None:
+    top = make_files({"one/a": "a", "two/b": "b", "three/c": "c"})
+    (top / "one/b").symlink_to(top / "two/b")
+    (top / "one/c").symlink_to(top / "three/c")
+    roots = [Root(n, str(top / n), SymlinkPolicy.ACROSS_ROOTS) for n in ("one", "two")]
+    with Tree(roots[0], "", roots) as tree:
+        assert opens(tree, "b") == b"b"
+        with pytest.raises(PathOutsideTreeError):
+            tree.open_file("c")
+
+
+def test_beneath_the_root_of_the_file_system_links_stay_within_the_tree(
+    make_files: MakeFiles,
+) -> None:
+    top = make_files({"t/a": "a", "out": "x"})
+    (top / "t/in").symlink_to("a")
+    (top / "t/up").symlink_to("../out")
+    root = Root("local", "/", SymlinkPolicy.WITHIN_ROOT)
+    with Tree(root, str(top / "t").lstrip("/")) as tree:
+        assert opens(tree, "in") == b"a"
+        with pytest.raises(PathOutsideTreeError):
+            tree.open_file("up")
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting(make_files: MakeFiles) -> None:
+    top = make_files({"a/b": "x"})
+    os.mkfifo(top / "pipe")
+    with open_tree(top) as tree:
+        for path in ("pipe", "a"):
+            with pytest.raises(FileNotRegularError):
+                tree.open_file(path)
+        with pytest.raises(PathNotFoundError):
+            tree.open_file("none")
+        with pytest.raises(PathNotFoundError):
+            tree.open_file("a/b/c")
+
+
+def test_an_unreadable_file_is_told(make_files: MakeFiles) -> None:
+    top = make_files({"a": "x"})
+    (top / "a").chmod(0)
+    with open_tree(top) as tree, unprivileged(), pytest.raises(FileUnreadableError):
+        tree.open_file("a")
+
+
+def test_the_walk_for_old_kernels_follows_no_link(make_files: MakeFiles) -> None:
+    top = make_files({"a/b": "x"})
+    (top / "l").symlink_to("a")
+    with open_tree(top) as tree:
+        os.close(open_by_component(tree.fd, "a/b", os.O_RDONLY))
+        for path in ("l/b", "a/../a/b"):
+            with pytest.raises(OSError, match=r"."):
+                open_by_component(tree.fd, path, os.O_RDONLY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", list(SymlinkPolicy))
+def test_a_rename_race_lets_no_open_escape(
+    make_files: MakeFiles, tmp_path: Path, policy: SymlinkPolicy
+) -> None:
+    """Red with a plain `os.open` of the joined path in place of `Tree.open_file`."""
+    top = make_files({"d/f": "inside"})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("outside")
+    (top / "l").symlink_to(outside)
+    libc = ctypes.CDLL(None, use_errno=True)
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        first, second = str(top / "d").encode(), str(top / "l").encode()
+        while not stop.is_set():
+            assert libc.renameat2(-100, first, -100, second, RENAME_EXCHANGE) == 0
+            swaps += 1
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    seen = {b"inside": 0, b"refused": 0}
+    try:
+        with open_tree(top, policy) as tree:
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                try:
+                    seen[opens(tree, "d/f")] += 1
+                except PathOutsideTreeError:
+                    seen[b"refused"] += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert min(*seen.values(), swaps) > 10
