@@ -1,0 +1,1 @@
+"""What runs a model: OpenVINO, torch, or a hash; one protocol for all."""

@@ -1,0 +1,118 @@
+"""The child process that converts a sentence-transformers model to OpenVINO, once.
+
+Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tokenizers import Tokenizer
+
+from services.embed.backends import pipeline
+from services.embed.backends.converted import GRAPH, TOKENIZER, ConvertedFacts, write_facts
+from services.embed.backends.openvino import import_openvino
+from services.embed.backends.padding import pad
+from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
+from services.embed.model import EncodedText, Truncation
+from services.embed.tokenizer import ModelTokenizer
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from services.embed.model import Vectors
+
+_EXAMPLE_TOKENS = 8
+
+
+def main(arguments: list[str]) -> int:
+    """Converts; returns the exit code, and says why on the last line of standard error."""
+    source, target = map(Path, arguments)
+    lock = target.with_suffix(".lock")
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # a second start waits here and finds the work done
+        if target.is_dir():
+            return 0
+        try:
+            _convert_atomically(source, target)
+        except pipeline.UnsupportedModelError as error:
+            sys.stderr.write(f"\n{error}\n")
+            return 1
+    return 0
+
+
+def _convert_atomically(source: Path, target: Path) -> None:
+    """Fills a folder under another name and renames it: no half-written one is ever read."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
+        work = Path(name) / "model"
+        work.mkdir()
+        _convert(source, work)
+        work.rename(target)
+
+
+def _convert(source: Path, work: Path) -> None:
+    model = pipeline.load_model(source, device="cpu")
+    (work / TOKENIZER).write_text(pipeline.tokenizer_json(model))
+    token_types = pipeline.uses_token_types(model)
+    _write_graph(pipeline.Pipeline(model), work, token_types=token_types)
+    canary = _reference_vectors(model)
+    identity = pipeline.identity_of(model, source)
+    facts = ConvertedFacts(canary.shape[1], token_types, identity)
+    _check_graph(work, facts, canary)
+    write_facts(work, facts, canary)
+
+
+def _write_graph(module: torch.nn.Module, work: Path, *, token_types: bool) -> None:
+    ov = import_openvino()
+    ids = torch.ones((2, _EXAMPLE_TOKENS), dtype=torch.int64)
+    mask = ids.clone()
+    # A mask without padding would be traced as no mask at all.
+    mask[1, _EXAMPLE_TOKENS // 2 :] = 0
+    example = (ids, mask, torch.zeros_like(ids)) if token_types else (ids, mask)
+    with torch.no_grad():
+        graph = ov.convert_model(module, example_input=example)
+    # Weights stay float32: what precision to compute in is decided where the model runs.
+    ov.save_model(graph, str(work / GRAPH), compress_to_fp16=False)
+
+
+def _reference_vectors(model: SentenceTransformer) -> Vectors:
+    """Returns the library's own float32 vectors of the canary texts."""
+    vectors: Vectors = model.encode(
+        list(CANARY_TEXTS), batch_size=1, normalize_embeddings=True, prompt=""
+    )
+    return vectors
+
+
+def _check_graph(work: Path, facts: ConvertedFacts, canary: Vectors) -> None:
+    """Runs the graph in float32 as the service will, and compares."""
+    compiled = (
+        import_openvino()
+        .Core()
+        .compile_model(str(work / GRAPH), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    )
+    tokenizer = ModelTokenizer(
+        Tokenizer.from_file(str(work / TOKENIZER)),
+        max_tokens=facts.identity.max_tokens,
+        max_text_chars=1 << 20,
+    )
+    encoded = tokenizer.encode(CANARY_TEXTS, Truncation.END)
+    batch = [item.ids for item in encoded if isinstance(item, EncodedText)]
+    result: Any = compiled(pad(batch, token_types=facts.token_types))
+    cosine = least_cosine(result[0], canary)
+    if cosine < LEAST_COSINE:
+        raise pipeline.UnsupportedModelError(
+            f"its converted form disagrees with the original (cosine {cosine:.4f})"
+        )
+
+
+if __name__ == "__main__":
+    exit_code = main(sys.argv[1:])
+    sys.stderr.flush()
+    # Destructors of the libraries' thread pools are no use to a process that is done.
+    os._exit(exit_code)

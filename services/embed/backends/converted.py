@@ -1,0 +1,138 @@
+"""The folder that a model was converted into, and how to get it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.embed.canary import CANARY_VERSION
+from services.embed.fingerprint import cheap_digest, digest_of_json
+from services.embed.model import ModelIdentity, Prompts
+from services.runtime.exits import ExitCode, StartError
+from services.runtime.log import get_logger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.embed.model import Vectors
+
+GRAPH = "model.xml"
+TOKENIZER = "tokenizer.json"
+_FACTS = "model.json"
+_CANARY = "canary.npy"
+_CONVERSION_VERSION = 2
+"""Counts changes of what a conversion writes; folders of other versions are not read."""
+_LINE_CHARS = 300
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment under which the libraries of a model touch no network."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFacts:
+    """What a converted model is, as its folder tells."""
+
+    dimensions: int
+    token_types: bool
+    identity: ModelIdentity
+
+
+def write_facts(folder: Path, facts: ConvertedFacts, canary: Vectors) -> None:
+    """Writes facts and canary vectors beside the graph."""
+    (folder / _FACTS).write_text(json.dumps(asdict(facts), sort_keys=True, indent=1))
+    np.save(folder / _CANARY, canary)
+
+
+def read_facts(folder: Path) -> ConvertedFacts:
+    """Returns the facts of a converted folder."""
+    data: dict[str, Any] = json.loads((folder / _FACTS).read_text())
+    identity = data.pop("identity")
+    prompts = Prompts(**identity.pop("prompts"))
+    return ConvertedFacts(identity=ModelIdentity(prompts=prompts, **identity), **data)
+
+
+def read_canary(folder: Path) -> Vectors:
+    """Returns the float32 vectors of the canary texts."""
+    vectors: Vectors = np.load(folder / _CANARY)
+    return vectors
+
+
+def folder_for(source: Path, *, cache_dir: Path, model_id: str) -> Path:
+    """Returns where the conversion of a model lies, or will; another one when anything changed."""
+    key = digest_of_json(
+        [cheap_digest(source), version("openvino"), CANARY_VERSION, _CONVERSION_VERSION]
+    )
+    return cache_dir / f"{model_id}-{key[:16]}"
+
+
+async def ensure_converted(
+    source: Path, *, cache_dir: Path, model_id: str, timeout_seconds: float
+) -> Path:
+    """Returns the folder of the converted model, converting it in a child process when it is new.
+
+    The child imports torch, so that this process need not. Safe to run in several processes.
+
+    Raises:
+        StartError: the cache cannot be written, or the model does not convert.
+    """
+    folder = await asyncio.to_thread(folder_for, source, cache_dir=cache_dir, model_id=model_id)
+    if await asyncio.to_thread(folder.is_dir):
+        return folder
+    try:
+        await asyncio.to_thread(cache_dir.mkdir, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(
+            ExitCode.MODEL,
+            f"Cannot keep converted models in {cache_dir} ({error.strerror}). "
+            "Set LODESTONE_EMBED_CACHE_DIR to a folder that can be written.",
+        ) from None
+    get_logger().info("model_conversion_started", model=model_id)
+    await _convert(source, folder, timeout_seconds)
+    get_logger().info("model_conversion_finished", model=model_id)
+    return folder
+
+
+async def _convert(source: Path, folder: Path, timeout_seconds: float) -> None:
+    arguments = ("-m", "services.embed.backends.conversion", str(source), str(folder))
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        env={**os.environ, **OFFLINE},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            _, errors = await child.communicate()
+    except TimeoutError:
+        raise StartError(
+            ExitCode.MODEL,
+            f"Converting the model {source} took more than {timeout_seconds:.0f} s. "
+            "Raise LODESTONE_EMBED_CONVERT_TIMEOUT_SECONDS.",
+        ) from None
+    finally:
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+    if child.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["it says nothing"]
+        raise StartError(
+            ExitCode.MODEL,
+            f"The model {source} does not convert to OpenVINO: {lines[-1][:_LINE_CHARS]}. "
+            "LODESTONE_EMBED_BACKEND=torch may run it.",
+        )

@@ -1,0 +1,115 @@
+"""A sentence-transformers model as a function of token ids, for the conversion and for torch."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from services.embed.fingerprint import digest_of_files, digest_of_json, weight_files
+from services.embed.model import ModelIdentity, Prompts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PIPELINE_FILES = {"config.json", "modules.json", "sentence_bert_config.json"}
+_MOST_TOKENS = 1 << 17
+
+
+class UnsupportedModelError(Exception):
+    """The model needs something that this path does not do; the message says what."""
+
+
+class Pipeline(torch.nn.Module):
+    """All modules of a model in one: (ids, mask[, types]) to L2-normalised sentence vectors."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Returns vectors of shape (texts, dimensions)."""
+        features = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            features["token_type_ids"] = token_type_ids
+        vectors = self.model(features)["sentence_embedding"]
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+
+def load_model(folder: Path, *, device: str) -> SentenceTransformer:
+    """Returns a model from local files alone; code that comes with it is not run.
+
+    Raises:
+        UnsupportedModelError: its tokenizer or its pooling does not fit.
+    """
+    model = SentenceTransformer(
+        str(folder),
+        device=device,
+        trust_remote_code=False,
+        local_files_only=True,
+        model_kwargs={"attn_implementation": "sdpa"},
+    )
+    model.eval()
+    if getattr(model.tokenizer, "backend_tokenizer", None) is None:
+        raise UnsupportedModelError("it has no fast tokenizer (tokenizer.json)")
+    if prompts_of(model) != Prompts() and not all(
+        getattr(module, "include_prompt", True) for module in model
+    ):
+        raise UnsupportedModelError("it leaves its prompt out of the pooling")
+    return model
+
+
+def tokenizer_json(model: SentenceTransformer) -> str:
+    """Returns the tokenizer as the `tokenizers` library reads it."""
+    return str(model.tokenizer.backend_tokenizer.to_str())
+
+
+def uses_token_types(model: SentenceTransformer) -> bool:
+    """Tells whether the model reads segment ids."""
+    return "token_type_ids" in model.tokenizer.model_input_names
+
+
+def max_tokens_of(model: SentenceTransformer) -> int:
+    """Returns the most tokens that the model reads of one text."""
+    limits = [model.max_seq_length, model.tokenizer.model_max_length, _MOST_TOKENS]
+    return min(int(limit) for limit in limits if limit)
+
+
+def dimensions_of(model: SentenceTransformer) -> int:
+    """Returns the length of the model's vectors."""
+    dimensions = model.get_embedding_dimension()
+    if dimensions is None:
+        raise UnsupportedModelError("it does not tell the length of its vectors")
+    return int(dimensions)
+
+
+def prompts_of(model: SentenceTransformer) -> Prompts:
+    """Returns what the model wants before documents and queries."""
+    known: dict[str, Any] = {name: text for name, text in (model.prompts or {}).items() if text}
+    default = str(known.get(model.default_prompt_name or "", ""))
+    return Prompts(
+        document=str(known.get("document") or known.get("passage") or default),
+        query=str(known.get("query") or default),
+    )
+
+
+def identity_of(model: SentenceTransformer, folder: Path) -> ModelIdentity:
+    """Returns what decides the model's vectors; reads the weights once."""
+    configs = [path for path in folder.rglob("*.json") if path.name in _PIPELINE_FILES]
+    tokenizer = json.loads(tokenizer_json(model))
+    # How it cuts and pads is changed by whoever used it last, and we do both ourselves.
+    tokenizer["truncation"] = tokenizer["padding"] = None
+    return ModelIdentity(
+        weights=digest_of_files(weight_files(folder), root=folder),
+        tokenizer=digest_of_json(tokenizer),
+        pipeline={"configs": digest_of_files(configs, root=folder), "normalized": True},
+        prompts=prompts_of(model),
+        max_tokens=max_tokens_of(model),
+    )

@@ -1,0 +1,119 @@
+"""Decides at start which numbers a model computes with, by trying."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from services.embed.backends import cpu
+from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
+from services.embed.fingerprint import digest_of_bytes
+from services.embed.model import EncodedText, Precision, Truncation
+from services.runtime.exits import ExitCode, StartError
+from services.runtime.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from services.embed.backends.protocol import Backend, TextEncoder
+    from services.embed.model import TokenIds, Vectors
+
+_TRIALS = 3
+BackendT = TypeVar("BackendT", bound="Backend")
+
+
+def choose_precision(
+    compile_in: Callable[[Precision], BackendT],
+    encoder: TextEncoder,
+    *,
+    canary: Vectors,
+    wanted: str,
+    folder: Path,
+) -> BackendT:
+    """Returns a backend in the wanted precision; `auto` takes the fastest that is right.
+
+    bfloat16 is tried where the CPU multiplies it. It serves when its vectors agree with float32
+    and it is not slower; the measurement is kept beside the model, per kind of CPU.
+
+    Raises:
+        StartError: the model disagrees with its canary vectors even so.
+    """
+    texts = _canary_ids(encoder)
+    if wanted == "auto":
+        wanted = _decide(compile_in, texts, canary, folder)
+    backend = compile_in(Precision(wanted))
+    cosine = least_cosine(_one_by_one(backend, texts), canary)
+    if cosine < LEAST_COSINE:
+        raise StartError(
+            ExitCode.MODEL,
+            f"The model in {folder} disagrees with its own vectors in {wanted} "
+            f"(cosine {cosine:.4f}). Set LODESTONE_EMBED_PRECISION=float32, or remove the folder.",
+        )
+    return backend
+
+
+def _decide(
+    compile_in: Callable[[Precision], Backend],
+    texts: Sequence[TokenIds],
+    canary: Vectors,
+    folder: Path,
+) -> Precision:
+    if not cpu.has_fast_bfloat16():
+        return Precision.FLOAT32
+    memory = folder / f"precision-{digest_of_bytes(cpu.model_name().encode())[:16]}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return Precision(json.loads(memory.read_text())["precision"])
+    fast, exact = compile_in(Precision.BFLOAT16), compile_in(Precision.FLOAT32)
+    cosine = least_cosine(_one_by_one(fast, texts), canary)
+    seconds, exact_seconds = _seconds(fast, texts), _seconds(exact, texts)
+    fast.close()
+    exact.close()
+    good = cosine >= LEAST_COSINE and seconds <= exact_seconds
+    chosen = Precision.BFLOAT16 if good else Precision.FLOAT32
+    facts = {
+        "precision": str(chosen),
+        "bfloat16_cosine": round(cosine, 6),
+        "bfloat16_seconds": round(seconds, 4),
+        "float32_seconds": round(exact_seconds, 4),
+    }
+    get_logger().info("precision_measured", **facts)
+    _keep(memory, facts)
+    return chosen
+
+
+def _one_by_one(backend: Backend, texts: Sequence[TokenIds]) -> Vectors:
+    """Returns the rows of texts that share no batch: no padding, a third of the work."""
+    rows: Vectors = np.concatenate([backend.infer([ids]) for ids in texts])
+    return rows
+
+
+def _seconds(backend: Backend, texts: Sequence[TokenIds]) -> float:
+    """Returns the best time of a few forwards, the first of which only warms up."""
+    backend.infer(texts)
+    best = float("inf")
+    for _ in range(_TRIALS):
+        started = time.perf_counter()
+        backend.infer(texts)
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def _keep(memory: Path, facts: dict[str, object]) -> None:
+    """Writes what was measured; a cache that cannot be written only costs the next start time."""
+    draft = memory.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        draft.write_text(json.dumps(facts))
+        draft.replace(memory)
+
+
+def _canary_ids(encoder: TextEncoder) -> list[TokenIds]:
+    encoded = encoder.encode(CANARY_TEXTS, Truncation.END)
+    texts = [item.ids for item in encoded if isinstance(item, EncodedText)]
+    assert len(texts) == len(CANARY_TEXTS)
+    return texts

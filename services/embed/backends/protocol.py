@@ -1,0 +1,79 @@
+"""The protocol of all backends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.model import (
+        EncodedText,
+        ModelIdentity,
+        Precision,
+        TokenIds,
+        Truncation,
+        Vectors,
+    )
+    from services.runtime.errors import LodestoneError
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """What a loaded backend is, and how it wants its batches.
+
+    `concurrency` is the number of threads that may call `infer` at once; `token_budget` the padded
+    tokens of a batch that measured best.
+    """
+
+    name: str
+    precision: Precision
+    dimensions: int
+    concurrency: int
+    token_budget: int
+    identity: ModelIdentity
+
+
+class Backend(Protocol):
+    """Turns token ids into vectors. Loaded when it exists; used by threads, never by the loop."""
+
+    @property
+    def info(self) -> BackendInfo:
+        """What this backend is."""
+        ...
+
+    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Returns one vector per text, in order: shape (texts, dimensions), L2-normalised.
+
+        Blocks. A vector does not depend on the other texts of the batch beyond rounding. Raises
+        whatever the engine raises; the caller finds the text that is at fault.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the model; no `infer` runs any more."""
+        ...
+
+
+class TextEncoder(Protocol):
+    """Turns texts into token ids. Used by several threads at once."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens that the model reads of one text, special tokens included."""
+        ...
+
+    def encode(
+        self, texts: Sequence[str], truncation: Truncation
+    ) -> list[EncodedText | LodestoneError]:
+        """Returns one outcome per text, in order; one bad text does not fail the others."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A backend and the encoder that belongs to it."""
+
+    backend: Backend
+    encoder: TextEncoder

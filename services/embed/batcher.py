@@ -1,0 +1,169 @@
+"""Decides what runs next: two lanes, batches packed by tokens, one forward for identical texts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+from services.embed import metrics
+from services.embed.engine import Engine
+from services.embed.model import Lane
+from services.embed.packing import PackingQueue
+from services.embed.work import Batch, Request, Work
+from services.runtime.errors import ShuttingDownError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.admission import Admission
+    from services.embed.backends.protocol import Backend
+    from services.embed.model import TokenIds, VectorType
+    from services.embed.work import Result, WorkKey
+
+_PREPARED_BATCHES = 1
+"""Batches of a lane beyond those that run: a stream that ends one finds the next without the loop.
+More would be packed from less, and would keep later texts waiting."""
+_LEAST_BATCH_TOKENS = 256
+"""Below this, splitting what waits over idle streams costs more than it wins."""
+
+
+class Batcher:
+    """Queues texts and keeps the engine busy; what waits goes when a stream is free, without timer.
+
+    All methods run on the event loop; only `_on_done` is called by engine threads.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        admission: Admission,
+        *,
+        token_budget: int,
+        max_texts: int,
+        interactive_burst: int,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._admission = admission
+        self._token_budget = token_budget
+        self._max_texts = max_texts
+        self._concurrency = backend.info.concurrency
+        self._lanes: dict[Lane, PackingQueue[Work]] = {lane: PackingQueue() for lane in Lane}
+        self._in_flight: dict[WorkKey, Work] = {}
+        self._serials = itertools.count()
+        self._outstanding = dict.fromkeys(Lane, 0)
+        self._closed = False
+        self._engine = Engine(backend, self._on_done, interactive_burst=interactive_burst)
+
+    async def run(
+        self, texts: Sequence[TokenIds], *, vector_type: VectorType, lane: Lane
+    ) -> list[Result]:
+        """Returns one result per text, in order; ends early only when cancelled.
+
+        Raises:
+            ShuttingDownError: the batcher is closed.
+        """
+        if self._closed:
+            raise ShuttingDownError("The model is being unloaded.")
+        if not texts:
+            return []
+        request = Request(len(texts))
+        for position, ids in enumerate(texts):
+            self._join(request, position, ids, vector_type, lane)
+        self._dispatch()
+        try:
+            await request.future
+        except asyncio.CancelledError:
+            request.future.cancel()
+            raise
+        return [result for result in request.results if result is not None]
+
+    async def close(self) -> None:
+        """Ends the engine after the batches that run; whoever still waits is told."""
+        self._closed = True
+        await asyncio.to_thread(self._engine.close)
+        error = ShuttingDownError("The model is being unloaded.")
+        for work in list(self._in_flight.values()):
+            if not work.abandoned:
+                self._finish(work, error)
+        self._in_flight.clear()
+
+    def _join(
+        self, request: Request, position: int, ids: TokenIds, vector_type: VectorType, lane: Lane
+    ) -> None:
+        """Makes a request wait for a text: for an identical one in flight, if there is one."""
+        key = (ids.tobytes(), str(vector_type))
+        work = self._in_flight.get(key)
+        if work is None:
+            work = Work(next(self._serials), key, ids, vector_type, lane)
+            self._in_flight[key] = work
+            self._lanes[lane].add(work)
+        else:
+            metrics.SHARED_TEXTS.inc()
+            if lane is Lane.INTERACTIVE and work.lane is Lane.BULK:
+                self._promote(work)
+        work.waiters.append((request, position))
+
+    def _promote(self, work: Work) -> None:
+        """Moves waiting bulk work that a user now waits for too."""
+        queue = self._lanes[Lane.BULK]
+        before = len(queue)
+        queue.discard(work)
+        if len(queue) < before:
+            work.lane = Lane.INTERACTIVE
+            self._lanes[Lane.INTERACTIVE].add(work)
+
+    def _dispatch(self) -> None:
+        """Hands batches to the engine while it can take one."""
+        for lane, queue in self._lanes.items():
+            while queue and self._outstanding[lane] < self._concurrency + _PREPARED_BATCHES:
+                works = self._take(lane)
+                if works:
+                    self._outstanding[lane] += 1
+                    self._engine.submit(Batch(works, lane))
+            metrics.QUEUED_TEXTS.labels(lane).set(len(queue))
+        metrics.RUNNING_BATCHES.set(sum(self._outstanding.values()))
+
+    def _take(self, lane: Lane) -> list[Work]:
+        """Takes the next batch of a lane, without what nobody waits for any more."""
+        queue = self._lanes[lane]
+        idle = max(self._concurrency - sum(self._outstanding.values()), 1)
+        share = max(-(-queue.tokens // idle), _LEAST_BATCH_TOKENS)
+        taken = queue.take(token_budget=min(self._token_budget, share), max_items=self._max_texts)
+        alive = []
+        for work in taken:
+            if work.abandoned:
+                self._forget(work)
+            else:
+                alive.append(work)
+        return alive
+
+    def _on_done(self, batch: Batch, results: Sequence[Result | None], seconds: float) -> None:
+        with contextlib.suppress(RuntimeError):  # a closed loop has nobody left to tell
+            self._loop.call_soon_threadsafe(self._settle, batch, results, seconds)
+
+    def _settle(self, batch: Batch, results: Sequence[Result | None], seconds: float) -> None:
+        self._outstanding[batch.lane] -= 1
+        done = 0
+        for work, result in zip(batch.works, results, strict=True):
+            if result is not None:
+                done += work.tokens
+                self._finish(work, result)
+            elif work.abandoned:
+                self._forget(work)
+            else:  # an identical text came between the engine's look and now
+                self._lanes[work.lane].add(work)
+        if done:
+            metrics.FORWARD_SECONDS.observe(seconds)
+            self._admission.note_rate(done * self._concurrency, seconds)
+        if not self._closed:
+            self._dispatch()
+
+    def _finish(self, work: Work, result: Result) -> None:
+        self._in_flight.pop(work.key, None)
+        work.settle(result)
+
+    def _forget(self, work: Work) -> None:
+        metrics.DROPPED_TEXTS.inc()
+        self._in_flight.pop(work.key, None)

@@ -1,0 +1,54 @@
+"""Counters of the embed service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import Counter, Gauge, Histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+
+TEXTS = Counter(
+    "lodestone_embed_texts_total",
+    "Texts by lane and by how they ended: ok, invalid, bad_vector, overloaded, cancelled.",
+    ("lane", "outcome"),
+)
+SHARED_TEXTS = Counter(
+    "lodestone_embed_shared_texts_total",
+    "Texts that took the vector of an identical text in flight.",
+)
+DROPPED_TEXTS = Counter(
+    "lodestone_embed_dropped_texts_total",
+    "Texts that were dropped before their forward, because nobody waited any more.",
+)
+TOKENS = Counter("lodestone_embed_tokens_total", "Tokens that went through the model.")
+PADDED_TOKENS = Counter(
+    "lodestone_embed_padded_tokens_total", "Tokens and padding that went through the model."
+)
+BATCH_TEXTS = Histogram(
+    "lodestone_embed_batch_texts", "Texts of one forward.", buckets=_BATCH_BUCKETS
+)
+FORWARD_SECONDS = Histogram(
+    "lodestone_embed_forward_seconds", "Time of one batch on its stream.", buckets=_SECONDS_BUCKETS
+)
+TOKENIZE_SECONDS = Histogram(
+    "lodestone_embed_tokenize_seconds",
+    "Time to tokenize the texts of one request.",
+    buckets=_SECONDS_BUCKETS,
+)
+QUEUED_TEXTS = Gauge("lodestone_embed_queued_texts", "Texts that wait for a forward.", ("lane",))
+ADMITTED_TOKENS = Gauge("lodestone_embed_admitted_tokens", "Tokens of all texts that wait or run.")
+RUNNING_BATCHES = Gauge(
+    "lodestone_embed_running_batches", "Batches that run or are prepared to run next."
+)
+
+
+def note_forward(lengths: Sequence[int]) -> None:
+    """Counts one forward of texts of these lengths in tokens."""
+    TOKENS.inc(sum(lengths))
+    PADDED_TOKENS.inc(max(lengths) * len(lengths))
+    BATCH_TEXTS.observe(len(lengths))

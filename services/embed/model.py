@@ -1,0 +1,148 @@
+"""Values that pass between the parts of the embed service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from services.runtime.errors import LodestoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ModelId = NewType("ModelId", str)
+TokenIds: TypeAlias = npt.NDArray[np.int64]
+"""Token ids of one text, special tokens included; shape (tokens,)."""
+Vectors: TypeAlias = npt.NDArray[np.float32]
+"""Rows of L2-normalised float32; shape (texts, dimensions)."""
+
+
+class Purpose(StrEnum):
+    """What a text is for; selects the model's prompt."""
+
+    DOCUMENT = "document"
+    QUERY = "query"
+
+
+class Lane(StrEnum):
+    """Who waits for the answer."""
+
+    INTERACTIVE = "interactive"
+    BULK = "bulk"
+
+
+class Truncation(StrEnum):
+    """What happens to a text that is longer than the model reads."""
+
+    ERROR = "error"
+    END = "end"
+    START = "start"
+
+
+class VectorType(StrEnum):
+    """How the numbers of a vector are laid out in bytes."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
+    BINARY = "binary"
+
+
+class Precision(StrEnum):
+    """Numbers that a forward computes with."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class ModelState(StrEnum):
+    """Whether a model serves."""
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How texts are to be embedded.
+
+    `dimensions` of 0 is the model's own size; `expect_fingerprint` of "" expects nothing.
+    """
+
+    purpose: Purpose
+    truncation: Truncation = Truncation.ERROR
+    vector_type: VectorType = VectorType.FLOAT32
+    dimensions: int = 0
+    lane: Lane = Lane.BULK
+    expect_fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A vector in the layout that was asked for, and what the model read for it."""
+
+    vector: bytes
+    token_count: int
+    truncated: bool
+
+
+Outcome: TypeAlias = Embedding | LodestoneError
+"""How one text ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedText:
+    """A text as the model reads it.
+
+    `shortened` says that tokens were cut off, or that the text was too large to be looked at whole.
+    """
+
+    ids: TokenIds
+    shortened: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a model wants before each text, by purpose."""
+
+    document: str = ""
+    query: str = ""
+
+    def of(self, purpose: Purpose) -> str:
+        """Returns the prompt of a purpose, often empty."""
+        return self.query if purpose is Purpose.QUERY else self.document
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What callers may know of a loaded model."""
+
+    model_id: ModelId
+    dimensions: int
+    max_tokens: int
+    max_batch_texts: int
+    fingerprint: str
+    backend: str
+    precision: Precision
+    state: ModelState = ModelState.READY
+    matryoshka_dimensions: Sequence[int] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelIdentity:
+    """All that decides which vector a text gets, before precision and backend are known."""
+
+    weights: str
+    """Digest of the files that hold the weights."""
+    tokenizer: str
+    """Digest of the tokenizer."""
+    pipeline: Mapping[str, object]
+    """Configuration of the modules after the tokenizer: architecture, pooling, normalising."""
+    prompts: Prompts
+    max_tokens: int

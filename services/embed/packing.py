@@ -1,0 +1,110 @@
+"""Chooses which waiting texts share a forward, so that little of it is padding."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Sized(Protocol):
+    """What can be packed: a length in tokens and a serial number that grows with arrival."""
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens, at least 1."""
+        ...
+
+    @property
+    def serial(self) -> int:
+        """Order of arrival, unique."""
+        ...
+
+
+ItemT = TypeVar("ItemT", bound=Sized)
+
+
+def choose_slice(
+    lengths: Sequence[int], anchor: int, *, token_budget: int, max_items: int
+) -> tuple[int, int]:
+    """Returns the slice of ascending lengths to run together with the one at `anchor`.
+
+    The slice holds the anchor, at most `max_items` items, and at most `token_budget` tokens when
+    all are padded to the longest; an anchor above the budget goes alone. It grows to the side that
+    wastes less.
+    """
+    low, high = anchor, anchor + 1
+    while high - low < max_items:
+        count = high - low + 1
+        longest = lengths[high - 1]
+        shorter_fits = low > 0 and longest * count <= token_budget
+        longer_fits = high < len(lengths) and lengths[high] * count <= token_budget
+        if not shorter_fits and not longer_fits:
+            break
+        waste_below = longest - lengths[low - 1] if shorter_fits else None
+        waste_above = (lengths[high] - longest) * (count - 1) if longer_fits else None
+        if waste_below is None or (waste_above is not None and waste_above <= waste_below):
+            high += 1
+        else:
+            low -= 1
+    return low, high
+
+
+class PackingQueue(Generic[ItemT]):
+    """Waiting items in order of length; each batch holds the one that has waited longest.
+
+    Taking neighbours in length of the oldest keeps padding low and starves nobody.
+    """
+
+    def __init__(self) -> None:
+        self._by_length: list[tuple[int, int, ItemT]] = []
+        self._by_arrival: dict[int, ItemT] = {}
+        self._tokens = 0
+
+    def __len__(self) -> int:
+        return len(self._by_length)
+
+    @property
+    def tokens(self) -> int:
+        """Sum of the lengths of all waiting items."""
+        return self._tokens
+
+    def add(self, item: ItemT) -> None:
+        """Adds an item."""
+        insort(self._by_length, (item.tokens, item.serial, item))
+        self._by_arrival[item.serial] = item
+        self._tokens += item.tokens
+
+    def discard(self, item: ItemT) -> None:
+        """Removes an item, if it still waits."""
+        if self._by_arrival.pop(item.serial, None) is not None:
+            at = self._position(item)
+            del self._by_length[at]
+            self._tokens -= item.tokens
+
+    def take(self, *, token_budget: int, max_items: int) -> list[ItemT]:
+        """Removes and returns the next batch; empty when nothing waits."""
+        if not self._by_arrival:
+            return []
+        oldest = next(iter(self._by_arrival.values()))
+        anchor = self._position(oldest)
+        # No batch reaches further than max_items to either side of its anchor.
+        start = max(0, anchor - max_items)
+        near = self._by_length[start : anchor + max_items]
+        low, high = choose_slice(
+            [length for length, _, _ in near],
+            anchor - start,
+            token_budget=token_budget,
+            max_items=max_items,
+        )
+        batch = [item for _, _, item in near[low:high]]
+        del self._by_length[start + low : start + high]
+        for item in batch:
+            del self._by_arrival[item.serial]
+            self._tokens -= item.tokens
+        return batch
+
+    def _position(self, item: ItemT) -> int:
+        return bisect_left(self._by_length, (item.tokens, item.serial))

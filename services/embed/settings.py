@@ -1,0 +1,73 @@
+"""What the embed service can be told: `LODESTONE_EMBED_*`."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - pydantic reads it
+from typing import Annotated, Literal
+
+from platformdirs import user_cache_path
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from services.runtime.settings import ServiceSettings
+
+
+class EmbedSettings(ServiceSettings):
+    """Settings of the embed service."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LODESTONE_EMBED_", frozen=True, extra="ignore", protected_namespaces=()
+    )
+
+    listen: Annotated[str, Field(max_length=200)] = "127.0.0.1:7302"
+    """Address of the gRPC server: `unix:/path` or `127.0.0.1:port`."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096)] = "minilm"
+    """`minilm` (bundled), `hashing`, `hashing:DIMENSIONS`, or a sentence-transformers folder."""
+
+    model_id: Annotated[str, Field(pattern=r"^$|^[a-z0-9._-]{1,63}$")] = ""
+    """Last part of the model's resource name; empty derives it from `model`."""
+
+    backend: Literal["auto", "openvino", "torch", "hashing"] = "auto"
+    """What runs the model; `auto` is torch when there is a GPU, else OpenVINO."""
+
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Numbers to compute with; `auto` takes 16 bits where they are fast and pass a self-test."""
+
+    cache_dir: Annotated[
+        Path, Field(default_factory=lambda: user_cache_path("lodestone") / "models")
+    ]
+    """Where converted models are kept."""
+
+    convert_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 300.0
+    """Longest time that the first conversion of a model may take."""
+
+    streams: Annotated[int, Field(ge=0, le=256)] = 0
+    """Forwards at once; 0 is one a core on CPU, one on GPU."""
+
+    token_budget: Annotated[int, Field(ge=0, le=1 << 20)] = 0
+    """Most tokens of a batch with padding; 0 lets the backend choose. A longer text goes alone."""
+
+    batch_max_texts: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Most texts of one forward."""
+
+    max_batch_texts: Annotated[int, Field(ge=1, le=256)] = 256
+    """Most texts of one request."""
+
+    max_text_chars: Annotated[int, Field(ge=1024, le=1 << 26)] = 1 << 20
+    """Characters of a text that are looked at; what is beyond counts as cut off."""
+
+    queue_tokens: Annotated[int, Field(ge=1024, le=1 << 30)] = 1 << 18
+    """Most tokens that wait or run at once; more are refused with RESOURCE_EXHAUSTED."""
+
+    queue_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 << 20
+    """Most bytes of text that wait or run at once."""
+
+    interactive_burst: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Interactive batches in a row after which a waiting bulk batch has its turn."""
+
+    tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
+    """Threads that tokenize."""
+
+    stream_groups: Annotated[int, Field(ge=1, le=64)] = 4
+    """Groups of texts in flight of one EmbedStream call; further texts are not read meanwhile."""

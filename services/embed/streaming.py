@@ -1,0 +1,140 @@
+"""A stream of texts, embedded in groups of whatever has arrived."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.runtime.errors import LodestoneError, ShuttingDownError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from services.embed.model import EmbedOptions, ModelId, Outcome
+    from services.embed.registry import ModelRegistry
+
+_GROUP_TEXTS = 128
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamText:
+    """One text of a stream, with the id that its answer will carry."""
+
+    text_id: int
+    model_id: ModelId
+    options: EmbedOptions
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class StreamAnswer:
+    """How one text of a stream ended."""
+
+    text_id: int
+    outcome: Outcome
+    fingerprint: str
+
+
+class EmbedSession:
+    """One stream: reads while there is room, answers in any order, and can be asked to end.
+
+    A group holds the texts that arrived while the groups before it were busy, so that a fast caller
+    gets full batches and a slow one no delay. At most `max_groups` groups are in flight, and one
+    more is read: the caller is held back by the transport.
+    """
+
+    def __init__(self, registry: ModelRegistry, *, max_groups: int) -> None:
+        self._registry = registry
+        self._slots = asyncio.Semaphore(max_groups)
+        self._inbox: asyncio.Queue[StreamText | None] = asyncio.Queue(_GROUP_TEXTS)
+        self._outbox: asyncio.Queue[list[StreamAnswer] | None] = asyncio.Queue()
+        self._held: StreamText | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Reads no more; what was read is answered, then the stream ends UNAVAILABLE."""
+        self._stopped = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self, texts: AsyncIterator[StreamText]) -> AsyncIterator[StreamAnswer]:
+        """Yields one answer per text.
+
+        Raises:
+            ShuttingDownError: the session was stopped; texts without an answer were not embedded.
+        """
+        pump = asyncio.create_task(self._pump(texts), name="embed-stream")
+        try:
+            while (answers := await self._outbox.get()) is not None:
+                for answer in answers:
+                    yield answer
+            await pump
+        finally:
+            pump.cancel()
+            await asyncio.wait((pump,))
+        if self._stopped:
+            raise ShuttingDownError("The server is stopping.", retry_after_seconds=_RETRY_SECONDS)
+
+    async def _pump(self, texts: AsyncIterator[StreamText]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._reader = tasks.create_task(self._read(texts), name="embed-stream-read")
+                if self._stopped:
+                    self._reader.cancel()
+                while group := await self._next_group():
+                    tasks.create_task(self._embed(group), name="embed-stream-group")
+        finally:
+            self._outbox.put_nowait(None)
+
+    async def _read(self, texts: AsyncIterator[StreamText]) -> None:
+        try:
+            async for text in texts:
+                await self._inbox.put(text)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+        await self._inbox.put(None)
+
+    async def _next_group(self) -> list[StreamText]:
+        """Waits for a slot and a text, then takes all that fit with it; empty at the end."""
+        await self._slots.acquire()
+        first = self._held or await self._inbox.get()
+        self._held = None
+        group: list[StreamText] = []
+        if first is None:
+            return group
+        following: StreamText | None = first
+        while following is not None:
+            if following.model_id != first.model_id or following.options != first.options:
+                self._held = following
+                break
+            group.append(following)
+            if len(group) == _GROUP_TEXTS or self._inbox.empty():
+                break
+            following = self._inbox.get_nowait()
+            if following is None:
+                self._inbox.put_nowait(None)  # the end, for the next round
+        return group
+
+    async def _embed(self, group: list[StreamText]) -> None:
+        fingerprint = ""
+        outcomes: list[Outcome]
+        try:
+            model = self._registry.get(group[0].model_id)
+            fingerprint = model.info.fingerprint
+            outcomes = await model.embed(
+                [item.text for item in group], group[0].options, wait_for_room=True
+            )
+        except LodestoneError as error:
+            outcomes = [error] * len(group)
+        finally:
+            self._slots.release()
+        self._outbox.put_nowait(
+            [
+                StreamAnswer(item.text_id, outcome, fingerprint)
+                for item, outcome in zip(group, outcomes, strict=True)
+            ]
+        )

@@ -1,0 +1,123 @@
+"""Token ids from texts by the model's own tokenizer, in bounded time whatever the text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.embed.errors import TextTooLongError
+from services.embed.model import EncodedText, TokenIds, Truncation
+from services.runtime.errors import InvalidRequestError, LodestoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenizers import Tokenizer
+
+_FIRST_LOOK_CHARS_PER_TOKEN = 16
+"""Code has three to four characters a token: four times that is nearly always enough."""
+_LOOK_GROWTH = 8
+_SEAM_TOKENS = 128
+"""Tokens beside a cut of the characters that may differ from those of the whole text: a word of
+BERT's tokenizer has at most 100 characters."""
+
+
+class ModelTokenizer:
+    """Encodes texts with a `tokenizers.Tokenizer`, cut to what the model reads.
+
+    It tokenizes without special tokens and adds them itself, so that cutting the start or the end
+    keeps them, and so that whether a text was cut needs no second pass. A long text is looked at
+    from the end that is kept, in growing parts: a line of 50 MB costs what its first 256 tokens
+    cost.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, max_text_chars: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._head, self._tail = _special_tokens(tokenizer)
+        self._max_tokens = max_tokens
+        self._max_text_chars = max_text_chars
+        self._room = max_tokens - len(self._head) - len(self._tail)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one text, special tokens included."""
+        return self._max_tokens
+
+    def encode(
+        self, texts: Sequence[str], truncation: Truncation
+    ) -> list[EncodedText | LodestoneError]:
+        """Returns one outcome per text, in order.
+
+        Too long a text is a TextTooLongError where it may not be cut, and a text that is no
+        Unicode (a lone surrogate) an InvalidRequestError.
+        """
+        outcomes: list[EncodedText | LodestoneError | None] = [None] * len(texts)
+        waiting = []
+        for position, text in enumerate(texts):
+            if _is_unicode(text):
+                waiting.append(position)
+            else:
+                outcomes[position] = InvalidRequestError("The text is not valid Unicode.")
+        look = self._max_tokens * _FIRST_LOOK_CHARS_PER_TOKEN
+        while waiting:
+            waiting = self._encode_parts(texts, waiting, look, truncation, outcomes)
+            look *= _LOOK_GROWTH
+        assert None not in outcomes
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _encode_parts(
+        self,
+        texts: Sequence[str],
+        positions: list[int],
+        look: int,
+        truncation: Truncation,
+        outcomes: list[EncodedText | LodestoneError | None],
+    ) -> list[int]:
+        """Fills the outcomes that `look` characters decide; returns positions that need more."""
+        from_start = truncation is Truncation.START
+        look = min(look, self._max_text_chars)
+        parts = [texts[at][-look:] if from_start else texts[at][:look] for at in positions]
+        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        undecided = []
+        for position, part, encoding in zip(positions, parts, encodings, strict=True):
+            ids = encoding.ids
+            whole = len(part) == len(texts[position])
+            if whole or look == self._max_text_chars or len(ids) >= self._room + _SEAM_TOKENS:
+                outcomes[position] = self._cut(ids, truncation, whole=whole)
+            else:
+                undecided.append(position)
+        return undecided
+
+    def _cut(
+        self, ids: list[int], truncation: Truncation, *, whole: bool
+    ) -> EncodedText | LodestoneError:
+        shortened = len(ids) > self._room or not whole
+        if shortened and truncation is Truncation.ERROR:
+            tokens = max(len(ids) + len(self._head) + len(self._tail), self._max_tokens + 1)
+            return TextTooLongError(tokens=tokens, limit=self._max_tokens)
+        if len(ids) > self._room:
+            ids = ids[-self._room :] if truncation is Truncation.START else ids[: self._room]
+        return EncodedText(self._with_special_tokens(ids), shortened)
+
+    def _with_special_tokens(self, ids: list[int]) -> TokenIds:
+        return np.array([*self._head, *ids, *self._tail], dtype=np.int64)
+
+
+def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Returns what the tokenizer puts before and after a text."""
+    encoding = tokenizer.encode("a", add_special_tokens=True)
+    body = len(tokenizer.encode("a", add_special_tokens=False).ids)
+    mask = encoding.special_tokens_mask
+    head = mask.index(0) if 0 in mask else len(mask)
+    return encoding.ids[:head], encoding.ids[head + body :]
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

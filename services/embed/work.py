@@ -1,0 +1,69 @@
+"""One distinct text on its way through the model, and the requests that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from services.runtime.errors import LodestoneError
+
+if TYPE_CHECKING:
+    from services.embed.model import Lane, TokenIds, VectorType
+
+Result: TypeAlias = bytes | LodestoneError
+"""A vector in the layout that was asked for, or why there is none."""
+WorkKey: TypeAlias = tuple[bytes, str]
+"""Token ids and layout: texts with one key share a forward."""
+
+
+class Request:
+    """The texts of one call; its future ends when the last of them has."""
+
+    def __init__(self, count: int) -> None:
+        self.results: list[Result | None] = [None] * count
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = count
+
+    def settle(self, position: int, result: Result) -> None:
+        """Notes how one text ended; each position once."""
+        assert self.results[position] is None
+        self.results[position] = result
+        self._left -= 1
+        if self._left == 0 and not self.future.done():
+            self.future.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """A text that waits or runs. Only the event loop changes it; engine threads read it."""
+
+    serial: int
+    key: WorkKey
+    ids: TokenIds
+    vector_type: VectorType
+    lane: Lane
+    waiters: list[tuple[Request, int]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        """Length in tokens."""
+        return len(self.ids)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nobody waits for it any more: all its requests were cancelled."""
+        return all(request.future.done() for request, _ in self.waiters)
+
+    def settle(self, result: Result) -> None:
+        """Tells all that wait."""
+        for request, position in self.waiters:
+            request.settle(position, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Works that share a forward; all come from one lane."""
+
+    works: list[Work]
+    lane: Lane

@@ -1,0 +1,96 @@
+"""The conversion of a model: once, whole or not at all, and without a word to the network."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.embed.backends.converted import OFFLINE, folder_for, read_canary, read_facts
+from services.embed.canary import CANARY_TEXTS
+from tests.unit.embed.harness import bundled_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_QUIET = """
+import sys
+def refuse(event, arguments):
+    if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+        import os
+        os.write(2, f"network: {event} {arguments}".encode())
+        os._exit(99)
+sys.addaudithook(refuse)
+from services.embed.backends.conversion import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_two_starts_at_once_convert_once_and_touch_no_network(tmp_path: Path) -> None:
+    """Red when OpenVINO's telemetry is left on: it resolves a host and writes into the home."""
+    target = tmp_path / "cache" / "model"
+    target.parent.mkdir()
+    home = tmp_path / "home"
+    home.mkdir()
+    command = [sys.executable, "-c", _QUIET, str(bundled_folder()), str(target)]
+    environment = {**os.environ, **OFFLINE, "HOME": str(home)}
+
+    children = [
+        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    errors = [child.communicate(timeout=100)[1].decode() for child in children]
+
+    assert [child.returncode for child in children] == [0, 0], errors
+    assert sorted(path.name for path in target.parent.iterdir()) == ["model", "model.lock"]
+    assert not (home / "intel").exists()
+    facts = read_facts(target)
+    assert (facts.dimensions, facts.identity.max_tokens, facts.token_types) == (384, 256, True)
+    assert read_canary(target).shape == (len(CANARY_TEXTS), 384)
+
+
+@pytest.mark.slow
+def test_the_serving_process_loads_neither_torch_nor_telemetry(tmp_path: Path) -> None:
+    """They would cost seconds at each start and hundreds of megabytes."""
+    program = (
+        "import asyncio, sys\n"
+        "from services.embed.app import EmbedApp\n"
+        "from tests.unit.embed.harness import settings_of\n"
+        "async def main():\n"
+        "    app = EmbedApp(settings_of(model='minilm', backend='openvino'))\n"
+        "    await app.start()\n"
+        "    await app.close()\n"
+        "asyncio.run(main())\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers'}\n"
+        "loaded = {name.partition('.')[0] for name, module in sys.modules.items() if module}\n"
+        "print(sorted(loaded & (heavy | {'openvino_telemetry'})))\n"
+    )
+
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100
+    )
+
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_changed_model_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    (model / "1_Pooling").mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"weights")
+    config = model / "1_Pooling" / "config.json"
+    config.write_text("{}")
+
+    def folder() -> Path:
+        return folder_for(model, cache_dir=tmp_path, model_id="m")
+
+    first, again = folder(), folder()
+    config.write_text('{"pooling_mode_cls_token": true}')
+    other_config = folder()
+    (model / "model.safetensors").write_bytes(b"other weights")
+    other_weights = folder()
+
+    assert first == again
+    assert len({first, other_config, other_weights}) == 3
