@@ -1,0 +1,76 @@
+"""Takes runs that wait, or whose owner died, and works on them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from services.indexer import metrics
+from services.indexer.execution import RunContext, RunExecution
+from services.runtime.errors import DependencyUnavailableError
+from services.runtime.log import get_logger
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+_POLL_SECONDS = 1.0
+
+
+class Dispatcher:
+    """Owns the tasks of this process's runs."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._running: dict[UUID, tuple[RunExecution, asyncio.Task[None]]] = {}
+        self._loop: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins to take runs."""
+        self._loop = asyncio.create_task(self._take_forever(), name="dispatcher")
+
+    async def stop(self) -> None:
+        """Stops taking runs and gives back those that are not finished."""
+        if self._loop is not None:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+        tasks = [task for _, task in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def cancel(self, run_id: UUID) -> None:
+        """Ends a run at once when this process works on it; others see the wish by themselves."""
+        if (entry := self._running.get(run_id)) is not None:
+            entry[0].cancel()
+
+    async def _take_forever(self) -> None:
+        settings = self._context.settings
+        while True:
+            try:
+                while len(self._running) < settings.max_concurrent_runs:
+                    run = await self._context.ledger.take(settings.max_run_attempts)
+                    if run is None:
+                        break
+                    self._begin(RunExecution(self._context, run), run.id)
+            except DependencyUnavailableError:
+                get_logger().warning("dispatcher_waits_for_database")
+            except Exception as error:  # noqa: BLE001 - a dead dispatcher would serve no run ever
+                metrics.DISPATCH_ERRORS.inc()
+                get_logger().error("dispatcher_failed", exc_info=error)
+            await self._context.signals.wait_queued(_POLL_SECONDS)
+
+    def _begin(self, execution: RunExecution, run_id: UUID) -> None:
+        task = asyncio.create_task(execution.execute(), name=f"run-{run_id}")
+        self._running[run_id] = (execution, task)
+
+        def ended(finished: asyncio.Task[None]) -> None:
+            # This process may have taken its own run again meanwhile, once its lease was over.
+            if (entry := self._running.get(run_id)) is not None and entry[1] is finished:
+                del self._running[run_id]
+            if not finished.cancelled() and (error := finished.exception()) is not None:
+                get_logger().error("run_task_crashed", exc_info=error)
+            self._context.signals.notify_queued()
+
+        task.add_done_callback(ended)

@@ -1,0 +1,264 @@
+"""The second half of a run: claim, fetch, embed, commit, many batches at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from services.indexer import metrics
+from services.indexer.forwards import Forwards
+from services.indexer.model import (
+    CHANGED_REASONS,
+    ClaimedNode,
+    EmbeddedContent,
+    EmbedModel,
+    Failure,
+    NodeId,
+    RegisteredModel,
+    Run,
+)
+from services.indexer.patience import Patience
+from services.indexer.search.terms import content_terms
+from services.runtime.telemetry import tracer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from services.indexer.embed_client import EmbedClient
+    from services.indexer.forwards import ForwardGate
+    from services.indexer.io_client import IoClient
+    from services.indexer.model import Tree
+    from services.indexer.settings import IndexerSettings
+    from services.indexer.storage.nodes import NodeQueue
+
+_IDLE_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 1.0
+_MOST_REPLANS = 3
+
+
+class Embedder:
+    """Embeds the nodes of a workspace that wait, until none is left.
+
+    Batches overlap: while one is in the model, others are fetched or committed. Nodes with one text
+    share one forward, also across batches.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        tree: Tree,
+        model: RegisteredModel,
+        remote: EmbedModel,
+        *,
+        io: IoClient,
+        embed: EmbedClient,
+        gate: ForwardGate,
+        nodes: NodeQueue,
+        replan: Callable[[Sequence[str]], Awaitable[None]],
+        settings: IndexerSettings,
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._tree = tree
+        self._model = model
+        self._remote_model = remote
+        self._io = io
+        self._nodes = nodes
+        self._replan = replan
+        self._settings = settings
+        self._on_progress = on_progress
+        self._patience = Patience(settings.dependency_patience_seconds)
+        self._forwards = Forwards(embed, gate, self._patience)
+        self._all_planned = asyncio.Event()
+        self._in_flight: dict[bytes, asyncio.Event] = {}
+        self._replans: Counter[str] = Counter()
+
+    def no_more_nodes(self) -> None:
+        """Tells that the plan is finished: once nothing waits, the work is done."""
+        self._all_planned.set()
+
+    async def run(self) -> None:
+        """Returns when the plan is finished and no node waits."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._settings.embed_batches_in_flight):
+                group.create_task(self._work(), name=f"embed-{number}")
+
+    async def _work(self) -> None:
+        """Claims and embeds until nothing waits.
+
+        Whoever gives nodes back claims again afterwards, so a worker may leave while others work.
+        """
+        while True:
+            # Read before the claim: nodes planned after an empty claim are claimed next time.
+            planned = self._all_planned.is_set()
+            claimed = await self._nodes.claim(self._run, self._settings.embed_batch_nodes)
+            if claimed:
+                await self._embed_batch(claimed)
+                continue
+            delay_seconds = await self._nodes.seconds_until_next(self._run) if planned else None
+            if planned and delay_seconds is None:
+                return
+            await self._wait(planned=planned, delay_seconds=delay_seconds)
+
+    async def _wait(self, *, planned: bool, delay_seconds: float | None) -> None:
+        if planned:
+            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(0.01, delay_seconds or 0.0)))
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self._all_planned.wait()
+
+    async def _embed_batch(self, claimed: Sequence[ClaimedNode]) -> None:
+        with tracer().start_as_current_span(
+            "lodestone.indexer.batch", attributes={"lodestone.nodes": len(claimed)}
+        ):
+            left = await self._nodes.adopt(self._run, self._model.id, claimed)
+            metrics.NODES.labels("reused").inc(len(claimed) - len(left))
+            claimed = [node for node in claimed if node.id in left]
+            leading = [node for node in claimed if node.content_hash not in self._in_flight]
+            following = [node for node in claimed if node.content_hash in self._in_flight]
+            if leading:
+                await self._lead(leading)
+            if following:
+                await self._follow(following)
+        self._on_progress()
+
+    async def _lead(self, nodes: Sequence[ClaimedNode]) -> None:
+        """Embeds texts that no other batch has in flight."""
+        done = asyncio.Event()
+        hashes = {node.content_hash for node in nodes}
+        self._in_flight.update(dict.fromkeys(hashes, done))
+        try:
+            await self._forward(nodes)
+        finally:
+            for content_hash in hashes:
+                del self._in_flight[content_hash]
+            done.set()
+
+    async def _follow(self, nodes: Sequence[ClaimedNode]) -> None:
+        """Waits for the batches that embed these texts, and takes their vectors."""
+        leaders = [self._in_flight.get(node.content_hash) for node in nodes]
+        for leader in leaders:
+            if leader is not None:
+                await leader.wait()
+        left = await self._nodes.adopt(self._run, self._model.id, nodes)
+        if left:  # the leader failed: each stands on its own
+            await self._nodes.release(self._run, [node for node in nodes if node.id in left])
+
+    async def _forward(self, nodes: Sequence[ClaimedNode]) -> None:
+        seconds: dict[str, float] = {}
+        with self._stage("fetch", seconds):
+            texts, unread = await self._read(nodes)
+        with self._stage("embed", seconds):
+            contents, unfit = await self._embed_texts(texts)
+        with self._stage("commit", {}):
+            await self._commit(nodes, contents, seconds)
+        if unread:
+            await self._end_unread(nodes, unread)
+        if unfit:
+            await self._fail(nodes, unfit, "embed")
+
+    @contextlib.contextmanager
+    def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        """Traces and times one stage of a batch; what raises is not counted."""
+        started = time.perf_counter()
+        with tracer().start_as_current_span(f"lodestone.indexer.{name}"):
+            yield
+        seconds[name] = time.perf_counter() - started
+        metrics.STAGE_SECONDS.labels(name).observe(seconds[name])
+
+    async def _read(
+        self, nodes: Sequence[ClaimedNode]
+    ) -> tuple[dict[bytes, str], dict[NodeId, Failure]]:
+        """Returns each text once, read for the first node that has it, and why others are not."""
+        by_text = {node.content_hash: node for node in reversed(nodes)}
+        wanted = list(by_text.values())
+        results = await self._patience.call(lambda: self._io.read_contents(self._tree, wanted))
+        texts: dict[bytes, str] = {}
+        unread: dict[NodeId, Failure] = {}
+        for node, result in zip(wanted, results, strict=True):
+            if isinstance(result, Failure):
+                unread[node.id] = result
+            else:
+                texts[node.content_hash] = result
+        return texts, unread
+
+    async def _embed_texts(
+        self, texts: Mapping[bytes, str]
+    ) -> tuple[dict[bytes, EmbeddedContent], dict[bytes, Failure]]:
+        if not texts:
+            return {}, {}
+        ordered = list(texts.values())
+        # Terms are cut while the model works.
+        vectors, terms = await asyncio.gather(
+            self._forwards.embed(self._remote_model, ordered),
+            asyncio.to_thread(lambda: [content_terms(text) for text in ordered]),
+        )
+        contents: dict[bytes, EmbeddedContent] = {}
+        unfit: dict[bytes, Failure] = {}
+        for content_hash, vector, counts in zip(texts, vectors, terms, strict=True):
+            if isinstance(vector, Failure):
+                unfit[content_hash] = vector
+            else:
+                contents[content_hash] = EmbeddedContent(
+                    content_hash, vector.values, vector.token_count, vector.truncated, counts
+                )
+        return contents, unfit
+
+    async def _commit(
+        self,
+        nodes: Sequence[ClaimedNode],
+        contents: Mapping[bytes, EmbeddedContent],
+        seconds: Mapping[str, float],
+    ) -> None:
+        if not contents:
+            return
+        ready = [node for node in nodes if node.content_hash in contents]
+        ended = await self._nodes.complete(self._run, self._model.id, contents, ready, seconds)
+        metrics.FORWARDS.inc(len(contents))
+        metrics.NODES.labels("embedded").inc(ended)
+
+    async def _end_unread(
+        self, nodes: Sequence[ClaimedNode], unread: Mapping[NodeId, Failure]
+    ) -> None:
+        """Plans files again that changed under the run, and fails what cannot be read.
+
+        Twins of a node that was not read stand in other places: each is read for itself.
+        """
+        named = [node for node in nodes if node.id in unread]
+        again = [
+            node
+            for node in named
+            if unread[node.id].reason in CHANGED_REASONS
+            and self._replans[node.path] < _MOST_REPLANS
+        ]
+        paths = sorted({node.path for node in again})
+        self._replans.update(paths)
+        if paths:
+            await self._replan(paths)
+        given_up = {node.id for node in named} - {node.id for node in again}
+        hashes = {node.content_hash for node in named}
+        twins = [node for node in nodes if node.content_hash in hashes and node.id not in unread]
+        await self._nodes.release(self._run, [*again, *twins])
+        await self._end(nodes, {node: unread[node] for node in given_up}, "fetch")
+
+    async def _fail(
+        self, nodes: Sequence[ClaimedNode], failures: Mapping[bytes, Failure], stage: str
+    ) -> None:
+        failed = {
+            node.id: failures[node.content_hash] for node in nodes if node.content_hash in failures
+        }
+        await self._end(nodes, failed, stage)
+
+    async def _end(
+        self, nodes: Sequence[ClaimedNode], failed: Mapping[NodeId, Failure], stage: str
+    ) -> None:
+        if not failed:
+            return
+        most = self._settings.node_max_attempts
+        given_up = await self._nodes.fail(self._run, failed, nodes, stage, most)
+        metrics.NODES.labels("failed").inc(given_up)
+        metrics.NODES.labels("retried").inc(len(failed) - given_up)

@@ -1,0 +1,64 @@
+"""What can go wrong in the indexer, as callers are told it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.runtime.errors import Code, LodestoneError
+
+if TYPE_CHECKING:
+    from services.indexer.model import Failure
+
+
+DATABASE = "postgresql"
+"""How the database is called where an error names what does not answer."""
+
+
+class RunOwnershipLostError(LodestoneError):
+    """Another replica owns the run now: this one stops without a trace."""
+
+    reason = "ERROR_REASON_LEASE_LOST"
+    code = Code.ABORTED
+
+
+class RequestIdReusedError(LodestoneError):
+    """A request id came again with another request."""
+
+    reason = "ERROR_REASON_REQUEST_ID_REUSED"
+    code = Code.ALREADY_EXISTS
+
+
+class TreeUnavailableError(LodestoneError):
+    """The workspace's folder cannot be scanned."""
+
+    reason = "ERROR_REASON_FILE_NOT_FOUND"
+    code = Code.FAILED_PRECONDITION
+
+
+class PayloadMismatchError(LodestoneError):
+    """A service answered with something that was not asked for; nothing of it is written."""
+
+    reason = "ERROR_REASON_INTERNAL"
+    code = Code.INTERNAL
+
+
+class BatchRefusedError(LodestoneError):
+    """A call with several texts failed as a whole; what is wrong with which is not known."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class DiskFullError(LodestoneError):
+    """The database has no room."""
+
+    reason = "ERROR_REASON_DISK_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class ModelNotLoadedError(LodestoneError):
+    """The embed service serves no such model."""
+
+    reason = "ERROR_REASON_MODEL_NOT_LOADED"
+    code = Code.NOT_FOUND

@@ -1,0 +1,48 @@
+"""Errors of other services, in the indexer's words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.indexer.model import Failure
+from services.runtime.errors import DependencyUnavailableError
+from services.runtime.status import RemoteError, read_rpc_error, read_status
+
+if TYPE_CHECKING:
+    import grpc
+    from google.rpc import status_pb2
+
+_DOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
+_RETRYABLE = frozenset({*_DOWN, "ABORTED"})
+
+
+def call_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """Returns why a whole call failed."""
+    return _failure(read_rpc_error(error))
+
+
+def item_failure(status: status_pb2.Status) -> Failure:
+    """Returns why one item of a call failed."""
+    return _failure(read_status(status))
+
+
+def _failure(remote: RemoteError) -> Failure:
+    return Failure(
+        reason=remote.reason or f"ERROR_REASON_{remote.code}",
+        message=remote.message or remote.code,
+        retryable=remote.code in _RETRYABLE,
+    )
+
+
+def raise_unavailable(error: grpc.aio.AioRpcError, dependency: str) -> None:
+    """Raises DependencyUnavailableError when a call failed because the service is not there.
+
+    Overload and missed deadlines count too: the work is as good as before, only later.
+    """
+    remote = read_rpc_error(error)
+    if remote.code in _DOWN:
+        raise DependencyUnavailableError(
+            f"The {dependency} service does not answer ({remote.code.lower()}).",
+            metadata={"dependency": dependency, "code": remote.code},
+            retry_after_seconds=remote.retry_after_seconds,
+        ) from None

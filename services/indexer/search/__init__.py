@@ -1,0 +1,1 @@
+"""Search: two arms, fused."""

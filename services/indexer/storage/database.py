@@ -1,0 +1,198 @@
+"""The pool of connections, and errors of the driver as errors of ours."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+import stamina
+from pgvector.asyncpg import register_vector
+
+from services.indexer.errors import DATABASE, DiskFullError
+from services.runtime.errors import (
+    DependencyUnavailableError,
+    InvalidRequestError,
+    LodestoneError,
+)
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from types import TracebackType
+    from typing import TypeAlias
+
+    Connection: TypeAlias = asyncpg.pool.PoolConnectionProxy
+
+T = TypeVar("T")
+
+_LEAST_SERVER_VERSION = (16, 0)
+_CONNECT_TIMEOUT_SECONDS = 10.0
+_EXTENSION_LOCK_KEY = 0x10DE_570F
+
+# Errors that pass by themselves: the statement may be sent again on another connection.
+# After the postmaster was killed, asyncpg raises InternalClientError too.
+_TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
+    OSError,  # refused, timed out, or no socket: the server restarts
+)
+
+
+class Database:
+    """A pool whose connections know pgvector's types; `open` it before use."""
+
+    def __init__(self, url: str, *, connections: int, timeout_seconds: float) -> None:
+        self._url = url
+        self._connections = connections
+        self._timeout_seconds = timeout_seconds
+        self._opened: asyncpg.Pool | None = None
+
+    @property
+    def _pool(self) -> asyncpg.Pool:
+        assert self._opened is not None, "the database is opened before it is used"
+        return self._opened
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            StartError: the URL is wrong, the server does not answer, or it is too old.
+        """
+        try:
+            first = await asyncpg.connect(self._url, timeout=_CONNECT_TIMEOUT_SECONDS)
+        except (asyncpg.PostgresError, OSError, ValueError, asyncpg.InterfaceError) as error:
+            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None
+        try:
+            await _check_server(first)
+        finally:
+            await first.close()
+        try:
+            self._opened = await asyncpg.create_pool(
+                self._url,
+                min_size=2,
+                max_size=self._connections,
+                command_timeout=self._timeout_seconds,
+                timeout=_CONNECT_TIMEOUT_SECONDS,
+                init=_prepare,
+                server_settings={"application_name": "lodestone-indexer", "jit": "off"},
+            )
+        except (asyncpg.PostgresError, OSError) as error:
+            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None
+
+    async def close(self) -> None:
+        """Closes every connection, those in use last."""
+        if self._opened is None:
+            return
+        try:
+            async with asyncio.timeout(5):
+                await self._opened.close()
+        except TimeoutError:
+            self._opened.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """Yields a connection outside a transaction, for single statements."""
+        with _translated():
+            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_SECONDS) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Yields a connection inside a transaction: all of the block is committed, or nothing."""
+        with _translated():
+            async with (
+                self._pool.acquire(timeout=_CONNECT_TIMEOUT_SECONDS) as connection,
+                connection.transaction(),
+            ):
+                yield connection
+
+
+class _translated:  # noqa: N801 - reads as a statement
+    """Turns the driver's errors into ours."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        if isinstance(error, asyncpg.DiskFullError):
+            raise DiskFullError("The database's disk is full.") from error
+        if isinstance(error, asyncpg.DataError):
+            raise InvalidRequestError(
+                "A value cannot be stored: it holds a NUL, or a number is too large."
+            ) from error
+        if isinstance(error, _TRANSIENT) and not isinstance(error, LodestoneError):
+            raise DependencyUnavailableError(
+                "The database does not answer.",
+                metadata={"dependency": DATABASE},
+                retry_after_seconds=1.0,
+            ) from error
+
+
+async def retry_transient(work: Callable[[], Awaitable[T]], *, patience_seconds: float = 30.0) -> T:
+    """Returns what `work` returns, called again while the database does not answer.
+
+    `work` must be idempotent: a commit whose answer was lost is sent again.
+    """
+    async for attempt in stamina.retry_context(
+        on=DependencyUnavailableError,
+        attempts=None,
+        timeout=patience_seconds,
+        wait_initial=0.1,
+        wait_max=2.0,
+    ):
+        with attempt:
+            return await work()
+    raise AssertionError("stamina ends with a result or an error")
+
+
+async def _prepare(connection: asyncpg.Connection) -> None:
+    await register_vector(connection)
+
+
+async def _check_server(connection: asyncpg.Connection) -> None:
+    version = connection.get_server_version()
+    if (version.major, version.minor) < _LEAST_SERVER_VERSION:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"The database is PostgreSQL {version.major}; Lodestone needs 16 or newer.",
+        )
+    try:
+        await _add_extension(connection)
+    except asyncpg.PostgresError as error:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"The database has no pgvector extension ({error}). Install pgvector 0.8 or newer, and "
+            'let a superuser run "CREATE EXTENSION vector" in this database.',
+        ) from None
+
+
+async def _add_extension(connection: asyncpg.Connection) -> None:
+    if await connection.fetchval("SELECT true FROM pg_extension WHERE extname = 'vector'"):
+        return
+    # Two processes that start at once would both try, and one would fail.
+    async with connection.transaction():
+        await connection.execute(f"SELECT pg_advisory_xact_lock({_EXTENSION_LOCK_KEY})")
+        await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+
+
+def _why_not_connected(error: BaseException) -> str:
+    hint = "Check LODESTONE_DATABASE_URL, or unset it to use the embedded PostgreSQL."
+    if isinstance(error, ValueError):
+        return f"LODESTONE_DATABASE_URL is not a PostgreSQL URL. {hint}"
+    text = str(error) or type(error).__name__
+    return f"Cannot connect to the database: {text}. {hint}"

@@ -1,0 +1,168 @@
+"""Files and the nodes that they hold: what a parse changes, in one transaction a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from services.indexer.model import FileId, KnownFile, RunCounters, Signature
+from services.indexer.storage.cache import adopt_cached
+from services.indexer.storage.node_rows import (
+    StoredFile,
+    insert_new,
+    lock_nodes,
+    place,
+    remove_nodes,
+    stored_nodes,
+    update_kept,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from services.indexer.ledger import RunLedger
+    from services.indexer.model import ModelId, ParsedFile, Run, WorkspaceId
+    from services.indexer.storage.database import Connection, Database
+
+PAGE = """
+SELECT id, path, size, mtime_ns, ctime_ns, inode, settled, digest, recipe
+FROM files WHERE workspace_id = $1 AND path > $2 ORDER BY path LIMIT $3
+"""
+_LARGEST_INODE = (1 << 63) - 1
+"""PostgreSQL has no unsigned numbers; an inode is compared, never used."""
+
+
+class FileStore:
+    """Reads and writes files with their nodes."""
+
+    def __init__(self, database: Database, ledger: RunLedger) -> None:
+        self._database = database
+        self._ledger = ledger
+
+    async def page(self, workspace_id: WorkspaceId, after: str, limit: int) -> list[KnownFile]:
+        """Returns files in byte order of their paths, those after a path."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(PAGE, workspace_id, after, limit)
+        return [
+            KnownFile(
+                FileId(row[0]),
+                row[1],
+                Signature(row[2], row[3], row[4], row[5], row[6]),
+                row[7],
+                row[8],
+            )
+            for row in rows
+        ]
+
+    async def touch(self, run: Run, seen: Mapping[str, Signature]) -> None:
+        """Records new signatures of files whose bytes did not change."""
+        async with self._database.transaction() as connection:
+            await connection.execute(
+                """
+                UPDATE files f SET size = v.size, mtime_ns = v.mtime_ns, ctime_ns = v.ctime_ns,
+                  inode = v.inode, settled = v.settled
+                FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+                  $7::boolean[]) v (path, size, mtime_ns, ctime_ns, inode, settled)
+                WHERE f.workspace_id = $1 AND f.path = v.path
+                """,
+                run.workspace_id,
+                list(seen),
+                [item.size for item in seen.values()],
+                [item.mtime_ns for item in seen.values()],
+                [item.ctime_ns for item in seen.values()],
+                [item.inode & _LARGEST_INODE for item in seen.values()],
+                [item.settled for item in seen.values()],
+            )
+            await self._ledger.add(connection, run, RunCounters(files_parsed=len(seen)))
+
+    async def remove(self, run: Run, paths: Sequence[str]) -> None:
+        """Removes files that are gone; their nodes, vectors and terms go with them."""
+        async with self._database.transaction() as connection:
+            # Files before nodes, each in one order, as everyone else who locks both.
+            rows = await connection.fetch(
+                """
+                SELECT id FROM files WHERE workspace_id = $1 AND path = ANY ($2)
+                ORDER BY path FOR UPDATE
+                """,
+                run.workspace_id,
+                list(paths),
+            )
+            files = [FileId(row["id"]) for row in rows]
+            nodes = await lock_nodes(connection, run.workspace_id, files)
+            counters = await remove_nodes(
+                connection, run.workspace_id, [row["id"] for row in nodes]
+            )
+            await connection.execute(
+                "DELETE FROM files WHERE workspace_id = $1 AND id = ANY ($2)",
+                run.workspace_id,
+                files,
+            )
+            await self._ledger.add(connection, run, counters)
+
+    async def apply(
+        self, run: Run, model_id: ModelId, recipe: str, files: Sequence[ParsedFile], seconds: float
+    ) -> None:
+        """Makes the database hold a batch of parsed files, and nothing of what they held before.
+
+        Nodes whose text is in the cache get their vector and terms here; the others are pending.
+        Idempotent: the same batch again changes nothing but generations.
+        """
+        async with self._database.transaction() as connection:
+            rows = await _upsert_files(connection, run.workspace_id, recipe, files)
+            stored = await stored_nodes(connection, run.workspace_id, list(rows.values()))
+            placed = await place(connection, files, rows, stored)
+            removed = [node for item in placed for node in item.plan.removed]
+            gone = await remove_nodes(connection, run.workspace_id, removed)
+            await update_kept(connection, run.workspace_id, placed)
+            new = await insert_new(connection, run.workspace_id, placed)
+            adopted = await adopt_cached(connection, run.workspace_id, model_id, new)
+            counters = replace(
+                gone,
+                files_parsed=len(files),
+                nodes_total=gone.nodes_total + len(new),
+                nodes_reused=gone.nodes_reused + adopted,
+                nodes_pending=gone.nodes_pending + len(new) - adopted,
+            )
+            await self._ledger.add(connection, run, counters, stage_seconds={"parse": seconds})
+
+
+async def _upsert_files(
+    connection: Connection, workspace_id: WorkspaceId, recipe: str, files: Sequence[ParsedFile]
+) -> dict[str, StoredFile]:
+    # Sorted, so that two transactions lock rows in one order.
+    files = sorted(files, key=lambda item: item.path)
+    signatures = [item.signature for item in files]
+    columns: list[list[Any]] = [
+        [item.path for item in files],
+        ["skipped" if item.skip_reason else "indexed" for item in files],
+        [item.skip_reason for item in files],
+        [item.digest for item in files],
+        [item.language for item in files],
+        [item.line_count for item in files],
+        [item.size for item in signatures],
+        [item.mtime_ns for item in signatures],
+        [item.ctime_ns for item in signatures],
+        [item.inode & _LARGEST_INODE for item in signatures],
+        [item.settled for item in signatures],
+        [item.has_syntax_errors for item in files],
+    ]
+    rows = await connection.fetch(
+        """
+        INSERT INTO files AS f (workspace_id, recipe, path, state, skip_reason, digest, language,
+          line_count, size, mtime_ns, ctime_ns, inode, settled, has_syntax_errors)
+        SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::text[], $6::bytea[], $7::text[],
+          $8::int[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::boolean[],
+          $14::boolean[])
+        ON CONFLICT (workspace_id, path) DO UPDATE SET generation = f.generation + 1,
+          recipe = excluded.recipe, state = excluded.state, skip_reason = excluded.skip_reason,
+          digest = excluded.digest, language = excluded.language,
+          line_count = excluded.line_count, size = excluded.size, mtime_ns = excluded.mtime_ns,
+          ctime_ns = excluded.ctime_ns, inode = excluded.inode, settled = excluded.settled,
+          has_syntax_errors = excluded.has_syntax_errors
+        RETURNING f.id, f.path, f.generation
+        """,
+        workspace_id,
+        recipe,
+        *columns,
+    )
+    return {row["path"]: StoredFile(FileId(row["id"]), row["generation"]) for row in rows}

@@ -1,0 +1,279 @@
+"""The queue of nodes: claims under lease and fence, and the commit of what became of them."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from services.indexer.model import (
+    ClaimedNode,
+    Failure,
+    ModelId,
+    NodeId,
+    Outcome,
+    OutcomeResult,
+    Run,
+    RunCounters,
+)
+from services.indexer.search.terms import name_terms
+from services.indexer.storage.cache import adopt_cached, fill_cache
+from services.indexer.storage.partitions import vectors_table
+from services.indexer.storage.run_rows import HELD, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from uuid import UUID
+
+    from services.indexer.ledger import RunLedger
+    from services.indexer.model import EmbeddedContent
+    from services.indexer.storage.database import Database
+
+CLAIM = f"""
+WITH held AS MATERIALIZED (SELECT 1 FROM runs WHERE {HELD} FOR SHARE),
+c AS MATERIALIZED (
+  SELECT id FROM nodes
+  WHERE workspace_id = $1 AND status = 'pending' AND available_at <= now()
+    AND EXISTS (SELECT 1 FROM held)
+  ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED),
+u AS (
+  UPDATE nodes n SET status = 'processing', attempt = n.attempt + 1,
+    fence = nextval('fences'), lease_owner = $5,
+    lease_until = now() + make_interval(secs => $6), updated_at = now()
+  FROM c WHERE n.workspace_id = $1 AND n.id = c.id RETURNING n.*)
+SELECT u.id, u.fence, u.attempt, u.content_hash, f.path, f.digest,
+  u.qualified_name, coalesce(u.segments, ARRAY[u.start_byte, u.end_byte]) AS ranges
+FROM u JOIN files f ON f.workspace_id = u.workspace_id AND f.id = u.file_id
+ORDER BY u.id
+"""
+"""Leases what waits, in order of ids."""
+
+_BACKOFF_BASE_SECONDS = 0.5
+_BACKOFF_MOST_SECONDS = 30.0
+
+
+class NodeQueue:
+    """Claims nodes of a run's workspace, and ends the claims. One statement ends a batch."""
+
+    def __init__(
+        self, database: Database, ledger: RunLedger, owner: UUID, lease_seconds: float
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._owner = owner
+        self._lease_seconds = lease_seconds
+
+    async def claim(self, run: Run, limit: int) -> list[ClaimedNode]:
+        """Leases up to `limit` nodes that wait; none left and none delayed gives an empty list.
+
+        Every call starts at the least id, so rows that committed late are never passed over. Who
+        lost the run gets nothing: the run's row is locked for the time of the statement.
+        """
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                CLAIM, *key_of(run), limit, self._owner, self._lease_seconds
+            )
+        return [
+            ClaimedNode(
+                id=NodeId(row["id"]),
+                fence=row["fence"],
+                attempt=row["attempt"],
+                content_hash=row["content_hash"],
+                path=row["path"],
+                digest=row["digest"],
+                qualified_name=row["qualified_name"],
+                ranges=tuple(row["ranges"]),
+            )
+            for row in rows
+        ]
+
+    async def seconds_until_next(self, run: Run) -> float | None:
+        """Returns the time until a delayed node may be claimed; None when none waits."""
+        async with self._database.connection() as connection:
+            seconds = await connection.fetchval(
+                """
+                SELECT extract(epoch FROM min(available_at) - now())::float8 FROM nodes
+                WHERE workspace_id = $1 AND status = 'pending'
+                """,
+                run.workspace_id,
+            )
+        return None if seconds is None else max(0.0, float(seconds))
+
+    async def adopt(self, run: Run, model_id: ModelId, nodes: Sequence[ClaimedNode]) -> set[NodeId]:
+        """Ends claims whose text the cache holds; returns the nodes that are still claimed."""
+        async with self._database.transaction() as connection:
+            names = {node.id: name_terms(node.path, node.qualified_name) for node in nodes}
+            adopted = await adopt_cached(connection, run.workspace_id, model_id, names)
+            if not adopted:
+                return {node.id for node in nodes}
+            counters = RunCounters(nodes_pending=-adopted, nodes_reused=adopted)
+            await self._ledger.add(connection, run, counters)
+            rows = await connection.fetch(
+                """
+                SELECT n.id FROM unnest($2::bigint[], $3::bigint[]) v (id, fence)
+                JOIN nodes n ON n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
+                WHERE n.status = 'processing'
+                """,
+                run.workspace_id,
+                [node.id for node in nodes],
+                [node.fence for node in nodes],
+            )
+        return {NodeId(row["id"]) for row in rows}
+
+    async def complete(
+        self,
+        run: Run,
+        model_id: ModelId,
+        contents: Mapping[bytes, EmbeddedContent],
+        nodes: Sequence[ClaimedNode],
+        stage_seconds: Mapping[str, float],
+    ) -> int:
+        """Commits vectors, terms, cache, status and counters of a batch together.
+
+        Nodes whose fence is old are left alone. Returns how many nodes were ended. The first node
+        of each text counts as embedded, its twins as reused.
+        """
+        started = time.perf_counter()
+        async with self._database.transaction() as connection:
+            await fill_cache(connection, model_id, contents)
+            firsts = list({node.content_hash: node.id for node in reversed(nodes)}.values())
+            rows = await connection.fetch(
+                _complete_sql(model_id),
+                run.workspace_id,
+                run.id,
+                [node.id for node in nodes],
+                [node.fence for node in nodes],
+                [" ".join(name_terms(node.path, node.qualified_name)) for node in nodes],
+                firsts,
+                model_id,
+            )
+            embedded = sum(1 for row in rows if row["forwarded"])
+            counters = RunCounters(
+                nodes_pending=-len(rows),
+                nodes_embedded=embedded,
+                nodes_reused=len(rows) - embedded,
+                forwards=len(contents),
+                tokens=sum(item.token_count for item in contents.values()),
+            )
+            seconds = {**stage_seconds, "commit": time.perf_counter() - started}
+            await self._ledger.add(connection, run, counters, stage_seconds=seconds)
+        return len(rows)
+
+    async def fail(
+        self,
+        run: Run,
+        failures: Mapping[NodeId, Failure],
+        nodes: Sequence[ClaimedNode],
+        stage: str,
+        max_attempts: int,
+    ) -> int:
+        """Ends claims of nodes that failed: back to the queue with a delay, or failed for good.
+
+        Returns how many failed for good.
+        """
+        failed = [node for node in nodes if node.id in failures]
+        async with self._database.transaction() as connection:
+            rows = await connection.fetch(
+                """
+                UPDATE nodes n SET status = v.status, error_reason = v.reason,
+                  error_message = v.message, lease_owner = NULL, lease_until = NULL,
+                  available_at = now() + make_interval(secs => v.delay), updated_at = now()
+                FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[],
+                  $7::float8[]) v (id, fence, status, reason, message, delay)
+                WHERE n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
+                  AND n.status = 'processing'
+                RETURNING n.id, n.status
+                """,
+                run.workspace_id,
+                [node.id for node in failed],
+                [node.fence for node in failed],
+                [_status_after(node, failures[node.id], max_attempts) for node in failed],
+                [failures[node.id].reason for node in failed],
+                [failures[node.id].message[:2000] for node in failed],
+                [_delay_seconds(node, failures[node.id]) for node in failed],
+            )
+            final = {row["id"] for row in rows if row["status"] == "failed"}
+            counters = RunCounters(nodes_failed=len(final), nodes_pending=-len(final))
+            outcomes = [
+                Outcome(
+                    entity="node",
+                    path=node.path,
+                    result=_result_of(failures[node.id]),
+                    stage=stage,
+                    node_id=node.id,
+                    qualified_name=node.qualified_name,
+                    failure=failures[node.id],
+                    attempts=node.attempt,
+                )
+                for node in failed
+                if node.id in final
+            ]
+            await self._ledger.add(connection, run, counters, outcomes=outcomes)
+        return len(final)
+
+    async def release(self, run: Run, nodes: Sequence[ClaimedNode]) -> None:
+        """Gives claims back as if they had never been made; no attempt is burnt."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                """
+                UPDATE nodes n SET status = 'pending', attempt = greatest(n.attempt - 1, 0),
+                  lease_owner = NULL, lease_until = NULL, updated_at = now()
+                FROM unnest($2::bigint[], $3::bigint[]) v (id, fence)
+                WHERE n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
+                  AND n.status = 'processing'
+                """,
+                run.workspace_id,
+                [node.id for node in nodes],
+                [node.fence for node in nodes],
+            )
+
+
+def _complete_sql(model_id: ModelId) -> str:
+    table = vectors_table(model_id)
+    return f"""
+    WITH v AS MATERIALIZED (
+      SELECT n.id, x.names
+      FROM unnest($3::bigint[], $4::bigint[], $5::text[]) x (id, fence, names)
+      JOIN nodes n ON n.workspace_id = $1 AND n.id = x.id AND n.fence = x.fence
+      WHERE n.status = 'processing'
+      ORDER BY n.id FOR UPDATE OF n),
+    u AS (
+      UPDATE nodes n SET status = 'embedded', lease_owner = NULL, lease_until = NULL,
+        error_reason = NULL, error_message = NULL, crash_count = 0, updated_at = now(),
+        embedded_run = CASE WHEN n.id = ANY ($6::bigint[]) THEN $2::uuid END
+      FROM v WHERE n.workspace_id = $1 AND n.id = v.id
+      RETURNING n.id, n.fence, n.content_hash, v.names,
+        n.embedded_run IS NOT NULL AS forwarded),
+    e AS (
+      INSERT INTO {table}
+        (workspace_id, node_id, fence, content_hash, embedding)
+      SELECT $1, u.id, u.fence, u.content_hash, c.embedding
+      FROM u JOIN embedding_cache c ON c.model_id = $7 AND c.content_hash = u.content_hash
+      ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
+        content_hash = excluded.content_hash, embedding = excluded.embedding
+      WHERE {table}.fence < excluded.fence),
+    t AS (
+      INSERT INTO node_terms (workspace_id, node_id, fence, terms, counts, length, name_terms)
+      SELECT $1, u.id, u.fence, t.terms, t.counts, t.length, string_to_array(u.names, ' ')
+      FROM u JOIN content_terms t ON t.content_hash = u.content_hash
+      ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
+        terms = excluded.terms, counts = excluded.counts, length = excluded.length,
+        name_terms = excluded.name_terms WHERE node_terms.fence < excluded.fence)
+    SELECT id, forwarded FROM u
+    """
+
+
+def _status_after(node: ClaimedNode, failure: Failure, max_attempts: int) -> str:
+    return "pending" if failure.retryable and node.attempt < max_attempts else "failed"
+
+
+def _result_of(failure: Failure) -> OutcomeResult:
+    timed_out = failure.reason == "ERROR_REASON_TIMEOUT"
+    return OutcomeResult.TIMEOUT if timed_out else OutcomeResult.FAILED
+
+
+def _delay_seconds(node: ClaimedNode, failure: Failure) -> float:
+    """Returns the wait before the next attempt: exponential, spread by the node's id."""
+    if not failure.retryable:
+        return 0.0
+    spread = 0.5 + (node.id * 2654435761 % 1000) / 1000
+    return float(min(_BACKOFF_MOST_SECONDS, _BACKOFF_BASE_SECONDS * 2.0**node.attempt) * spread)

@@ -1,0 +1,84 @@
+"""Rows of the ledger as plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from services.indexer.model import (
+    Failure,
+    Outcome,
+    OutcomeResult,
+    Run,
+    RunCounters,
+    RunMode,
+    WorkspaceId,
+)
+from services.indexer.transitions import OWNED_RUN_STATES, RunState
+
+if TYPE_CHECKING:
+    import asyncpg
+
+SELECT_RUNS = (
+    "SELECT r.*, w.name AS workspace_name FROM runs r JOIN workspaces w ON w.id = r.workspace_id"
+)
+OWNED_STATES = ", ".join(f"'{state}'" for state in sorted(OWNED_RUN_STATES))
+COUNTERS = tuple(field.name for field in dataclasses.fields(RunCounters))
+
+HELD = f"workspace_id = $1 AND id = $2 AND fence = $3 AND state IN ({OWNED_STATES})"
+"""Holds for the row of a run while the caller is its owner; `key_of` gives its arguments."""
+
+
+def key_of(run: Run) -> tuple[Any, ...]:
+    """Returns the arguments of `HELD`."""
+    return run.workspace_id, run.id, run.fence
+
+
+def run_of(row: asyncpg.Record) -> Run:
+    """Returns a run from a row of `SELECT_RUNS`."""
+    return Run(
+        workspace_id=WorkspaceId(row["workspace_id"]),
+        workspace_name=row["workspace_name"],
+        id=row["id"],
+        seq=row["seq"],
+        mode=RunMode(row["mode"]),
+        exclude=tuple(row["exclude"]),
+        state=RunState(row["state"]),
+        attempt=row["attempt"],
+        fence=row["fence"],
+        created_at=row["created_at"],
+        started_at=row["started_at"],
+        updated_at=row["updated_at"],
+        finished_at=row["finished_at"],
+        cancel_requested=row["cancel_requested_at"] is not None,
+        version=row["version"],
+        counters=RunCounters(**{name: row[name] for name in COUNTERS}),
+        scan_finished=row["scan_finished"],
+        nodes_total_final=row["nodes_total_final"],
+        skipped_by_reason=json.loads(row["skipped_by_reason"]),
+        stage_seconds=json.loads(row["stage_seconds"]),
+        warnings=tuple(row["warnings"]),
+        error=_failure(row),
+    )
+
+
+def outcome_of(row: asyncpg.Record) -> Outcome:
+    """Returns an outcome from its row."""
+    return Outcome(
+        entity=row["entity"],
+        path=row["path"],
+        result=OutcomeResult(row["result"]),
+        stage=row["stage"],
+        node_id=row["node_id"],
+        qualified_name=row["qualified_name"],
+        failure=_failure(row),
+        attempts=row["attempts"],
+        duration_seconds=row["duration_seconds"],
+    )
+
+
+def _failure(row: asyncpg.Record) -> Failure | None:
+    if row["error_reason"] is None:
+        return None
+    return Failure(row["error_reason"], row["error_message"] or "")

@@ -1,0 +1,81 @@
+"""How code and questions are cut into terms."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.indexer.search.terms import content_terms, name_terms, query_terms
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("getHTTPResponse_v2", "gethttpresponse_v2 get http response v2"),
+        ("snake_case_name", "snake_case_name snake case name"),
+        ("XMLHttpRequest", "xmlhttprequest xml http request"),
+        ("__init__", "init"),
+        ("utf8", "utf8"),
+        ("sha256sum", "sha256sum sha256 sum"),
+        ("MAX_SIZE", "max_size max size"),
+        ("x", "x"),
+        ("a.b->c", "a b c"),
+        ("größeÄndern", "größeändern größe ändern"),
+        ("искатьФайл", "искатьфайл искать файл"),
+        ("1234", "1234"),
+        ("", ""),
+        ("+-*/ \0", ""),
+    ],
+)
+def test_an_identifier_counts_as_itself_and_as_its_words(text: str, terms: str) -> None:
+    assert query_terms(text) == tuple(terms.split())
+
+
+def test_every_occurrence_counts() -> None:
+    assert content_terms("load(load, loadAll)") == {"load": 3, "loadall": 1, "all": 1}
+
+
+def test_a_name_has_the_terms_of_its_path_too() -> None:
+    assert set(name_terms("db/store.py", "Cache.getItem")) == {
+        "db",
+        "store",
+        "py",
+        "cache",
+        "getitem",
+        "get",
+        "item",
+    }
+
+
+def test_a_long_run_of_letters_is_cut() -> None:
+    assert all(len(term) <= 64 for term in content_terms("a" * 10_000 + " " + "B" * 10_000))
+
+
+def test_the_number_of_terms_is_bounded_and_the_frequent_ones_stay() -> None:
+    text = " ".join(f"w{i}x" for i in range(20_000)) + " often" * 50
+
+    terms = content_terms(text)
+
+    assert len(terms) == 4096
+    assert terms["often"] == 50
+
+
+@given(st.text(max_size=200))
+def test_terms_hold_nothing_that_would_divide_them(text: str) -> None:
+    for term, count in content_terms(text).items():
+        assert term
+        assert count > 0
+        assert not any(character.isspace() or character == "\0" for character in term)
+
+
+@given(st.text(max_size=200))
+def test_a_question_with_the_text_itself_holds_all_of_its_terms(text: str) -> None:
+    assert set(query_terms(text)) == set(content_terms(text))
+
+
+@given(st.text(alphabet="abcXYZ_019 .", max_size=60))
+def test_the_case_of_a_question_does_not_hide_a_whole_name(text: str) -> None:
+    whole = {word.strip("_").lower() for word in text.replace(".", " ").split()} - {""}
+
+    assert whole <= set(query_terms(text))
