@@ -1,0 +1,53 @@
+"""The `lodestone` command: one clear line and an exit code, whatever goes wrong."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+import click
+
+from services.cli.commands import cli
+from services.runtime.exits import ExitCode, StartError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    # The library's own warnings on a lost connection; the command says it in its own words.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    try:
+        code = cli.main(args=arguments, prog_name="lodestone", standalone_mode=False)
+        sys.stdout.flush()
+    except StartError as error:
+        return _fail(error.code, error.message)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(ExitCode.INTERRUPTED, "Interrupted.")
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return int(ExitCode.OK)
+    except OSError as error:
+        return _fail(*_explain(error))
+    return int(code or ExitCode.OK)
+
+
+def _explain(error: OSError) -> tuple[ExitCode, str]:
+    where = f": {error.filename}" if error.filename else ""
+    if error.errno == errno.ENOSPC:
+        return ExitCode.DISK_FULL, f"No space is left on the disk{where}"
+    if isinstance(error, PermissionError):
+        return ExitCode.DATA_FOLDER, f"Permission denied{where}"
+    return ExitCode.FAILED, f"{error.strerror or error}{where}"
+
+
+def _fail(code: ExitCode, message: str) -> int:
+    sys.stderr.write(f"lodestone: {message}\n")
+    return int(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

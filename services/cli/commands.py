@@ -1,0 +1,152 @@
+"""The commands and their options; each loads what it needs when it runs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from services.cli.folder import default_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from services.runtime.exits import ExitCode
+
+
+def _common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that every command takes."""
+    data_dir = click.option(
+        "--data-dir",
+        "root",
+        type=click.Path(path_type=Path),
+        callback=_absolute,
+        help="Folder that holds the index and everything else. "
+        "Default: LODESTONE_DATA_DIR, else a folder of yours.",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+    return data_dir(as_json(function))
+
+
+def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:
+    return value.absolute() if value is not None else default_root(os.environ)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="lodestone", message="%(version)s")
+def cli() -> None:
+    """Keep a searchable vector index of source code true to the files.
+
+    Three services and a PostgreSQL run on this machine; `index` starts them when they do not run.
+    Settings are LODESTONE_* environment variables. One that is set to another value than the
+    running service has restarts that service; one that is not set leaves it as it is.
+    """
+
+
+@cli.command()
+@_common
+def up(*, root: Path, as_json: bool) -> ExitCode:
+    """Start PostgreSQL and the services, and wait until they serve."""
+    from services.cli.stack import Stack
+    from services.cli.status import show_status
+
+    Stack(root, os.environ).ensure()
+    return show_status(root, as_json=as_json)
+
+
+@cli.command()
+@_common
+def down(*, root: Path, as_json: bool) -> None:
+    """Stop the services and PostgreSQL; work in flight is given back first."""
+    from services.cli.stack import Stack
+
+    stopped = Stack(root, os.environ).stop()
+    if as_json:
+        click.echo(json.dumps({"stopped": stopped}))
+    else:
+        click.echo(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
+
+
+@cli.command()
+@_common
+def status(*, root: Path, as_json: bool) -> ExitCode:
+    """Show what runs, the model, the workspaces and the sizes; start nothing."""
+    from services.cli.status import show_status
+
+    return show_status(root, as_json=as_json)
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--workspace", default="", help="Name of the workspace. Default: from the path.")
+@click.option("--full", is_flag=True, help="Look at every file, also at those that seem unchanged.")
+@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave files out. Repeatable.")
+@click.option("--model", default="", help="Model of the embed service (LODESTONE_EMBED_MODEL).")
+@click.option("--first-search", is_flag=True, help="Search once at the end.")
+@click.option("--query", default="", help="What the first search looks for.")
+@_common
+def index(**options: Any) -> ExitCode:
+    """Bring the index of the folder PATH up to date, and report what that took.
+
+    Only what changed is embedded. Ctrl+C cancels; the next `index` goes on where it was.
+    """
+    from services.cli.index import IndexOptions, run_index
+
+    return run_index(IndexOptions(**options))
+
+
+@cli.command()
+@click.argument("query")
+@click.option("--workspace", default="", help="Workspace. Default: the one around this folder.")
+@click.option("--path", default="", help="Search what lies beneath this folder.")
+@click.option(
+    "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
+)
+@_common
+def search(**options: Any) -> ExitCode:
+    """Find the code that is closest to QUERY, in words or code."""
+    from services.cli.search import SearchOptions, run_search
+
+    return run_search(SearchOptions(**options))
+
+
+@cli.command()
+@click.option("--workspace", default="", help="Runs of this workspace alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@_common
+def runs(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
+    """List runs, newest first."""
+    from services.cli.listing import show_runs
+
+    return show_runs(root, workspace, limit, as_json=as_json)
+
+
+@cli.command()
+@click.argument("name")
+@_common
+def run(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Show the run NAME: counts, stages, and everything that failed."""
+    from services.cli.listing import show_run
+
+    return show_run(root, name, as_json=as_json)
+
+
+@cli.command()
+@_common
+def workspaces(*, root: Path, as_json: bool) -> ExitCode:
+    """List workspaces with what is indexed of each."""
+    from services.cli.listing import show_workspaces
+
+    return show_workspaces(root, as_json=as_json)
+
+
+@cli.command()
+@_common
+def doctor(*, root: Path, as_json: bool) -> ExitCode:
+    """Check what a start needs, and say what to do about what is wrong."""
+    from services.cli.doctor import run_doctor
+
+    return run_doctor(root, as_json=as_json)

@@ -1,0 +1,105 @@
+"""Settings of the processes: defaults for one machine, and whatever the user set instead."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+from services.cli.state import SERVICES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from services.cli.folder import DataFolder
+    from services.cli.sockets import RunFolder
+
+PREFIX = "LODESTONE_"
+DATABASE_URL = "LODESTONE_DATABASE_URL"
+EMBED_MODEL = "LODESTONE_EMBED_MODEL"
+IO_ROOTS = "LODESTONE_IO_ROOTS"
+DEFAULT_ROOTS = "local=/"
+_OF_THE_COMMAND = (
+    "LODESTONE_DATA_DIR",
+    "LODESTONE_POSTGRES_USER",
+    "LODESTONE_START_TIMEOUT_SECONDS",
+)
+_OF_ALL = ("LODESTONE_LOG_LEVEL", "LODESTONE_LOG_FORMAT", "LODESTONE_OTLP_ENDPOINT")
+
+
+def service_environment(
+    name: str,
+    folder: DataFolder,
+    run: RunFolder,
+    environment: Mapping[str, str],
+    database_url: str = "",
+) -> dict[str, str]:
+    """Returns the environment of a service; only the indexer learns the database's password."""
+    defaults = {listen_variable(service): f"unix:{run.socket(service)}" for service in SERVICES}
+    merged = {**defaults, **environment}
+    own = {
+        "io": {IO_ROOTS: DEFAULT_ROOTS},
+        "embed": {"LODESTONE_EMBED_CACHE_DIR": str(folder.models)},
+        "indexer": {
+            "LODESTONE_INDEXER_IO_ADDRESS": merged[listen_variable("io")],
+            "LODESTONE_INDEXER_EMBED_ADDRESS": merged[listen_variable("embed")],
+        },
+    }[name]
+    result = {listen_variable(name): defaults[listen_variable(name)], **own, **environment}
+    result.pop(DATABASE_URL, None)
+    if name == "indexer":
+        result[DATABASE_URL] = database_url
+    return result
+
+
+def listen_variable(service: str) -> str:
+    """Returns the name of the setting that says where a service listens."""
+    return f"{PREFIX}{service.upper()}_LISTEN"
+
+
+def given_settings(name: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns a digest of each setting of a service that the environment sets, by name.
+
+    Digests, because values may hold passwords and the state file is kept.
+    """
+    prefix = f"{PREFIX}{name.upper()}_"
+    extra = (*_OF_ALL, DATABASE_URL) if name == "indexer" else _OF_ALL
+    return {
+        variable: hashlib.blake2b(value.encode(), digest_size=8).hexdigest()
+        for variable, value in environment.items()
+        if variable.startswith(prefix) or variable in extra
+    }
+
+
+def changed_settings(recorded: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Returns the names that are set now to another value than the running process has.
+
+    A setting that is not set now says nothing: a service that was started with it keeps it.
+    """
+    return sorted(name for name, digest in given.items() if recorded.get(name) != digest)
+
+
+def has_unseen_names(recorded: Iterable[str], environment: Mapping[str, str]) -> bool:
+    """Tells whether a `LODESTONE_*` name is set that no start has checked yet.
+
+    Checking imports every service's settings, which a command over running services has no time
+    for; a name that a running service was started with has been checked then.
+    """
+    checked = {*recorded, *_OF_THE_COMMAND}
+    return any(name.startswith(PREFIX) and name not in checked for name in environment)
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Raises StartError for a `LODESTONE_*` name that no process reads."""
+    from importlib import import_module
+
+    from services.runtime.settings import ServiceSettings, check_names, names_of
+
+    for service in SERVICES:
+        module = import_module(f"services.{service}.settings")
+        for value in vars(module).values():
+            if (
+                isinstance(value, type)
+                and issubclass(value, ServiceSettings)
+                and value is not ServiceSettings
+            ):
+                check_names(environment, f"{PREFIX}{service.upper()}_", names_of(value))

@@ -1,0 +1,151 @@
+"""The calls to the indexer that commands make."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from typing import TYPE_CHECKING
+
+import grpc
+
+from lodestone.indexer.v1 import (
+    index_run_service_pb2 as runs_pb2,
+)
+from lodestone.indexer.v1 import (
+    workspace_service_pb2 as workspaces_pb2,
+)
+from lodestone.indexer.v1.index_run_service_pb2_grpc import IndexRunServiceStub
+from lodestone.indexer.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
+from services.cli.health import CHANNEL_OPTIONS
+from services.cli.rpc_errors import explain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from lodestone.indexer.v1.search_service_pb2 import NodeHit, SearchNodesRequest
+    from services.cli.trees import SourceTree
+
+_CALL_SECONDS = 30.0
+_PAGE_SIZE = 1000
+_FAILURES = (runs_pb2.Outcome.RESULT_FAILED, runs_pb2.Outcome.RESULT_TIMEOUT)
+
+
+class Indexer:
+    """A client of one indexer; errors of calls are StartErrors with one clear line."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._runs = IndexRunServiceStub(self._channel)
+        self._workspaces = WorkspaceServiceStub(self._channel)
+
+    def close(self) -> None:
+        """Ends all calls."""
+        self._channel.close()
+
+    def create_workspace(self, identifier: str, tree: SourceTree) -> workspaces_pb2.Workspace:
+        """Returns the workspace of a tree; makes it when there is none."""
+        request = workspaces_pb2.CreateWorkspaceRequest(workspace_id=identifier)
+        request.workspace.tree.root = tree.root
+        request.workspace.tree.directory = tree.directory
+        request.workspace.display_name = tree.display_name
+        with _explained():
+            response = self._workspaces.CreateWorkspace(
+                request, timeout=_CALL_SECONDS, wait_for_ready=True
+            )
+        return response.workspace
+
+    def list_workspaces(self) -> list[workspaces_pb2.Workspace]:
+        """Returns all workspaces by name."""
+        found: list[workspaces_pb2.Workspace] = []
+        token = ""
+        while True:
+            request = workspaces_pb2.ListWorkspacesRequest(page_size=_PAGE_SIZE, page_token=token)
+            with _explained():
+                page = self._workspaces.ListWorkspaces(request, timeout=_CALL_SECONDS)
+            found.extend(page.workspaces)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def stats(self, workspace: str) -> workspaces_pb2.GetWorkspaceStatsResponse:
+        """Returns what the tables hold of a workspace."""
+        request = workspaces_pb2.GetWorkspaceStatsRequest(name=workspace)
+        with _explained():
+            return self._workspaces.GetWorkspaceStats(request, timeout=_CALL_SECONDS)
+
+    def create_run(
+        self, workspace: str, *, full: bool, exclude: Sequence[str]
+    ) -> tuple[runs_pb2.IndexRun, bool]:
+        """Queues a run, or returns the one that is not finished; and whether it is new."""
+        mode = runs_pb2.IndexRun.MODE_FULL if full else runs_pb2.IndexRun.MODE_INCREMENTAL
+        request = runs_pb2.CreateIndexRunRequest(
+            parent=workspace,
+            request_id=str(uuid.uuid4()),
+            mode=mode,
+            if_running=runs_pb2.CreateIndexRunRequest.IF_RUNNING_JOIN,
+            exclude=exclude,
+        )
+        with _explained():
+            response = self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS)
+        return response.index_run, response.created
+
+    def watch_run(self, name: str, resume_token: str) -> Iterator[runs_pb2.WatchIndexRunResponse]:
+        """Streams a run until it is finished; iterating raises RpcError."""
+        request = runs_pb2.WatchIndexRunRequest(name=name, resume_token=resume_token)
+        return self._runs.WatchIndexRun(request)
+
+    def get_run(self, name: str) -> runs_pb2.IndexRun:
+        """Returns one run."""
+        with _explained():
+            response = self._runs.GetIndexRun(
+                runs_pb2.GetIndexRunRequest(name=name), timeout=_CALL_SECONDS
+            )
+        return response.index_run
+
+    def cancel_run(self, name: str) -> None:
+        """Asks a run to stop."""
+        with _explained():
+            self._runs.CancelIndexRun(
+                runs_pb2.CancelIndexRunRequest(name=name), timeout=_CALL_SECONDS
+            )
+
+    def list_runs(self, workspace: str, limit: int) -> list[runs_pb2.IndexRun]:
+        """Returns the newest runs; `workspaces/-` means those of all workspaces."""
+        request = runs_pb2.ListIndexRunsRequest(parent=workspace, page_size=limit)
+        with _explained():
+            return list(self._runs.ListIndexRuns(request, timeout=_CALL_SECONDS).index_runs)
+
+    def failures(self, run: str, limit: int) -> list[runs_pb2.Outcome]:
+        """Returns what failed in a run, in path order."""
+        found: list[runs_pb2.Outcome] = []
+        token = ""
+        while len(found) < limit:
+            request = runs_pb2.ListIndexRunOutcomesRequest(
+                parent=run,
+                page_size=min(_PAGE_SIZE, limit - len(found)),
+                page_token=token,
+                results=_FAILURES,
+            )
+            with _explained():
+                page = self._runs.ListIndexRunOutcomes(request, timeout=_CALL_SECONDS)
+            found.extend(page.outcomes)
+            token = page.next_page_token
+            if not token:
+                break
+        return found
+
+    def search(self, request: SearchNodesRequest) -> list[NodeHit]:
+        """Returns the hits, best first."""
+        from lodestone.indexer.v1.search_service_pb2_grpc import SearchServiceStub
+
+        with _explained():
+            response = SearchServiceStub(self._channel).SearchNodes(request, timeout=_CALL_SECONDS)
+        return list(response.hits)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise explain(error) from None

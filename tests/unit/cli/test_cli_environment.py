@@ -1,0 +1,61 @@
+"""Settings: what the user sets wins, secrets go to one process, a change is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.cli.environment import changed_settings, given_settings, service_environment
+from services.cli.folder import DataFolder
+from services.cli.sockets import RunFolder
+
+_FOLDER = DataFolder(Path("/data"))
+_RUN = RunFolder(Path("/data"))
+
+
+def test_a_setting_of_the_user_wins_over_the_default() -> None:
+    given = {"LODESTONE_IO_LISTEN": "127.0.0.1:7001", "LODESTONE_IO_ROOTS": "src=/src"}
+
+    environment = service_environment("io", _FOLDER, _RUN, given)
+
+    assert environment["LODESTONE_IO_LISTEN"] == "127.0.0.1:7001"
+    assert environment["LODESTONE_IO_ROOTS"] == "src=/src"
+
+
+def test_the_indexer_finds_the_services_where_they_listen() -> None:
+    given = {"LODESTONE_IO_LISTEN": "127.0.0.1:7001"}
+
+    environment = service_environment("indexer", _FOLDER, _RUN, given, "postgresql://x")
+
+    assert environment["LODESTONE_INDEXER_IO_ADDRESS"] == "127.0.0.1:7001"
+    assert environment["LODESTONE_INDEXER_EMBED_ADDRESS"] == "unix:/data/run/embed.sock"
+
+
+def test_only_the_indexer_learns_the_password() -> None:
+    given = {"LODESTONE_DATABASE_URL": "postgresql://user:secret@/x"}
+
+    for name in ("io", "embed"):
+        assert "secret" not in str(service_environment(name, _FOLDER, _RUN, given))
+    environment = service_environment("indexer", _FOLDER, _RUN, given, "postgresql://y")
+    assert environment["LODESTONE_DATABASE_URL"] == "postgresql://y"
+
+
+def test_a_changed_setting_is_noticed_and_an_unset_one_is_not() -> None:
+    recorded = given_settings("embed", {"LODESTONE_EMBED_MODEL": "a"})
+
+    assert changed_settings(recorded, given_settings("embed", {})) == []
+    assert changed_settings(recorded, given_settings("embed", {"LODESTONE_EMBED_MODEL": "a"})) == []
+    assert changed_settings(recorded, given_settings("embed", {"LODESTONE_EMBED_MODEL": "b"})) == [
+        "LODESTONE_EMBED_MODEL"
+    ]
+
+
+def test_settings_of_others_do_not_restart_a_service() -> None:
+    given = {"LODESTONE_EMBED_MODEL": "a", "LODESTONE_DATABASE_URL": "u", "HOME": "/"}
+
+    assert given_settings("io", given) == {}
+
+
+def test_the_state_file_learns_no_password() -> None:
+    given = {"LODESTONE_DATABASE_URL": "postgresql://user:secret@/x"}
+
+    assert "secret" not in str(given_settings("indexer", given))
