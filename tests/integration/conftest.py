@@ -1,0 +1,96 @@
+"""Fixtures of tests against a real PostgreSQL: a migrated database, and all services over it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import pytest
+
+from services.indexer.storage.database import Database
+from services.indexer.storage.migrate import migrate
+from services.runtime import log
+from tests.integration.indexing import indexing
+from tests.support import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from tests.integration.indexing import Indexing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what lies here as slow: it needs PostgreSQL."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_log() -> None:
+    log.configure("indexer", "error", "json")
+
+
+@pytest.fixture(scope="session")
+def migrated_template(database_server: postgres.Database) -> Iterator[str]:
+    """Name of a database with the schema, to copy."""
+    url = database_server.create()
+
+    async def make() -> None:
+        database = Database(url, connections=2, timeout_seconds=30)
+        await database.open()
+        await migrate(database, url)
+        await database.close()
+
+    asyncio.run(make())
+    yield urlsplit(url).path[1:]
+    database_server.drop(url)
+
+
+@pytest.fixture
+def migrated_url(database_server: postgres.Database, migrated_template: str) -> Iterator[str]:
+    """DSN of a fresh database with the schema."""
+    name = f"{migrated_template}_{next(_NUMBERS)}"
+    database_server.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
+    url = postgres.with_database(database_server.url, name)
+    yield url
+    database_server.drop(url)
+
+
+_NUMBERS = iter(range(1_000_000))
+
+
+@pytest.fixture
+async def database(migrated_url: str) -> AsyncIterator[Database]:
+    """An open pool over a fresh database."""
+    database = Database(migrated_url, connections=8, timeout_seconds=30)
+    await database.open()
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def roots() -> Iterator[Path]:
+    """The folder that io may read."""
+    folder = Path(tempfile.mkdtemp(prefix="trees-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def sockets() -> Iterator[Path]:
+    """A folder whose path is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="ls-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def services(roots: Path, sockets: Path, migrated_url: str) -> AsyncIterator[Indexing]:
+    """All three services over a fresh database."""
+    async with indexing(roots, sockets, migrated_url) as running:
+        yield running

@@ -1,0 +1,337 @@
+"""Things go wrong in the middle of a run: the index ends right, and nothing is left behind.
+
+Planted bugs that turned these red: a batch failed whole with the text that kills the service, a
+file that changed was not planned again, what failed in an earlier run was not listed, rows beneath
+an unreadable folder were removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import grpc
+import pytest
+
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from tests.integration.hooks import Hook
+from tests.integration.indexing import State, indexing
+from tests.integration.oracle import broken_rules, check, rows_of
+from tests.integration.samples import close, edit, write_many, write_tree
+from tests.unit.io.harness import unprivileged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.integration.indexing import Indexing
+
+
+@pytest.fixture
+def hook() -> Hook:
+    return Hook()
+
+
+@pytest.fixture
+async def services(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> AsyncIterator[Indexing]:
+    """Services whose batches are small, so that a run can be met in its middle."""
+    write_many(roots / "tree", 60, per_file=6)
+    async with indexing(
+        roots,
+        sockets,
+        migrated_url,
+        embed=hook.app,
+        embed_batch_nodes=8,
+        embed_batches_in_flight=2,
+    ) as running:
+        await running.create("tree", "tree")
+        yield running
+        hook.go_on.set()
+
+
+async def _meet(services: Indexing, hook: Hook) -> runs_pb2.IndexRun:
+    """Begins a run and returns once all is planned and the first batch stands before the model."""
+    hook.hold()
+    run = await services.begin("tree")
+    await hook.reached.wait()
+    return await services.wait(run, lambda seen: seen.progress.nodes_total_final)
+
+
+async def test_an_embed_service_that_goes_away_costs_a_wait(services: Indexing, hook: Hook) -> None:
+    run = await _meet(services, hook)
+    stopping = asyncio.create_task(services.embed.stop())
+    hook.go_on.set()
+    await stopping
+    await services.embed.start()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    assert run.attempt == 1
+    await check(services, "tree", "tree")
+
+
+async def test_an_embed_service_that_stays_away_fails_the_run_and_the_next_goes_on(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> None:
+    write_many(roots / "tree", 60, per_file=6)
+    async with indexing(
+        roots,
+        sockets,
+        migrated_url,
+        embed=hook.app,
+        embed_batch_nodes=8,
+        embed_batches_in_flight=1,
+        dependency_patience_seconds=0.3,
+    ) as services:
+        await services.create("tree", "tree")
+        run = await services.begin("tree")
+        await services.wait(run, lambda seen: seen.progress.forwards > 0)
+        await services.embed.stop()
+        run = await services.wait(run)
+        await services.embed.start()
+
+        again = await services.succeed("tree")
+
+        assert run.state == State.STATE_FAILED
+        assert "embed service" in run.error.message
+        assert again.nodes_reused > 0
+        assert run.progress.forwards + again.forwards == again.nodes_total
+        await check(services, "tree", "tree")
+
+
+async def test_io_that_goes_away_costs_a_wait(services: Indexing, hook: Hook) -> None:
+    run = await _meet(services, hook)
+    await services.io.stop()
+    hook.go_on.set()
+    await services.io.start()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
+async def test_a_text_that_kills_the_service_fails_alone(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    hook.poison = "value + 33\n"
+
+    run = await services.run("tree")
+    (outcome,) = await services.outcomes(run)
+
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert (run.progress.nodes_failed, run.progress.nodes_pending) == (1, 0)
+    assert outcome.qualified_name == "work_33"
+    assert outcome.error.message
+    assert await broken_rules(services.url) == []
+
+
+async def test_a_text_that_killed_the_service_is_not_tried_by_the_next_run(
+    services: Indexing, hook: Hook
+) -> None:
+    hook.poison = "value + 33\n"
+    await services.run("tree")
+    hook.calls.clear()
+
+    run = await services.run("tree")
+
+    assert hook.calls == []
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert [item.qualified_name for item in await services.outcomes(run)] == ["work_33"]
+    assert await broken_rules(services.url) == []
+
+
+async def test_a_full_run_tries_again_what_failed(services: Indexing, hook: Hook) -> None:
+    hook.poison = "value + 33\n"
+    await services.run("tree")
+    hook.poison = ""
+
+    run = await services.run("tree", runs_pb2.IndexRun.Mode.MODE_FULL)
+
+    assert run.state == State.STATE_SUCCEEDED
+    assert run.progress.forwards == 1
+    await check(services, "tree", "tree")
+
+
+async def test_a_text_that_the_model_cannot_answer_fails_alone(
+    services: Indexing, hook: Hook
+) -> None:
+    hook.poison, hook.code = "value + 33\n", grpc.StatusCode.INTERNAL
+
+    run = await services.run("tree")
+
+    assert run.progress.nodes_failed == 1
+    assert run.progress.nodes_embedded == run.progress.nodes_total - 1
+    assert await broken_rules(services.url) == []
+
+
+async def test_a_file_edited_under_the_run_ends_as_it_is(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    run = await _meet(services, hook)
+    edit(roots / "tree" / "part_000042.py", "value + 44", "value + 4444")
+    hook.go_on.set()
+
+    run = await services.wait(run)
+    await services.run("tree")
+
+    assert run.state == State.STATE_SUCCEEDED
+    assert any("value + 4444" in text for text in hook.texts)
+    assert not any("value + 44\n" in text for text in hook.texts)
+    await check(services, "tree", "tree")
+
+
+async def test_a_file_that_vanishes_under_the_run_is_gone_from_the_index(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    run = await _meet(services, hook)
+    (roots / "tree" / "part_000042.py").unlink()
+    hook.go_on.set()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    assert "part_000042.py" not in {
+        row[0] for row in (await rows_of(services.url, "tree"))["files"]
+    }
+    await check(services, "tree", "tree")
+
+
+async def test_a_cancelled_run_stops_and_the_next_goes_on(services: Indexing, hook: Hook) -> None:
+    run = await _meet(services, hook)
+
+    await services.runs.CancelIndexRun(runs_pb2.CancelIndexRunRequest(name=run.name))
+    run = await services.wait(run)
+    hook.go_on.set()
+    left = await broken_rules(services.url)
+    again = await services.succeed("tree")
+
+    assert run.state == State.STATE_CANCELLED
+    assert run.HasField("end_time")
+    assert left == []
+    assert again.forwards + run.progress.forwards == again.nodes_total
+    await check(services, "tree", "tree")
+
+
+async def test_a_queued_run_is_cancelled_at_once(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> None:
+    write_tree(roots / "one")
+    async with indexing(
+        roots, sockets, migrated_url, embed=hook.app, max_concurrent_runs=1
+    ) as services:
+        await services.create("work", "one")
+        await services.create("wait", "one")
+        hook.hold()
+        busy = await services.begin("work")
+        await hook.reached.wait()
+        run = await services.begin("wait")
+
+        response = await services.runs.CancelIndexRun(runs_pb2.CancelIndexRunRequest(name=run.name))
+
+        assert response.index_run.state == State.STATE_CANCELLED
+        hook.go_on.set()
+        assert (await services.wait(busy)).state == State.STATE_SUCCEEDED
+
+
+async def test_a_stopped_indexer_gives_its_run_back_and_the_next_goes_on(
+    services: Indexing, hook: Hook
+) -> None:
+    run = await _meet(services, hook)
+    await services.indexer.stop()
+    connection = await asyncpg.connect(services.url)
+    state = await connection.fetchval("SELECT state FROM runs")
+    working = await connection.fetchval("SELECT max(attempt) FROM nodes WHERE status <> 'embedded'")
+    await connection.close()
+    hook.go_on.set()
+    await services.indexer.start()
+
+    run = await services.wait(run)
+
+    assert (state, working) == ("queued", 0)
+    assert run.state == State.STATE_SUCCEEDED
+    assert run.attempt == 1
+    await check(services, "tree", "tree")
+
+
+async def test_lost_connections_make_the_run_begin_again(services: Indexing, hook: Hook) -> None:
+    run = await _meet(services, hook)
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'lodestone-indexer'"
+    )
+    await connection.close()
+    hook.go_on.set()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
+async def test_a_full_disk_ends_the_run_with_its_reason(services: Indexing, hook: Hook) -> None:
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        """
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON embedding_cache EXECUTE FUNCTION full_disk()
+        """
+    )
+
+    run = await services.run("tree")
+    left = await broken_rules(services.url)
+    await connection.execute("DROP TRIGGER full_disk ON embedding_cache")
+    await connection.close()
+
+    assert run.state == State.STATE_FAILED
+    assert "disk is full" in run.error.message
+    assert left == []
+    await services.succeed("tree")
+    await check(services, "tree", "tree")
+
+
+async def test_an_unreadable_folder_is_a_warning_and_keeps_its_rows(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    write_tree(roots / "tree" / "closed")
+    await services.succeed("tree")
+    before = await rows_of(services.url, "tree")
+    close(roots, roots / "tree" / "closed")
+    (roots / "tree" / "part_000000.py").unlink()
+
+    with unprivileged():
+        run = await services.run("tree")
+    (roots / "tree" / "closed").chmod(0o755)
+
+    after = await rows_of(services.url, "tree")
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert any("closed" in warning for warning in run.warnings)
+    assert {row[0] for row in before["files"]} - {row[0] for row in after["files"]} == {
+        "part_000000.py"
+    }
+    assert await broken_rules(services.url) == []
+
+
+async def test_an_unreadable_file_is_listed_and_read_by_the_next_run(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    await services.succeed("tree")
+    edit(roots / "tree" / "part_000042.py", "value + 44", "value + 4444")
+    close(roots, roots / "tree" / "part_000042.py")
+
+    with unprivileged():
+        run = await services.run("tree")
+        listed = await services.outcomes(run)
+    (roots / "tree" / "part_000042.py").chmod(0o644)
+    again = await services.succeed("tree")
+
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert [item.path for item in listed] == ["part_000042.py"]
+    assert again.forwards == 1
+    await check(services, "tree", "tree")

