@@ -37,7 +37,7 @@ def service_environment(
     defaults = {listen_variable(service): f"unix:{run.socket(service)}" for service in SERVICES}
     merged = {**defaults, **environment}
     own = {
-        "io": {IO_ROOTS: DEFAULT_ROOTS},
+        "io": {IO_ROOTS: DEFAULT_ROOTS, "LODESTONE_IO_STATE_DIR": str(folder.io_state)},
         "embed": {"LODESTONE_EMBED_CACHE_DIR": str(folder.models)},
         "indexer": {
             "LODESTONE_INDEXER_IO_ADDRESS": merged[listen_variable("io")],

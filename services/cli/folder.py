@@ -75,6 +75,11 @@ class DataFolder:
         """Converted models."""
         return self.root / "models"
 
+    @property
+    def io_state(self) -> Path:
+        """What io keeps: answered edits, added roots."""
+        return self.root / "io"
+
     def log(self, process: str) -> Path:
         """Log file of a process."""
         return self.logs / f"{process}.log"

@@ -119,6 +119,7 @@ class Stack:
         run.services.mkdir(mode=0o700, exist_ok=True)
         folder.logs.mkdir(mode=0o700, exist_ok=True)
         folder.models.mkdir(mode=0o700, exist_ok=True)
+        folder.io_state.mkdir(mode=0o700, exist_ok=True)
         if not state.runs("indexer"):
             state = replace(state, embedded=not self._environment.get(DATABASE_URL))
         state = replace(state, run=str(run.root), ready=False)

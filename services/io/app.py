@@ -18,14 +18,12 @@ from services.io.parser.pool import WorkerOptions, WorkerPool
 from services.io.reader import Reader
 from services.io.roots import Roots, parse_roots
 from services.io.scanner import ScanRules
-from services.io.servicers import (
-    EditServicer,
-    ParseServicer,
-    RootServicer,
-    ScanServicer,
-    SnippetServicer,
-    WatchServicer,
-)
+from services.io.servicers.edits import EditServicer
+from services.io.servicers.parse import ParseServicer
+from services.io.servicers.roots import RootServicer
+from services.io.servicers.scan import ScanServicer
+from services.io.servicers.snippets import SnippetServicer
+from services.io.servicers.watch import WatchServicer
 from services.io.settings import IoSettings, read_permits
 
 if TYPE_CHECKING:

@@ -80,6 +80,10 @@ class IoSettings(ServiceSettings):
     max_answer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 32 << 20
     """Most bytes of texts in one answer; what goes beyond is refused item by item."""
 
+    state_dir: str = ""
+    """Folder for what must outlast a restart: answered edits and added roots. Replicas that share
+    a tree share it. Empty keeps both in memory alone."""
+
     skip_globs: Names = ()
     """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
 

@@ -1,0 +1,34 @@
+"""A watcher can tell which version of a file was written for whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.io.origins import Origins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_written_version_has_its_origin_until_the_file_changes(tmp_path: Path) -> None:
+    """Red when the path alone is the key: the next writer's change would look like an echo."""
+    origins = Origins()
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    origins.record(path.stat(), "editor-1")
+
+    assert origins.origin_of(path.stat()) == "editor-1"
+
+    path.write_bytes(b"longer")
+    assert origins.origin_of(path.stat()) == ""
+
+
+def test_the_oldest_versions_are_forgotten_first(tmp_path: Path) -> None:
+    """Memory is bounded, whatever is written."""
+    origins = Origins(capacity=2)
+    paths = [tmp_path / str(number) for number in range(3)]
+    for path in paths:
+        path.write_bytes(b"x")
+        origins.record(path.stat(), path.name)
+
+    assert [origins.origin_of(path.stat()) for path in paths] == ["", "1", "2"]
