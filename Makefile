@@ -26,12 +26,14 @@ $(SETUP_STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
 	  else echo "Python's venv module is missing. Install it first, e.g.: sudo apt-get install python3-venv" >&2; exit 2; fi; }
-	@echo "Setting up $(VENV): a few minutes the first time ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet torch==2.13.0
-	@$(BIN)/python -m pip install --quiet -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
+	@mkdir -p build && exec 9>build/.setup.lock && flock 9; \
+	if [ $@ -nt requirements.lock ] && [ $@ -nt pyproject.toml ]; then exit 0; fi; \
+	echo "Setting up $(VENV): a few minutes the first time ..."; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet torch==2.13.0; \
+	$(BIN)/python -m pip install --quiet -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	touch $@
 
 $(GEN_STAMP): $(SETUP_STAMP) protos/generate.py $(PROTOS)
 	@$(BIN)/python protos/generate.py build/gen
