@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.io.errors import ContentChangedError, NotProvenDurableError
+from services.io.interruptions import insist
 from services.io.targets import is_unchanged
 from services.io.temporaries import create_temporary, same_file
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from services.io.temporaries import Sweeper, Temporary
 
 _NEW_FILE_MODE = 0o666  # less the process's umask, as any program creates files
-_MAX_INTERRUPTIONS = 100
 _NO_SUPPORT = {errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA, errno.EINVAL}
 
 
@@ -60,7 +60,7 @@ def replace_file(
         if digest is not None and not is_unchanged(target, digest):
             raise ContentChangedError.at(place.path, "The file was changed meanwhile.")
         options.origins.record(os.fstat(temporary.fd), options.origin_id)
-        _insist(lambda: _rename(place, temporary))
+        insist(lambda: _rename(place, temporary))
         flush_folder(place, is_strong=options.is_strong)
         return os.fstat(temporary.fd)
 
@@ -76,7 +76,7 @@ def create_file(place: Place, content: bytes, options: PutOptions) -> os.stat_re
     with _filled(place, content, options, mode=_NEW_FILE_MODE) as temporary:
         options.origins.record(os.fstat(temporary.fd), options.origin_id)
         # A link replaces nothing, unlike a rename.
-        _insist(lambda: _link(place, temporary))
+        insist(lambda: _link(place, temporary))
         with suppress(OSError):  # a second name that is swept later harms nothing
             os.unlink(temporary.name, dir_fd=place.folder_fd)
         flush_folder(place, is_strong=options.is_strong)
@@ -153,15 +153,6 @@ def _keep_attributes(target: Target, fd: int) -> None:
         except OSError as error:
             if error.errno not in _NO_SUPPORT:
                 raise
-
-
-def _insist(put: Callable[[], None]) -> None:
-    """Repeats a call that a signal interrupts: Python does it for reads and writes alone."""
-    for _ in range(_MAX_INTERRUPTIONS):
-        with suppress(InterruptedError):
-            put()
-            return
-    raise OSError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 def _rename(place: Place, temporary: Temporary) -> None:

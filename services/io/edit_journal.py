@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from services.io.content import file_digest
 from services.io.edit_records import Record, intent_line, outcome_line, read_record
 from services.io.errors import DiskFullError, RequestIdReusedError
+from services.io.interruptions import insist
 from services.io.journal_room import JournalLimits, JournalRoom
 from services.io.temporaries import same_file, try_lock
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
@@ -153,7 +154,7 @@ class DiskJournal:
     def _make_folder(self, shard: Path) -> None:
         if shard.is_dir():
             return
-        shard.mkdir(mode=0o700, parents=True, exist_ok=True)
+        insist(lambda: shard.mkdir(mode=0o700, parents=True, exist_ok=True))
         for folder in (self._folder, self._folder.parent):
             _flush_folder(folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, assert_never
 
 from services.io.atomic import create_file, flush_folder, replace_file
@@ -24,6 +25,7 @@ from services.io.errors import (
     PathNotFoundError,
     file_error,
 )
+from services.io.interruptions import insist
 from services.io.model import Signature
 from services.io.splice import check_size, spliced
 from services.io.targets import is_there, locked_target, opened_place, opened_target, read_target
@@ -160,7 +162,7 @@ def _make_parents(tree: Tree, path: str, *, is_strong: bool) -> None:
     for depth in range(1, len(parts)):
         with opened_place(tree, "/".join(parts[:depth]), follow=False) as place:
             with suppress(FileExistsError):
-                os.mkdir(place.name, dir_fd=place.folder_fd)
+                insist(partial(os.mkdir, place.name, dir_fd=place.folder_fd))
             flush_folder(place, is_strong=is_strong)
 
 

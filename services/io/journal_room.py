@@ -20,6 +20,7 @@ DAY_SECONDS = 24 * 3600.0
 LEAST_KEPT_SECONDS = 600.0
 """No request is forgotten sooner, whatever comes: a caller that repeats does it within minutes."""
 
+_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _MEASURE_EVERY = 32
 _RETRY_AFTER_SECONDS = 30.0
 
@@ -108,15 +109,19 @@ def _entries_of(folder: Path) -> list[_Entry]:
     """Returns the entries of a folder, the oldest first."""
     found: list[_Entry] = []
     try:
-        with os.scandir(folder) as entries:
+        fd = os.open(folder, _FOLDER_FLAGS)
+    except FileNotFoundError:
+        return found
+    try:
+        with os.scandir(fd) as entries:
             for entry in entries:
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
                 found.append(_Entry(status.st_mtime, status.st_size, entry.name))
-    except FileNotFoundError:
-        return []
+    finally:
+        os.close(fd)
     return sorted(found)
 
 
