@@ -150,7 +150,7 @@ async def test_what_may_pass_is_tried_again_under_the_same_id(
 async def test_a_caller_that_leaves_stops_what_is_not_begun_and_the_rest_is_finished(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
-    """Red when the cancellation reaches the work: a file is new and its request unknown."""
+    """Red when the cancellation reaches the work: files are new and nobody noted their end."""
     names = [f"f{i:03}" for i in range(200)]
     top = make_files(dict.fromkeys(names, "old"))
     asked = request(*(replacing(name, b"old", b"new") for name in names))
@@ -161,8 +161,13 @@ async def test_a_caller_that_leaves_stops_what_is_not_begun_and_the_rest_is_fini
         with pytest.raises(asyncio.CancelledError):
             await call
         await writer.close()
+        entry = DiskJournal(tmp_path / "state/edits").begin(asked.request_id, asked.fingerprint)
+        assert entry is not None
+        entry.close()
+        noted = [o is not None for o in entry.record.outcomes]
         done = [name for name in names if (top / name).read_text() == "new"]
         assert 0 < len(done) < len(names)
+        assert [name for name, is_noted in zip(names, noted, strict=True) if is_noted] == done
         again = await writer.write(asked)
     assert all(isinstance(outcome, WrittenFile) for outcome in again)
     assert not temporary_files(top)
