@@ -155,7 +155,7 @@ class DiskJournal:
         if shard.is_dir():
             return
         insist(lambda: shard.mkdir(mode=0o700, parents=True, exist_ok=True))
-        for folder in (self._folder, self._folder.parent):
+        for folder in (self._folder, *self._folder.parents[:2]):  # both may be new as well
             _flush_folder(folder)
 
 

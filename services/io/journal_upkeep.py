@@ -88,8 +88,10 @@ class JournalUpkeep:
                     await self._in_thread(sweep, shard)
                     counts[shard] = await self._in_thread(self._journal.expire, shard)
                     failures = 0
-                except OSError:
+                except Exception as error:  # noqa: BLE001 - the top of a loop: logged and bounded
                     failures += 1
+                    if failures == 1:
+                        get_logger().warning("journal_upkeep_failed", exc_info=error)
                 metrics.EDIT_REQUESTS_REMEMBERED.set(sum(counts))
                 await asyncio.sleep(pause_seconds)
             sweep, pause_seconds = (lambda _: 0), self._step_seconds

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FAULTY_CALLS = ("openat", "openat2", "write", "pwrite64", "fsync", "rename", "renameat",
-                "renameat2", "linkat", "mkdirat")  # fmt: skip
+                "renameat2", "linkat", "mkdir", "mkdirat")  # fmt: skip
 TRACED = ",".join((*FAULTY_CALLS, "access", "unlinkat"))
 FAULTS = ("error=EIO", "error=ENOSPC", "error=EINTR", "signal=SIGKILL")
 _CALL = re.compile(r"(\w+)\(")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import fcntl
 import os
 import stat
+import threading
+import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
+from services.io.atomic import PutOptions
 from services.io.changes import Durability, NewFile, WrittenFile
 from services.io.content import file_digest
 from services.io.errors import (
@@ -22,14 +27,15 @@ from services.io.errors import (
     PathOutsideTreeError,
     ReadOnlyError,
 )
+from services.io.file_changes import make
 from services.io.model import Root, SymlinkPolicy
 from services.io.origins import Origins
 from services.io.roots import Roots
-from services.io.temporaries import create_temporary, sweep_folder
+from services.io.temporaries import Sweeper, create_temporary, sweep_folder
 from services.io.writer import WriteRules
 from services.runtime.errors import InvalidRequestError, OverloadedError
 from tests.unit.io.harness import MakeFiles, unprivileged
-from tests.unit.io.test_io_paths import HOSTILE
+from tests.unit.io.test_io_paths import HOSTILE, RENAME_EXCHANGE
 from tests.unit.io.writing import (
     edit,
     failed,
@@ -339,6 +345,49 @@ async def test_no_write_lands_outside_of_the_root(
         c.path for c, o in zip(changes, outcomes, strict=True) if isinstance(o, WrittenFile)
     ]
     assert outside_state(tmp_path, top) == before
+
+
+@pytest.mark.slow
+def test_a_rename_race_lets_no_write_escape(make_files: MakeFiles, tmp_path: Path) -> None:
+    """Red when the folder is opened by its joined path, or its name is used after it is open."""
+    top = make_files({"d/f": "inside"})
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_text("outside")
+    (top / "l").symlink_to(outside)
+    libc = ctypes.CDLL(None, use_errno=True)
+    stop = threading.Event()
+    swaps = 0
+
+    def swap() -> None:
+        nonlocal swaps
+        first, second = str(top / "d").encode(), str(top / "l").encode()
+        while not stop.is_set():
+            assert libc.renameat2(-100, first, -100, second, RENAME_EXCHANGE) == 0
+            swaps += 1
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    options = PutOptions(is_strong=False, origin_id="", origins=Origins(), sweeper=Sweeper())
+    ends: Counter[str] = Counter()
+    try:
+        with writable_root(top).open_tree("roots/test", "") as tree:
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                for change in (
+                    NewFile("d/f", b"new", overwrite=True), NewFile("d/new/g", b"", True, True),
+                ):  # fmt: skip
+                    try:
+                        make(tree, change, 100, options)
+                        ends["written"] += 1
+                    except PathOutsideTreeError:
+                        ends["refused"] += 1
+    finally:
+        stop.set()
+        thread.join()
+    assert min(ends["written"], ends["refused"], swaps) > 10
+    assert [path.name for path in outside.iterdir()] == ["f"]
+    assert (outside / "f").read_text() == "outside"
 
 
 async def test_what_dead_processes_left_is_removed_by_the_next_write(
