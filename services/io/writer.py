@@ -77,6 +77,7 @@ class Writer:
         Raises:
             ReadOnlyError: this server, or the root, is not to be written to.
             NotFoundError: there is no such root.
+            FileError: there is no such folder beneath it, or it may not be opened.
             RequestIdReusedError: the id belongs to another request.
             OverloadedError: the id stayed under way too long, or too many are remembered.
             DiskFullError, DependencyUnavailableError: the request cannot be noted.
@@ -124,10 +125,7 @@ class _Call:
     async def run(self) -> list[Outcome]:
         """Carries the request out, or finds that it was."""
         request = self._request
-        entry = await self._patiently(
-            lambda: self._parts.journal.begin(request.request_id, request.fingerprint),
-            "Another request of this id is under way.",
-        )
+        entry = await self._patiently(self._begin, "Another request of this id is under way.")
         try:
             outcomes: list[Outcome | None] = [
                 entry.record.outcome_of(position) for position in range(len(request.changes))
@@ -139,6 +137,18 @@ class _Call:
             return [outcome for outcome in outcomes if outcome is not None]
         finally:
             await self._in_thread(entry.close)
+
+    def _begin(self) -> JournalEntry | None:
+        """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
+        request, parts = self._request, self._parts
+        entry = parts.journal.begin(request.request_id, request.fingerprint)
+        if entry is not None and not entry.record.outcomes:
+            try:
+                parts.roots.open_tree(request.root, request.directory).close()
+            except BaseException:
+                entry.close()
+                raise
+        return entry
 
     async def _finish(self, entry: JournalEntry, outcomes: list[Outcome | None]) -> None:
         """Fills in the outcomes that are missing."""

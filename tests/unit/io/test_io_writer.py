@@ -28,7 +28,8 @@ from services.io.errors import (
     ReadOnlyError,
 )
 from services.io.file_changes import make
-from services.io.model import Root, SymlinkPolicy
+from services.io.model import Root, SkipReason, SymlinkPolicy
+from services.io.names import NameRules
 from services.io.origins import Origins
 from services.io.roots import Roots
 from services.io.temporaries import Sweeper, create_temporary, sweep_folder
@@ -406,6 +407,19 @@ async def test_what_dead_processes_left_is_removed_by_the_next_write(
     finally:
         os.close(fd)
     assert (top / ".lodestone-mine.tmp").read_text() == "kept"
+
+
+async def test_a_folder_that_is_not_there_fails_the_call(make_files: MakeFiles) -> None:
+    """Red when each file is told as missing: that looks like files that were removed."""
+    top = make_files({"a": ""})
+    with pytest.raises(PathNotFoundError) as raised:
+        await write(top, replacing("a", b"", b"x"), directory="no/such")
+    assert raised.value.metadata == {"path": "no/such"}
+
+
+def test_a_scan_leaves_temporary_files_out() -> None:
+    assert NameRules().skip_reason(f".lodestone-{'0a' * 16}.tmp") is SkipReason.IGNORED
+    assert NameRules().skip_reason(".lodestone-note.tmp") is None
 
 
 async def test_a_caller_cannot_name_a_temporary_file(make_files: MakeFiles) -> None:
