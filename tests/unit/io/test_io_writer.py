@@ -35,7 +35,7 @@ from services.io.roots import Roots
 from services.io.temporaries import Sweeper, create_temporary, sweep_folder
 from services.io.writer import WriteRules
 from services.runtime.errors import InvalidRequestError, OverloadedError
-from tests.unit.io.harness import MakeFiles, unprivileged
+from tests.unit.io.harness import NOBODY, MakeFiles, unprivileged
 from tests.unit.io.test_io_paths import HOSTILE, RENAME_EXCHANGE
 from tests.unit.io.writing import (
     edit,
@@ -121,18 +121,29 @@ async def test_mode_owner_and_attributes_are_kept(
     assert os.getxattr(path, "user.note") == b"kept"
 
 
-async def test_a_file_that_may_not_be_written_to_is_left_alone(make_files: MakeFiles) -> None:
-    """Red without the question: a rename needs the rights of the folder alone."""
-    top = make_files({"a": "old"})
+def test_a_file_is_written_with_the_rights_of_the_process_alone(make_files: MakeFiles) -> None:
+    """Red without the question: a rename needs the rights of the folder alone.
+
+    Red when set-user-id bits are kept though the owner is not: they would be another user's.
+    """
+    top = make_files({"closed": "old", "open": "old"})
     top.chmod(0o777)
-    (top / "a").chmod(0o444)
-    roots = writable_root(top)
-    for folder in (top, *top.parents):
-        folder.chmod(folder.stat().st_mode | 0o055)
-    with unprivileged():
-        [outcome] = await write(roots, replacing("a", b"old", b"new"))
-    failed(outcome, FileUnreadableError)
-    assert (top / "a").read_text() == "old"
+    (top / "closed").chmod(0o444)
+    (top / "open").chmod(0o4666)
+    with writable_root(top).open_tree("roots/test", "") as tree, unprivileged():
+        with pytest.raises(FileUnreadableError):
+            make(tree, replacing("closed", b"old", b"new"), 100, put_options())
+        make(tree, replacing("open", b"old", b"new"), 100, put_options())
+    assert (top / "closed").read_text() == "old"
+    status = (top / "open").stat()
+    assert (top / "open").read_text() == "new"
+    if os.geteuid() == 0:
+        assert status.st_uid == NOBODY
+        assert stat.S_IMODE(status.st_mode) == 0o666
+
+
+def put_options() -> PutOptions:
+    return PutOptions(is_strong=False, origin_id="", origins=Origins(), sweeper=Sweeper())
 
 
 async def test_a_link_is_followed_as_the_policy_says_and_stays_a_link(
@@ -369,7 +380,7 @@ def test_a_rename_race_lets_no_write_escape(make_files: MakeFiles, tmp_path: Pat
 
     thread = threading.Thread(target=swap)
     thread.start()
-    options = PutOptions(is_strong=False, origin_id="", origins=Origins(), sweeper=Sweeper())
+    options = put_options()
     ends: Counter[str] = Counter()
     try:
         with writable_root(top).open_tree("roots/test", "") as tree:
