@@ -329,7 +329,7 @@ def test_a_full_memory_journal_forgets_the_oldest() -> None:
 async def test_the_upkeep_sweeps_what_the_dead_left_and_forgets_what_is_old(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
-    """Red when entries with an end are taken for the dead's, or their folders are not named."""
+    """Red when the journal names no folders, or old entries are never looked at."""
     left = f".lodestone-{'0' * 32}.tmp"
     top = make_files({f"sub/deep/{left}": "", f"other/{left}": "", "sub/a": ""})
     journal = DiskJournal(tmp_path / "state")
