@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lodestone.io.v1 import (
@@ -13,7 +14,12 @@ from lodestone.io.v1 import (
     snippet_service_pb2_grpc,
     watch_service_pb2_grpc,
 )
+from services.io.edit_journal import DiskJournal
+from services.io.journal_room import JournalLimits
+from services.io.journal_upkeep import JournalUpkeep
+from services.io.memory_journal import MemoryJournal
 from services.io.names import NameRules
+from services.io.origins import Origins
 from services.io.parser.pool import WorkerOptions, WorkerPool
 from services.io.reader import Reader
 from services.io.roots import Roots, parse_roots
@@ -25,6 +31,7 @@ from services.io.servicers.scan import ScanServicer
 from services.io.servicers.snippets import SnippetServicer
 from services.io.servicers.watch import WatchServicer
 from services.io.settings import IoSettings, read_permits
+from services.io.writer import Writer, WriteRules
 
 if TYPE_CHECKING:
     import grpc
@@ -45,7 +52,9 @@ class IoApp:
 
     def __init__(self, settings: IoSettings) -> None:
         self._settings = settings
-        self._roots = Roots(parse_roots(settings.roots, settings.symlink_policy))
+        self._roots = Roots(
+            parse_roots(settings.roots, settings.symlink_policy, read_only=settings.read_only)
+        )
         self._threads = ThreadPoolExecutor(settings.read_threads, thread_name_prefix="io")
         self.pool = WorkerPool(
             WorkerOptions(
@@ -54,6 +63,16 @@ class IoApp:
                 settings.parse_memory_bytes,
                 settings.parse_nice,
             )
+        )
+
+        self._origins = Origins()
+        self._write_threads = ThreadPoolExecutor(
+            settings.write_threads, thread_name_prefix="io-write"
+        )
+        journal = make_journal(settings)
+        self._upkeep = JournalUpkeep(journal, self._roots, self._write_threads)
+        self._writer = Writer(
+            self._roots, journal, self._origins, self._write_threads, write_rules(settings)
         )
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -84,16 +103,37 @@ class IoApp:
         snippet_service_pb2_grpc.add_SnippetServiceServicer_to_server(snippet, server)
         root_service_pb2_grpc.add_RootServiceServicer_to_server(RootServicer(roots), server)
         watch_service_pb2_grpc.add_WatchServiceServicer_to_server(WatchServicer(), server)
-        edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(), server)
+        edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(self._writer), server)
 
     async def start(self) -> None:
         """Starts the parser processes in the background: scans and reads need none."""
         self.pool.start()
+        self._upkeep.start()
 
     async def drain(self) -> None:
         """Lets calls in flight finish: there are no watches yet."""
 
     async def close(self) -> None:
         """Ends the parser processes and the threads."""
+        await self._upkeep.close()
+        await self._writer.close()
         await self.pool.close()
+        self._write_threads.shutdown(wait=True, cancel_futures=True)
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def make_journal(settings: IoSettings) -> DiskJournal | MemoryJournal:
+    """Returns the journal of writes: in the state folder, or in memory where there is none."""
+    if not settings.state_dir:
+        return MemoryJournal()
+    limits = JournalLimits(settings.journal_entries, settings.journal_bytes)
+    return DiskJournal(Path(settings.state_dir) / "edits", limits)
+
+
+def write_rules(settings: IoSettings) -> WriteRules:
+    """Returns the limits of writing."""
+    return WriteRules(
+        settings.max_file_bytes,
+        settings.write_lock_seconds,
+        read_only=settings.read_only,
+    )

@@ -76,6 +76,41 @@ class RangeOutsideFileError(FileError):
     code = Code.OUT_OF_RANGE
 
 
+class PathExistsError(FileError):
+    """There is a file or folder of this path already."""
+
+    reason = "ERROR_REASON_ALREADY_EXISTS"
+    code = Code.ALREADY_EXISTS
+
+
+class ReadOnlyError(FileError):
+    """The deployment, the root or the file system is read-only."""
+
+    reason = "ERROR_REASON_READ_ONLY"
+    code = Code.FAILED_PRECONDITION
+
+
+class DiskFullError(FileError):
+    """The disk is full, or the quota used up; what was there is as it was."""
+
+    reason = "ERROR_REASON_DISK_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class NotProvenDurableError(FileError):
+    """A change is in place, and the operating system does not say that it is on the disk."""
+
+    reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
+    code = Code.UNAVAILABLE
+
+
+class RequestIdReusedError(LodestoneError):
+    """The same `request_id` came with a different request."""
+
+    reason = "ERROR_REASON_REQUEST_ID_REUSED"
+    code = Code.ALREADY_EXISTS
+
+
 class ParseTimeoutError(FileError):
     """The file took more time than it may."""
 
@@ -118,6 +153,10 @@ def file_error(error: OSError, path: str) -> LodestoneError:
                 metadata={"limit": "open files"},
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+        case errno.ENOSPC | errno.EDQUOT:
+            return DiskFullError.at(path, "The disk is full.", dependency="file system")
+        case errno.EROFS:
+            return ReadOnlyError.at(path, "The file system is read-only.")
         case errno.ENXIO | errno.EISDIR:
             return FileNotRegularError.at(path, "Not a regular file.")
         case _:

@@ -19,3 +19,17 @@ PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.
 
 READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
+
+WRITTEN_FILES = Counter("lodestone_io_written_files", "Files of writes.", ["kind", "outcome"])
+WRITE_SECONDS = Histogram("lodestone_io_write_seconds", "Seconds of a call.", buckets=_SECONDS)
+WRITES_REPEATED = Counter("lodestone_io_writes_repeated", "Calls answered from the journal.")
+WRITE_LOCK_WAITS = Counter("lodestone_io_write_lock_waits", "Waits for who held a file.")
+EDIT_REQUESTS_REMEMBERED = Gauge(
+    "lodestone_io_edit_requests_remembered", "Requests that the journal holds."
+)
+EDIT_REQUESTS_FORGOTTEN = Counter(
+    "lodestone_io_edit_requests_forgotten", "Requests forgotten before their time for want of room."
+)
+TEMPORARY_FILES_SWEPT = Counter(
+    "lodestone_io_temporary_files_swept", "Temporary files of dead processes that were removed."
+)

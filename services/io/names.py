@@ -56,6 +56,7 @@ BINARY_SUFFIXES = _words(
     pack idx rlib rmeta pdb nupkg crx xpi ttc br lzma z lib exr hdr dds blend fbx glb stl"""
 )
 
+_TEMPORARY = re.compile(r"\.lodestone-[0-9a-f]{32}\.tmp")
 _PLAIN_SUFFIX = re.compile(r"\*\.[A-Za-z0-9_]+")
 
 
@@ -85,6 +86,8 @@ class NameRules:
 
     def skip_reason(self, name: str) -> SkipReason | None:
         """Returns why a file of this name is skipped, or None. Secrets go before all else."""
+        if is_temporary(name):
+            return SkipReason.IGNORED
         if self._secret(name):
             return None if name in OPEN_NAMES else SkipReason.SECRET
         suffix = name.rpartition(".")[2].lower() if "." in name else ""
@@ -92,6 +95,16 @@ class NameRules:
         if reason is not None:
             return None if name in OPEN_NAMES else reason
         return SkipReason.GENERATED if self._generated(name) else None
+
+
+def temporary_name(token: str) -> str:
+    """Returns the name of a temporary file; `token` is 32 hexadecimal digits."""
+    return f".lodestone-{token}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Tells whether a file is one that an io service writes before it puts it in place."""
+    return name.startswith(".lodestone-") and _TEMPORARY.fullmatch(name) is not None
 
 
 def _any_of(patterns: Iterable[str]) -> Callable[[str], re.Match[str] | None]:

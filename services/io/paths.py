@@ -124,6 +124,74 @@ class Tree:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         return self._open_beneath(path, os.O_PATH | os.O_CLOEXEC)
 
+    def open_parent(self, path: str, *, follow: bool = True) -> tuple[int, str]:
+        """Opens the folder of a path's last part; returns it and that part's name.
+
+        The caller closes the descriptor, and must not follow a link under that name. With `follow`
+        a link as the last part is followed as far as the policy says: folder and name are those of
+        what it leads to.
+
+        Raises:
+            PathOutsideTreeError, PathNotFoundError, FileUnreadableError, FileNotRegularError.
+        """
+        check_path(path)
+        folder, _, name = path.rpartition("/")
+        try:
+            fd = self._open_beneath(folder, _FOLDER_FLAGS) if folder else os.dup(self.fd)
+            if follow and _is_link(fd, name):
+                os.close(fd)
+                return self._open_parent_of_target(path)
+        except OSError as error:
+            raise file_error(error, path) from None
+        return fd, name
+
+    def _open_parent_of_target(self, path: str) -> tuple[int, str]:
+        """As `open_parent`, for what the link at `path` leads to.
+
+        Where that lies is asked once it is held; the way there is then gone again beneath the
+        root, through no link, and has to end at the same file.
+        """
+        held = self.open_link(path)
+        try:
+            real, status = real_path(held), os.fstat(held)
+        finally:
+            os.close(held)
+        base_fd, base = self._open_base(real)
+        try:
+            folder, _, name = os.path.relpath(real, base).rpartition("/")
+            resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+            fd = _open_at(base_fd, folder or ".", _FOLDER_FLAGS, resolve)
+        finally:
+            os.close(base_fd)
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # noqa: TRY301 - fd
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, name
+
+    def _open_base(self, real: str) -> tuple[int, str]:
+        """Opens the folder that the policy allows to hold `real`; returns it and its path."""
+        if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+            base = next((root.path for root in self._roots if _is_beneath(real, root.path)), None)
+            if base is None:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            return os.open(base, _FOLDER_FLAGS), base
+        fd = self.fd if self._whole_system else self._root_fd
+        return os.dup(fd), real_path(fd)
+
+    def is_read_only(self, folder_fd: int) -> bool:
+        """Tells whether a folder may not be written to: by this root, or by that in which it lies.
+
+        Links and nested roots lead into other roots: the innermost root around the folder counts.
+        """
+        real = real_path(folder_fd)
+        around = [root for root in self._roots if _is_beneath(real, root.path)]
+        innermost = max(around, key=lambda root: len(root.path), default=self.root)
+        return self.root.read_only or innermost.read_only
+
     def real_path(self) -> str:
         """Returns where the tree lies, free of links."""
         return real_path(self.fd)
@@ -171,6 +239,13 @@ class Tree:
 def real_path(fd: int) -> str:
     """Returns the path of what a descriptor holds."""
     return str(Path(f"/proc/self/fd/{fd}").readlink())
+
+
+def _is_link(folder_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False  # whoever opens it is told
 
 
 def _is_beneath(path: str, folder: str) -> bool:

@@ -61,7 +61,7 @@ class Roots:
         return Tree(root, directory, self.with_first(root))
 
 
-def parse_roots(text: str, policy: SymlinkPolicy) -> list[Root]:
+def parse_roots(text: str, policy: SymlinkPolicy, *, read_only: bool = True) -> list[Root]:
     """Returns the roots of a setting `name=/folder,other=/folder`, with their links resolved.
 
     Raises:
@@ -74,5 +74,5 @@ def parse_roots(text: str, policy: SymlinkPolicy) -> list[Root]:
             raise ValueError("a root is written name=/absolute/path, the name in a-z, 0-9 and -")
         if name in roots:
             raise ValueError(f"the root {name} is named twice")
-        roots[name] = Root(name, os.path.realpath(path), policy)
+        roots[name] = Root(name, os.path.realpath(path), policy, read_only)
     return list(roots.values())

@@ -84,6 +84,21 @@ class IoSettings(ServiceSettings):
     """Folder for what must outlast a restart: answered edits and added roots. Replicas that share
     a tree share it. Empty keeps both in memory alone."""
 
+    read_only: bool = False
+    """Whether every write is refused; the roots are then told as read-only."""
+
+    write_threads: Annotated[int, Field(ge=2, le=64)] = 8
+    """Threads that write."""
+
+    write_lock_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """Longest wait for a file, or a request id, that another call has under way."""
+
+    journal_entries: Annotated[int, Field(ge=1000, le=10_000_000)] = 100_000
+    """Most requests that wrote which are remembered for a day; see docs/files.md."""
+
+    journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
+    """Most bytes of what is remembered of them in `state_dir`."""
+
     skip_globs: Names = ()
     """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
 

@@ -10,8 +10,6 @@ import pytest
 from blake3 import blake3
 
 from lodestone.io.v1 import (
-    edit_service_pb2,
-    edit_service_pb2_grpc,
     parse_service_pb2,
     parse_service_pb2_grpc,
     root_service_pb2,
@@ -119,25 +117,15 @@ async def test_a_missing_folder_is_told_by_the_path_that_the_caller_gave(
     assert str(tmp_path) not in error.message
 
 
-async def test_an_unknown_root_and_an_unbuilt_method_have_their_reasons(
-    make_files: MakeFiles, tmp_path: Path
-) -> None:
+async def test_an_unknown_root_has_its_reason(make_files: MakeFiles, tmp_path: Path) -> None:
     top = make_files({})
     async with serve(top, tmp_path / "s") as channel:
         roots: Any = root_service_pb2_grpc.RootServiceStub(channel)
         listed = await roots.ListRoots(root_service_pb2.ListRootsRequest())
         with pytest.raises(grpc.aio.AioRpcError) as unknown:
             await roots.GetRoot(root_service_pb2.GetRootRequest(name="roots/other"))
-        edit: Any = edit_service_pb2_grpc.EditServiceStub(channel)
-        with pytest.raises(grpc.aio.AioRpcError) as unbuilt:
-            await edit.CreateFile(
-                edit_service_pb2.CreateFileRequest(
-                    request_id="7f1f2b9c-2d3c-4a87-9d2f-0a1b2c3d4e5f", tree=TREE, path="x"
-                )
-            )
     assert [(r.name, r.path) for r in listed.roots] == [("roots/test", "")]
     assert read_rpc_error(unknown.value).reason == "ERROR_REASON_NOT_FOUND"
-    assert read_rpc_error(unbuilt.value).reason == "ERROR_REASON_NOT_IMPLEMENTED"
 
 
 async def test_languages_come_in_pages(make_files: MakeFiles, tmp_path: Path) -> None:
