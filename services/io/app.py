@@ -13,6 +13,7 @@ from lodestone.io.v1 import (
     snippet_service_pb2_grpc,
     watch_service_pb2_grpc,
 )
+from services.io.checker import Checker
 from services.io.names import NameRules
 from services.io.parser.pool import WorkerOptions, WorkerPool
 from services.io.reader import Reader
@@ -64,7 +65,8 @@ class IoApp:
             NameRules(settings.skip_globs),
             max_plain_text_bytes=settings.max_plain_text_bytes,
         )
-        scan = ScanServicer(roots, self._threads, rules)
+        checker = Checker(self._threads, max_file_bytes=settings.max_file_bytes)
+        scan = ScanServicer(roots, self._threads, rules, checker)
         parse = ParseServicer(
             roots,
             self._threads,
