@@ -12,6 +12,9 @@ SCANNED_FILES = Counter("lodestone_io_scanned_files", "Files that scans found.")
 SKIPPED_FILES = Counter("lodestone_io_skipped_files", "Files left out by scans.", ["reason"])
 SCAN_WARNINGS = Counter("lodestone_io_scan_warnings", "Places that scans could not look at.")
 
+CHECKED_FILES = Counter("lodestone_io_checked_files", "Files of check calls.", ["verdict"])
+CHECK_SECONDS = Histogram("lodestone_io_check_seconds", "Seconds of a call.", buckets=_SECONDS)
+
 PARSED_FILES = Counter("lodestone_io_parsed_files", "Files of parse calls.", ["outcome"])
 PARSED_NODES = Counter("lodestone_io_parsed_nodes", "Nodes that parsing made.")
 PARSE_SECONDS = Histogram("lodestone_io_parse_seconds", "Seconds of a call.", buckets=_SECONDS)

@@ -100,6 +100,34 @@ class ScanBatch:
     summary: ScanSummary | None = None
 
 
+class Verdict(StrEnum):
+    """Whether a file changed; values are those of `CheckFileResult.Verdict`."""
+
+    UNCHANGED = "VERDICT_UNCHANGED"
+    CHANGED = "VERDICT_CHANGED"
+    GONE = "VERDICT_GONE"
+    UNKNOWN = "VERDICT_UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A file as a caller knows it; without signature and digest nothing is known but its path."""
+
+    path: str
+    signature: Signature | None = None
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What a known file turned out to be; the digest is empty when it was not read."""
+
+    verdict: Verdict
+    signature: Signature | None = None
+    digest: bytes = b""
+    error: Exception | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class FileToParse:
     """A file of a parse call: its position in the request, path and the digest the caller knows."""

@@ -1,8 +1,10 @@
-"""Reads the whole of an open file, no further than a limit."""
+"""Reads or digests the whole of an open file, no further than a limit."""
 
 from __future__ import annotations
 
 import os
+
+from blake3 import blake3
 
 _CHUNK_BYTES = 1 << 20
 
@@ -22,3 +24,20 @@ def read_to_end(fd: int, expected_bytes: int, max_bytes: int) -> bytes:
         chunks.append(chunk)
         total += len(chunk)
     return b"".join(chunks)
+
+
+def digest_to_end(fd: int, max_bytes: int) -> tuple[bytes, int]:
+    """Returns the BLAKE3-256 of a file and its length, holding no more than a chunk of it.
+
+    A length over `max_bytes` says that the file is longer than that, and the digest nothing.
+    """
+    hasher = blake3()
+    total = 0
+    while total <= max_bytes:
+        chunk = os.pread(fd, min(_CHUNK_BYTES, max_bytes + 1 - total), total)
+        if not chunk:
+            break
+        hasher.update(chunk)
+        total += len(chunk)
+    digest: bytes = hasher.digest()
+    return digest, total

@@ -1,4 +1,4 @@
-"""What a benchmark tells."""
+"""What every benchmark says: figures with their goals, and how far it is."""
 
 from __future__ import annotations
 
