@@ -78,7 +78,7 @@ class JournalRoom:
         now = self._clock()
         entries = _entries_of(folder)
         expired = [e for e in entries if now - e.written_at > self._limits.kept_seconds]
-        removed = 0
+        removed = sum(_remove(folder, entry.name) for entry in expired)
         return len(entries) - removed
 
     def _shrink(self, folder: Path, most: int) -> int:
