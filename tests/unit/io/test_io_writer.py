@@ -90,6 +90,8 @@ async def test_each_file_ends_by_itself_in_the_order_of_the_request(make_files: 
         WrittenFile, InvalidRequestError, ContentChangedError, PathNotFoundError, WrittenFile,
     ]  # fmt: skip
     assert [(top / name).read_text() for name in "abc"] == ["a", "B", "C"]
+    digests = [written(outcomes[position]).digest for position in (0, 4)]
+    assert digests == [file_digest(b"C"), file_digest(b"B")]
 
 
 @pytest.mark.parametrize("durability", list(Durability))
