@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -13,9 +14,13 @@ from lodestone.io.v1 import (
     snippet_service_pb2_grpc,
     watch_service_pb2_grpc,
 )
+from services.io.errors import StateFolderError
 from services.io.names import NameRules
 from services.io.parser.pool import WorkerOptions, WorkerPool
+from services.io.paths import resolved_path
 from services.io.reader import Reader
+from services.io.root_file import RootFile
+from services.io.root_rules import RootRules
 from services.io.roots import Roots, parse_roots
 from services.io.scanner import ScanRules
 from services.io.servicers.edits import EditServicer
@@ -25,6 +30,7 @@ from services.io.servicers.scan import ScanServicer
 from services.io.servicers.snippets import SnippetServicer
 from services.io.servicers.watch import WatchServicer
 from services.io.settings import IoSettings, read_permits
+from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     import grpc
@@ -45,7 +51,11 @@ class IoApp:
 
     def __init__(self, settings: IoSettings) -> None:
         self._settings = settings
-        self._roots = Roots(parse_roots(settings.roots, settings.symlink_policy))
+        self._roots = Roots(
+            parse_roots(settings.roots, settings.symlink_policy),
+            RootRules(tuple(map(resolved_path, settings.root_parents)), settings.max_roots),
+            RootFile(settings.state_dir) if settings.state_dir else None,
+        )
         self._threads = ThreadPoolExecutor(settings.read_threads, thread_name_prefix="io")
         self.pool = WorkerPool(
             WorkerOptions(
@@ -82,12 +92,23 @@ class IoApp:
         parse_service_pb2_grpc.add_ParseServiceServicer_to_server(parse, server)
         snippet = SnippetServicer(roots, reader)
         snippet_service_pb2_grpc.add_SnippetServiceServicer_to_server(snippet, server)
-        root_service_pb2_grpc.add_RootServiceServicer_to_server(RootServicer(roots), server)
+        root_service_pb2_grpc.add_RootServiceServicer_to_server(
+            RootServicer(roots, self._threads), server
+        )
         watch_service_pb2_grpc.add_WatchServiceServicer_to_server(WatchServicer(), server)
         edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(), server)
 
     async def start(self) -> None:
-        """Starts the parser processes in the background: scans and reads need none."""
+        """Starts the parser processes in the background: scans and reads need none.
+
+        Raises:
+            StartError: what callers added before cannot be read.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._roots.load)
+        except StateFolderError as error:
+            folder = f"LODESTONE_IO_STATE_DIR={self._settings.state_dir}"
+            raise StartError(ExitCode.DATA_FOLDER, f"{folder}: {error.message}") from None
         self.pool.start()
 
     async def drain(self) -> None:

@@ -19,3 +19,6 @@ PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.
 
 READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
+
+ROOTS = Gauge("lodestone_io_roots", "Roots that this process knows, by where from.", ["source"])
+ROOT_CHANGES = Counter("lodestone_io_root_changes", "Calls that change roots.", ["outcome"])

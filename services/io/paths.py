@@ -76,7 +76,7 @@ class Tree:
         self.directory = directory
         self._roots = roots or (root,)
         self._whole_system = root.path == "/"
-        self._root_fd = _open_root(root, directory)
+        self._root_fd = open_root(root.path, directory)
         try:
             self.fd = self._open_folder()
         except BaseException:
@@ -159,7 +159,7 @@ class Tree:
         held = _open_at(self.fd, path, os.O_PATH | os.O_CLOEXEC, _RESOLVE_NO_MAGICLINKS)
         try:
             real = real_path(held)
-            if not any(_is_beneath(real, root.path) for root in self._roots):
+            if not any(is_beneath(real, root.path) for root in self._roots):
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
             if flags & os.O_PATH:
                 return os.dup(held)
@@ -173,15 +173,36 @@ def real_path(fd: int) -> str:
     return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
-def _is_beneath(path: str, folder: str) -> bool:
+def resolved_path(path: str) -> str:
+    """Returns an absolute path free of links, also where it does not exist."""
+    # POSIX allows `//` at the start a meaning of its own, so Python keeps it; Linux has none.
+    return "/" + os.path.realpath(path).lstrip("/")
+
+
+def is_beneath(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it; both are free of links."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _open_root(root: Root, directory: str) -> int:
+def open_root(path: str, told: str) -> int:
+    """Opens the folder of a root, whose path is free of links.
+
+    A link on the way was put there after the root was named, and is not followed: whoever can
+    write to a folder above would choose what the server may touch.
+
+    Raises:
+        FileError: as the operating system says, of the path that the caller `told`.
+    """
     try:
-        return os.open(root.path, _FOLDER_FLAGS)
+        top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if path == "/":
+                return os.open("/", _FOLDER_FLAGS)
+            return _open_at(top, path.lstrip("/"), _FOLDER_FLAGS, _RESOLVE_NO_SYMLINKS)
+        finally:
+            os.close(top)
     except OSError as error:
-        raise file_error(error, directory) from None
+        raise file_error(error, told) from None
 
 
 _libc = ctypes.CDLL(None, use_errno=True)

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.io.model import SymlinkPolicy
+from services.io.root_rules import DEFAULT_MAX_ROOTS
 from services.io.roots import parse_roots
 from services.runtime.settings import Names, ServiceSettings
 
@@ -84,14 +85,28 @@ class IoSettings(ServiceSettings):
     """Folder for what must outlast a restart: answered edits and added roots. Replicas that share
     a tree share it. Empty keeps both in memory alone."""
 
+    root_parents: Names = ()
+    """Folders, by commas, in or beneath which calls may add roots; empty, and no call changes
+    roots or is told where they lie. Whoever can connect may then expose what lies beneath."""
+
+    max_roots: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_MAX_ROOTS
+    """Most roots, those of `LODESTONE_IO_ROOTS` among them; no call adds more."""
+
     skip_globs: Names = ()
     """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
 
-    @field_validator("skip_globs", mode="before")
+    @field_validator("skip_globs", "root_parents", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("root_parents")
+    @classmethod
+    def _check_parents(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(path.startswith("/") for path in value):
+            raise ValueError("write absolute paths")
         return value
 
     @field_validator("roots")
