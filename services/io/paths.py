@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -76,12 +77,15 @@ class Tree:
         self.directory = directory
         self._roots = roots or (root,)
         self._whole_system = root.path == "/"
+        # The whole system holds devices, and opening some does something (a watchdog is armed).
+        self._holds_first = self._whole_system or root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS
         self._root_fd = open_root(root.path, directory)
         try:
             self.fd = self._open_folder()
         except BaseException:
             os.close(self._root_fd)
             raise
+        self._start = self._way_in()
 
     def close(self) -> None:
         """Closes both descriptors."""
@@ -102,7 +106,7 @@ class Tree:
         """
         check_path(path)
         try:
-            fd = self._open_beneath(path, _READ_FLAGS)
+            fd = self._open_regular(path) if self._holds_first else self._open(path, _READ_FLAGS)
         except OSError as error:
             raise file_error(error, path) from None
         try:
@@ -122,7 +126,7 @@ class Tree:
         """
         if self.root.symlink_policy is SymlinkPolicy.DENY:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        return self._open_beneath(path, os.O_PATH | os.O_CLOEXEC)
+        return self._hold(path)
 
     def real_path(self) -> str:
         """Returns where the tree lies, free of links."""
@@ -140,30 +144,51 @@ class Tree:
         except OSError as error:
             raise file_error(error, self.directory) from None
 
-    def _open_beneath(self, path: str, flags: int) -> int:
+    def _way_in(self) -> tuple[int, str, int]:
+        """Returns where paths begin, what goes before them, and the kernel's rules for them."""
         match self.root.symlink_policy:
             case SymlinkPolicy.DENY:
-                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+                return self.fd, "", _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
             case SymlinkPolicy.WITHIN_ROOT if self._whole_system or not self.directory:
-                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH)
+                return self.fd, "", _RESOLVE_BENEATH
             case SymlinkPolicy.WITHIN_ROOT:
-                return _open_at(self._root_fd, f"{self.directory}/{path}", flags, _RESOLVE_BENEATH)
+                return self._root_fd, f"{self.directory}/", _RESOLVE_BENEATH
             case SymlinkPolicy.ACROSS_ROOTS:
-                return self._open_across(path, flags)
+                return self.fd, "", 0
 
-    def _open_across(self, path: str, flags: int) -> int:
-        """Opens without limits by O_PATH, which touches nothing, then asks where that is.
+    def _open(self, path: str, flags: int) -> int:
+        folder_fd, prefix, resolve = self._start
+        return _open_at(folder_fd, prefix + path, flags, resolve)
 
-        The answer is about the very file that is held, so nobody can exchange it in between.
+    def _hold(self, path: str) -> int:
+        """Opens with O_PATH, which touches nothing, what the policy lets a path lead to.
+
+        Links across roots are followed without limits, then the kernel is asked where that is. The
+        answer is about the very file that is held, so nobody can exchange it in between.
         """
-        held = _open_at(self.fd, path, os.O_PATH | os.O_CLOEXEC, _RESOLVE_NO_MAGICLINKS)
+        held = self._open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            real = real_path(held)
-            if not any(is_beneath(real, root.path) for root in self._roots):
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            if flags & os.O_PATH:
-                return os.dup(held)
-            return os.open(f"/proc/self/fd/{held}", flags)
+            if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+                self._check_in_a_root(real_path(held))
+        except BaseException:
+            os.close(held)
+            raise
+        return held
+
+    def _check_in_a_root(self, real: str) -> None:
+        if not any(is_beneath(real, root.path) for root in self._roots):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def _open_regular(self, path: str) -> int:
+        """Opens a regular file, and nothing else even for a moment: it is held and looked at."""
+        held = self._hold(path)
+        try:
+            mode = os.fstat(held).st_mode
+            if stat.S_ISLNK(mode):  # the walk for old kernels holds a link itself
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not stat.S_ISREG(mode):
+                raise FileNotRegularError.at(path, "Not a regular file.")
+            return os.open(f"/proc/self/fd/{held}", _READ_FLAGS)
         finally:
             os.close(held)
 
@@ -208,13 +233,19 @@ def open_root(path: str, told: str) -> int:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+@cache
+def _how(flags: int, resolve: int) -> _OpenHow:
+    """Returns the rules of an open; there are few, and making one takes as long as an `fstat`."""
+    return _OpenHow(flags, 0, resolve)
+
+
 def _open_at(folder_fd: int, path: str, flags: int, resolve: int) -> int:
     """Opens `path` from `folder_fd` under the kernel's rules; EINTR and lost races are tried again.
 
     Raises:
         OSError: as the kernel says; EXDEV when the path leaves the folder, ELOOP at a link.
     """
-    how = _OpenHow(flags, 0, resolve | _RESOLVE_NO_MAGICLINKS)
+    how = _how(flags, resolve | _RESOLVE_NO_MAGICLINKS)
     raw = path.encode(errors="surrogateescape")
     for _ in range(_RACE_RETRIES):
         fd = _libc.syscall(_SYS_OPENAT2, folder_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
