@@ -14,7 +14,9 @@ from lodestone.io.v1 import (
     snippet_service_pb2_grpc,
     watch_service_pb2_grpc,
 )
+from services.io.cache import FileCache
 from services.io.errors import StateFolderError
+from services.io.loader import FileLoader
 from services.io.names import NameRules
 from services.io.parser.pool import WorkerOptions, WorkerPool
 from services.io.paths import resolved_path
@@ -82,10 +84,11 @@ class IoApp:
             max_file_bytes=settings.max_file_bytes,
             max_nodes=settings.max_nodes_per_file,
         )
+        cache = FileCache(settings.cache_bytes) if settings.cache_bytes else None
         reader = Reader(
             self._threads,
+            FileLoader(settings.max_file_bytes, cache),
             permits=read_permits(settings),
-            max_file_bytes=settings.max_file_bytes,
             max_answer_bytes=settings.max_answer_bytes,
         )
         scan_service_pb2_grpc.add_ScanServiceServicer_to_server(scan, server)

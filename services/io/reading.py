@@ -21,4 +21,6 @@ def read_to_end(fd: int, expected_bytes: int, max_bytes: int) -> bytes:
             break
         chunks.append(chunk)
         total += len(chunk)
+        if len(chunk) < want and total >= expected_bytes:
+            break  # less than was asked for, and all that there was to be: the end
     return b"".join(chunks)

@@ -81,6 +81,9 @@ class IoSettings(ServiceSettings):
     max_answer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 32 << 20
     """Most bytes of texts in one answer; what goes beyond is refused item by item."""
 
+    cache_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    """Bytes of files that are held for later reads; 0 holds none."""
+
     state_dir: str = ""
     """Folder for what must outlast a restart: answered edits and added roots. Replicas that share
     a tree share it. Empty keeps both in memory alone."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -58,3 +58,12 @@ async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grp
     finally:
         await server.stop(1)
         await app.close()
+
+
+def held_paths() -> list[str]:
+    """Returns what this process holds open, by path."""
+    held = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            held.append(str(link.readlink()))
+    return held

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -23,7 +22,10 @@ from lodestone.io.v1 import (
     tree_pb2,
 )
 from services.runtime.status import read_rpc_error, read_status
-from tests.unit.io.harness import MakeFiles, serve
+from tests.unit.io.harness import MakeFiles, held_paths, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TREE = tree_pb2.Tree(root="roots/test")
 SOURCE = (
@@ -39,10 +41,6 @@ async def parse(channel: grpc.aio.Channel, tree: tree_pb2.Tree = TREE, **request
 
 def file(path: str, known: bytes = b"") -> parse_service_pb2.FileToParse:
     return parse_service_pb2.FileToParse(path=path, known_digest=known)
-
-
-def held_paths() -> list[str]:
-    return [str(p.readlink()) for p in Path("/proc/self/fd").iterdir() if p.is_symlink()]
 
 
 @pytest.mark.slow
