@@ -73,10 +73,16 @@ def place(tmp_path: Path) -> Path:
     return place
 
 
-def replica(place: Path, *, clock: Clock | None = None, max_roots: int = 1000) -> Roots:
+def replica(
+    place: Path,
+    *,
+    clock: Clock | None = None,
+    max_roots: int = 1000,
+    lock_timeout_seconds: float = 60,
+) -> Roots:
     """A server's roots over the state folder beside `place`."""
     fixed = Root("fixed", str(place / "one"), SymlinkPolicy.DENY)
-    file = RootFile(str(place.parent / "state"), lock_timeout_seconds=0.2)
+    file = RootFile(str(place.parent / "state"), lock_timeout_seconds=lock_timeout_seconds)
     roots = Roots([fixed], RootRules((str(place),), max_roots), file, clock or Clock())
     roots.load()
     return roots
@@ -250,7 +256,7 @@ def test_replicas_that_add_at_once_lose_nothing(place: Path) -> None:
     replicas = [replica(place) for _ in range(4)]
 
     def add(number: int) -> None:
-        for index in range(8):
+        for index in range(4):
             replicas[number].create(new_root(place, f"r{number}-{index}"))
 
     threads = [threading.Thread(target=add, args=(number,)) for number in range(4)]
@@ -258,13 +264,13 @@ def test_replicas_that_add_at_once_lose_nothing(place: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    expected = sorted([*(f"r{n}-{i}" for n in range(4) for i in range(8)), "fixed"])
+    expected = sorted([*(f"r{n}-{i}" for n in range(4) for i in range(4)), "fixed"])
     assert [names(roots) for roots in (*replicas, replica(place))] == [expected] * 5
 
 
 def test_a_killed_writer_holds_no_lock_and_leaves_no_half_list(place: Path) -> None:
     """Red with a lock file whose existence is the lock, or a list that is written in place."""
-    roots = replica(place)
+    roots = replica(place, lock_timeout_seconds=0.5)
     roots.create(new_root(place))
     with subprocess.Popen(
         [sys.executable, "-c", HOLD_THE_LOCK, str(place.parent / "state")], stdout=subprocess.PIPE
