@@ -31,6 +31,8 @@ _RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _RACE_RETRIES = 128  # openat2 answers EAGAIN when a rename ran beside it
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_HOLD_FLAGS = os.O_PATH | os.O_CLOEXEC
+_STEP_FLAGS = _HOLD_FLAGS | os.O_NOFOLLOW  # on the way: a link is held, not followed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -166,7 +168,13 @@ class Tree:
         Links across roots are followed without limits, then the kernel is asked where that is. The
         answer is about the very file that is held, so nobody can exchange it in between.
         """
-        held = self._open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            held = self._open(path, _HOLD_FLAGS)
+        except OSError:
+            if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+                # A link that leads out says so, whether or not there is something behind it.
+                os.close(_open_at(self.fd, path, _HOLD_FLAGS, _RESOLVE_BENEATH))
+            raise
         try:
             if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
                 self._check_in_a_root(real_path(held))
@@ -264,7 +272,7 @@ def open_by_component(folder_fd: int, path: str, flags: int) -> int:
     """Opens `path` one component after the other and follows no link: for kernels before 5.6.
 
     Raises:
-        OSError: ELOOP or ENOTDIR at a link, else as the kernel says.
+        OSError: ELOOP at a link, else as the kernel says.
     """
     *folders, name = path.split("/")
     held = os.dup(folder_fd)
@@ -272,9 +280,11 @@ def open_by_component(folder_fd: int, path: str, flags: int) -> int:
         for folder in folders:
             if folder == "..":
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            below = os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=held)
+            below = os.open(folder, _STEP_FLAGS, dir_fd=held)
             os.close(held)
             held = below
+            if stat.S_ISLNK(os.fstat(held).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=held)
     finally:
         os.close(held)
