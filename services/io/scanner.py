@@ -154,6 +154,11 @@ class TreeScan:
         return reason is not None
 
     def _add(self, path: str, name: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(
+            status.st_mode
+        ):  # exchanged since it was listed: that is the link's own
+            self._skipped[SkipReason.SYMLINK] += 1
+            return
         language = language_by_name(name)
         if status.st_size > self._largest(language):
             self._skipped[SkipReason.TOO_LARGE] += 1
