@@ -45,7 +45,6 @@ _MIB = 1 << 20
 _LIMITS = ParseLimits(2 << 20, 10_000, 256)
 
 Batch = list[SnippetRef]
-Read = "Callable[[Batch], Awaitable[int]]"
 
 
 @dataclass(frozen=True, slots=True)

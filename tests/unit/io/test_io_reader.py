@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.io import metrics
+from services.io import metrics, reading
 from services.io.content import content_hash, file_digest
 from services.io.errors import FileTooLargeError, InvalidUtf8Error, RangeOutsideFileError
 from services.io.loader import FileLoader
@@ -263,3 +265,29 @@ def test_the_systems_limit_is_the_one_of_this_process() -> None:
         assert read_permits(IoSettings()) == 80
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@given(
+    st.binary(max_size=40), st.integers(0, 60), st.integers(0, 60), st.sampled_from([1, 3, 1 << 20])
+)
+def test_a_file_is_read_to_its_end_or_to_one_byte_over_the_limit(
+    content: bytes, expected_bytes: int, max_bytes: int, chunk_bytes: int
+) -> None:
+    """Whatever size was told before: it may have grown, shrunk, or be of a kind that tells none."""
+    with TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_CHUNK_BYTES", chunk_bytes)
+        file.write(content)
+        file.flush()
+        data = reading.read_to_end(file.fileno(), expected_bytes, max_bytes)
+    assert data == content[: max_bytes + 1]
+
+
+def test_a_file_that_tells_no_size_is_read_in_large_pieces() -> None:
+    """Files of the kernel say 0, and answer in pieces: a short one is not the end."""
+    fd = os.open("/proc/self/smaps", os.O_RDONLY)
+    try:
+        data = reading.read_to_end(fd, os.fstat(fd).st_size, 1 << 24)
+    finally:
+        os.close(fd)
+    assert len(data) > 20_000
+    assert data.endswith(b"\n")
