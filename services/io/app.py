@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +16,21 @@ from lodestone.io.v1 import (
     snippet_service_pb2_grpc,
     watch_service_pb2_grpc,
 )
+from services.io.cache import FileCache
 from services.io.checker import Checker
 from services.io.edit_journal import DiskJournal
+from services.io.errors import StateFolderError
 from services.io.journal_room import JournalLimits
 from services.io.journal_upkeep import JournalUpkeep
+from services.io.loader import FileLoader
 from services.io.memory_journal import MemoryJournal
 from services.io.names import NameRules
 from services.io.origins import Origins
 from services.io.parser.pool import WorkerOptions, WorkerPool
+from services.io.paths import resolved_path
 from services.io.reader import Reader
+from services.io.root_file import RootFile
+from services.io.root_rules import RootRules
 from services.io.roots import Roots, parse_roots
 from services.io.scanner import ScanRules
 from services.io.servicers.edits import EditServicer
@@ -34,6 +41,7 @@ from services.io.servicers.snippets import SnippetServicer
 from services.io.servicers.watch import WatchServicer
 from services.io.settings import IoSettings, read_permits
 from services.io.writer import Writer, WriteRules
+from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     import grpc
@@ -55,7 +63,9 @@ class IoApp:
     def __init__(self, settings: IoSettings) -> None:
         self._settings = settings
         self._roots = Roots(
-            parse_roots(settings.roots, settings.symlink_policy, read_only=settings.read_only)
+            parse_roots(settings.roots, settings.symlink_policy, read_only=settings.read_only),
+            RootRules(tuple(map(resolved_path, settings.root_parents)), settings.max_roots),
+            RootFile(settings.state_dir) if settings.state_dir else None,
         )
         self._threads = ThreadPoolExecutor(settings.read_threads, thread_name_prefix="io")
         self.pool = WorkerPool(
@@ -94,22 +104,34 @@ class IoApp:
             max_file_bytes=settings.max_file_bytes,
             max_nodes=settings.max_nodes_per_file,
         )
+        cache = FileCache(settings.cache_bytes) if settings.cache_bytes else None
         reader = Reader(
             self._threads,
+            FileLoader(settings.max_file_bytes, cache),
             permits=read_permits(settings),
-            max_file_bytes=settings.max_file_bytes,
             max_answer_bytes=settings.max_answer_bytes,
         )
         scan_service_pb2_grpc.add_ScanServiceServicer_to_server(scan, server)
         parse_service_pb2_grpc.add_ParseServiceServicer_to_server(parse, server)
         snippet = SnippetServicer(roots, reader)
         snippet_service_pb2_grpc.add_SnippetServiceServicer_to_server(snippet, server)
-        root_service_pb2_grpc.add_RootServiceServicer_to_server(RootServicer(roots), server)
+        root_service_pb2_grpc.add_RootServiceServicer_to_server(
+            RootServicer(roots, self._threads), server
+        )
         watch_service_pb2_grpc.add_WatchServiceServicer_to_server(WatchServicer(), server)
         edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(self._writer), server)
 
     async def start(self) -> None:
-        """Starts the parser processes in the background: scans and reads need none."""
+        """Starts the parser processes in the background: scans and reads need none.
+
+        Raises:
+            StartError: what callers added before cannot be read.
+        """
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._roots.load)
+        except StateFolderError as error:
+            folder = f"LODESTONE_IO_STATE_DIR={self._settings.state_dir}"
+            raise StartError(ExitCode.DATA_FOLDER, f"{folder}: {error.message}") from None
         # What the start made lives as long as the process: looking through it again and again for
         # garbage takes a fifth of a scan, which makes many small objects.
         gc.freeze()

@@ -17,6 +17,7 @@ from services.io.model import (
     FileToParse,
     NodeContent,
     ParsedFile,
+    Root,
     SkippedFile,
     SnippetRef,
     Span,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from services.io.model import (
         FileOutcome,
         Node,
-        Root,
         ScanBatch,
         ScannedFile,
         ScanSummary,
@@ -219,10 +219,18 @@ def contents_message(
     return response
 
 
-def root_message(root: Root) -> root_service_pb2.Root:
-    """Returns a root as a message, without its path: no caller is known to be an admin yet."""
+def root_message(root: Root, *, with_path: bool) -> root_service_pb2.Root:
+    """Returns a root as a message, with its path for those who may change roots."""
     return root_service_pb2.Root(
         name=ROOT_PREFIX + root.id,
+        path=root.path if with_path else "",
         symlink_policy=_POLICIES[root.symlink_policy],
         read_only=root.read_only,
     )
+
+
+def root_to_add(request: root_service_pb2.CreateRootRequest) -> Root:
+    """Returns the root of a request, its folder as the caller wrote it."""
+    policies = {number: policy for policy, number in _POLICIES.items()}
+    root = request.root
+    return Root(request.root_id, root.path, policies[root.symlink_policy], root.read_only)

@@ -132,6 +132,26 @@ class WorkerStartError(LodestoneError):
     code = Code.UNAVAILABLE
 
 
+class StateFolderError(LodestoneError):
+    """The folder for what outlasts a restart cannot be used; nothing changed."""
+
+    reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(
+            message,
+            metadata={"dependency": "state folder", **metadata},
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
+    @classmethod
+    def of(cls, error: OSError, what: str) -> Self:
+        """Returns the error for what the operating system said; the folder is not told."""
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        return cls(f"The state folder {what} ({name}).", errno=name)
+
+
 class ParseFailedError(FileError):
     """The parser raised an error on this file."""
 

@@ -21,6 +21,10 @@ PARSE_SECONDS = Histogram("lodestone_io_parse_seconds", "Seconds of a call.", bu
 PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.")
 
 READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
+READ_FILES = Counter(
+    "lodestone_io_read_files", "Files of read calls: read, cached or failed.", ["outcome"]
+)
+CACHE_BYTES = Gauge("lodestone_io_cache_bytes", "Bytes of files that are held for later reads.")
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
 
 WRITTEN_FILES = Counter("lodestone_io_written_files", "Files of writes.", ["kind", "outcome"])
@@ -36,3 +40,5 @@ EDIT_REQUESTS_FORGOTTEN = Counter(
 TEMPORARY_FILES_SWEPT = Counter(
     "lodestone_io_temporary_files_swept", "Temporary files of dead processes that were removed."
 )
+ROOTS = Gauge("lodestone_io_roots", "Roots that this process knows, by where from.", ["source"])
+ROOT_CHANGES = Counter("lodestone_io_root_changes", "Calls that change roots.", ["outcome"])

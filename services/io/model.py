@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -39,6 +40,9 @@ class NodeKind(StrEnum):
     BLOCK = "NODE_KIND_BLOCK"
     SECTION = "NODE_KIND_SECTION"
     WINDOW = "NODE_KIND_WINDOW"
+
+
+ROOT_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)

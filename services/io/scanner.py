@@ -161,6 +161,9 @@ class TreeScan:
         return SkipReason.IGNORED if is_excluded else None
 
     def _add(self, path: str, language: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self._skipped[SkipReason.SYMLINK] += 1  # exchanged since it was listed: a link's own
+            return
         size = status.st_size
         if size > self._max_bytes or (language == TEXT and size > self._max_text_bytes):
             self._skipped[SkipReason.TOO_LARGE] += 1

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import grpc
@@ -225,6 +225,11 @@ class ServiceRun:
         if drain:
             # Watches end here; they would hold the server's stop for all of its time.
             await self._step("drain", self._app.drain(), deadline)
+        # As long as calls are inside, the gate tells new ones UNAVAILABLE. A server that is told to
+        # stop does not let them come that far: some would end CANCELLED, which nobody retries.
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._gate.wait_until_empty()
         await server.stop(max(0.0, deadline - clock()))
         # `stop` cancels what is left without waiting for it; it may still use what is closed next.
         left = max(deadline, clock() + _CANCEL_SECONDS)

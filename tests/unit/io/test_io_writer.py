@@ -36,7 +36,7 @@ from services.io.temporaries import Sweeper, create_temporary, sweep_folder
 from services.io.writer import WriteRules
 from services.runtime.errors import InvalidRequestError, OverloadedError
 from tests.unit.io.harness import NOBODY, MakeFiles, unprivileged
-from tests.unit.io.test_io_paths import HOSTILE, RENAME_EXCHANGE
+from tests.unit.io.test_io_paths import HOSTILE
 from tests.unit.io.writing import (
     edit,
     failed,
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.io.changes import Change, Outcome
+
+_RENAME_EXCHANGE = 2  # from linux/fs.h
 
 
 async def write(top: Path | Roots, *changes: Change, directory: str = "") -> list[Outcome]:
@@ -377,7 +379,7 @@ def test_a_rename_race_lets_no_write_escape(make_files: MakeFiles, tmp_path: Pat
         nonlocal swaps
         first, second = str(top / "d").encode(), str(top / "l").encode()
         while not stop.is_set():
-            assert libc.renameat2(-100, first, -100, second, RENAME_EXCHANGE) == 0
+            assert libc.renameat2(-100, first, -100, second, _RENAME_EXCHANGE) == 0
             swaps += 1
 
     thread = threading.Thread(target=swap)
