@@ -78,7 +78,7 @@ class Admission:
         self._bytes += size
         assert self._tokens >= 0
         assert self._bytes >= 0
-        metrics.ADMITTED_TOKENS.set(self._tokens)
+        metrics.ADMITTED_TOKENS.inc(tokens)
         if tokens < 0:
             self._room.set()
 

@@ -45,6 +45,30 @@ ADMITTED_TOKENS = Gauge("lodestone_embed_admitted_tokens", "Tokens of all texts 
 RUNNING_BATCHES = Gauge(
     "lodestone_embed_running_batches", "Batches that run or are prepared to run next."
 )
+MODELS = Gauge("lodestone_embed_models", "Models by state: loading, ready, failed.", ("state",))
+MODEL_LOADS = Counter(
+    "lodestone_embed_model_loads_total",
+    "Loads of models after the start, by how they ended: ok, failed, refused.",
+    ("outcome",),
+)
+TURN_WAIT_SECONDS = Histogram(
+    "lodestone_embed_turn_wait_seconds",
+    "Time that a forward waited because another model had its turn.",
+    buckets=_SECONDS_BUCKETS,
+)
+
+
+class Part:
+    """One model's part of a gauge that counts over all models."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._value = 0.0
+
+    def set(self, value: float) -> None:
+        """Replaces what this part adds to the gauge."""
+        self._gauge.inc(value - self._value)
+        self._value = value
 
 
 def note_forward(lengths: Sequence[int]) -> None:

@@ -1,0 +1,175 @@
+"""Builds the embed service; the only place that knows all its parts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from lodestone.embed.v1 import (
+    embed_service_pb2,
+    embed_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+    rerank_service_pb2,
+    rerank_service_pb2_grpc,
+)
+from services.embed.admission import Admission
+from services.embed.backends.loading import load
+from services.embed.batcher import Batcher
+from services.embed.errors import LimitReachedError
+from services.embed.fingerprint import fingerprint_of
+from services.embed.loader import ModelLoader
+from services.embed.matryoshka import declared_sizes, shorter_sizes
+from services.embed.memory import MemoryBound, estimate_bytes
+from services.embed.model import ModelInfo
+from services.embed.registry import ModelRegistry
+from services.embed.servicers import EmbedServicer, ModelServicer
+from services.embed.serving import ServedModel
+from services.embed.sharing import Devices
+from services.embed.sources import FolderSource, resolve_source
+from services.embed.specs import settings_for, specs_of
+from services.runtime.exits import ExitCode, StartError
+from services.runtime.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import grpc
+
+    from services.embed.backends.protocol import LoadedModel
+    from services.embed.model import ModelSpec
+    from services.embed.settings import EmbedSettings
+
+
+class EmbedApp:
+    """The embed service, for the runtime that serves it."""
+
+    name = "embed"
+    service_names = (
+        embed_service_pb2.DESCRIPTOR.services_by_name["EmbedService"].full_name,
+        model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+        rerank_service_pb2.DESCRIPTOR.services_by_name["RerankService"].full_name,
+    )
+
+    def __init__(self, settings: EmbedSettings) -> None:
+        self._settings = settings
+        self._registry = ModelRegistry()
+        self._loader = ModelLoader(
+            self._registry,
+            self._open,
+            max_models=settings.max_models,
+            unload_seconds=settings.unload_seconds,
+        )
+        self._memory = MemoryBound(settings.max_memory_bytes)
+        self._devices = Devices()
+        self._embed = EmbedServicer(self._registry, stream_groups=settings.stream_groups)
+        self._tokenizers = ThreadPoolExecutor(settings.tokenizer_threads, "tokenize")
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds the servicers."""
+        embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(self._embed, server)
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelServicer(self._registry, self._loader, self._settings),
+            server,
+        )
+        # Built later: the generated class answers UNIMPLEMENTED.
+        rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(
+            rerank_service_pb2_grpc.RerankServiceServicer(),
+            server,
+        )
+
+    async def start(self) -> None:
+        """Loads the first model, and begins with the others.
+
+        Raises:
+            StartError: a model is unknown, or the first one does not load.
+        """
+        first, *others = specs_of(self._settings)
+        try:
+            await self._loader.load_first(first)
+            for spec in others:
+                self._loader.begin(spec)
+        except LimitReachedError as error:
+            raise StartError(ExitCode.MODEL, error.message) from None
+
+    async def _open(self, spec: ModelSpec) -> ServedModel:
+        """Returns a model that serves; what it took is given back when it may not stay.
+
+        Raises:
+            StartError: it does not load.
+            LimitReachedError: it takes more memory than there may be.
+        """
+        started = time.monotonic()
+        settings = settings_for(spec, self._settings)
+        source = resolve_source(settings)
+        folder = source.folder if isinstance(source, FolderSource) else None
+        if folder is not None:
+            self._memory.check(await asyncio.to_thread(estimate_bytes, folder))
+        loaded = await load(source, settings)
+        try:
+            self._memory.check()
+        except LimitReachedError:
+            await asyncio.to_thread(loaded.backend.close)
+            raise
+        declared = await asyncio.to_thread(declared_sizes, folder) if folder else ()
+        model = self.serve(loaded, spec, declared=declared)
+        get_logger().info(
+            "model_loaded",
+            model=model.info.model_id,
+            backend=model.info.backend,
+            precision=str(model.info.precision),
+            dimensions=model.info.dimensions,
+            fingerprint=model.info.fingerprint,
+            streams=loaded.backend.info.concurrency,
+            seconds=round(time.monotonic() - started, 3),
+        )
+        return model
+
+    def serve(
+        self, loaded: LoadedModel, spec: ModelSpec, *, declared: Sequence[int] = ()
+    ) -> ServedModel:
+        """Returns a loaded model with a queue of its own; the caller closes it."""
+        settings, facts = self._settings, loaded.backend.info
+        backend = self._devices.shared(loaded.backend, weight=spec.share)
+        admission = Admission(max_tokens=settings.queue_tokens, max_bytes=settings.queue_bytes)
+        batcher = Batcher(
+            backend,
+            admission,
+            token_budget=facts.token_budget,
+            max_texts=settings.batch_max_texts,
+            interactive_burst=settings.interactive_burst,
+        )
+        info = ModelInfo(
+            model_id=spec.model_id,
+            dimensions=facts.dimensions,
+            max_tokens=loaded.encoder.max_tokens,
+            max_batch_texts=settings.max_batch_texts,
+            fingerprint=fingerprint_of(
+                facts.identity, backend=facts.name, precision=facts.precision
+            ),
+            backend=facts.name,
+            precision=facts.precision,
+            matryoshka_dimensions=shorter_sizes(
+                declared, spec.matryoshka_dimensions, dimensions=facts.dimensions
+            ),
+        )
+        return ServedModel(
+            info=info,
+            prompts=facts.identity.prompts,
+            backend=backend,
+            encoder=loaded.encoder,
+            batcher=batcher,
+            admission=admission,
+            executor=self._tokenizers,
+        )
+
+    async def drain(self) -> None:
+        """Ends streams; calls in flight are finished by the server."""
+        self._embed.stop_streams()
+
+    async def close(self) -> None:
+        """Unloads all models."""
+        await self._loader.close()
+        self._tokenizers.shutdown(wait=False, cancel_futures=True)
