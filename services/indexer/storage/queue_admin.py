@@ -57,6 +57,13 @@ SELECT n.id, f.path, n.qualified_name, n.error_reason, n.error_message, n.attemp
 FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
 WHERE n.workspace_id = $1 AND n.status = 'failed' AND n.id > $2 ORDER BY n.id LIMIT $3
 """
+_WAIT_FOR_CLAIMS = """
+SELECT 1 FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id)
+ORDER BY workspace_id, id FOR UPDATE
+"""
+"""A claim locks its run's row for the time of its statement: one that began before a hold was
+written is over afterwards, and later ones see the hold."""
+
 _BEGIN_IMPORT = """
 INSERT INTO queue_holds AS h (workspace_id, kind, lease_seconds, expires_at)
 VALUES ($1, 'bulk_import', $2, now() + make_interval(secs => $2))
@@ -146,6 +153,7 @@ class QueueAdmin:
                 "ON CONFLICT DO NOTHING",
                 workspace_id,
             )
+            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
 
     async def resume(self, workspace_id: WorkspaceId) -> None:
         """Allows claims again."""
@@ -194,6 +202,7 @@ class QueueAdmin:
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_BEGIN_IMPORT, workspace_id, lease_seconds)
+            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
         if row is None:
             raise StateConflictError(
                 "Another bulk import of this workspace goes on.",

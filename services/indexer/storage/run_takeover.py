@@ -23,7 +23,8 @@ WHERE r.finished_at IS NULL AND r.priority >= $1
         AND (o.state IN ({OWNED_STATES})
           OR o.state = 'paused' AND r.mode NOT IN ('scoped', 'repair')))
     OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
-ORDER BY r.priority DESC, r.seq LIMIT 1 FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
+ORDER BY r.priority DESC, r.seq LIMIT 1
+FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
 """
 """The run to take; workspaces in which others are taking one are passed over, so that none takes
 the second while the first is being taken.
