@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 _GLOB = re.compile(r"^(?:[^\\*?]|\\.)*[*?]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\$")
 _SPECIAL = re.compile(r"([\\*?])")
 _IGNORE_SPECIAL = re.compile(r"([\\*?\[\]!# ])")
+_SPECIAL = re.compile(r"([\\*?\[\]!# ])")
 _PRIVATE = 0xF0000
 """First character of a plane that no text uses."""
 
@@ -77,9 +79,9 @@ def literal(path: str) -> str:
 
 
 def _normal(path: str) -> str:
-    if "\0" in path or path.endswith("\\"):
+    if "\0" in path or _OPEN_ESCAPE.search(path):
         raise InvalidRequestError(
-            "A path holds a character that no path has.", metadata={"paths": "not a path"}
+            "A path holds a NUL, or ends in an open escape.", metadata={"paths": "not a path"}
         )
     parts = [part for part in path.split("/") if part not in {"", "."}]
     if path.startswith("/") or ".." in parts:
