@@ -102,6 +102,17 @@ class Indexer:
             response = self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS)
         return response.index_run, response.created
 
+    def create_repair(self, workspace: str) -> runs_pb2.IndexRun:
+        """Queues a run over what a check marked."""
+        request = runs_pb2.CreateIndexRunRequest(
+            parent=workspace,
+            request_id=str(uuid.uuid4()),
+            mode=runs_pb2.IndexRun.MODE_REPAIR,
+            if_running=runs_pb2.CreateIndexRunRequest.IF_RUNNING_QUEUE,
+        )
+        with _explained():
+            return self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS).index_run
+
     def watch_run(self, name: str, resume_token: str) -> Iterator[runs_pb2.WatchIndexRunResponse]:
         """Streams a run until it is finished; iterating raises RpcError."""
         request = runs_pb2.WatchIndexRunRequest(name=name, resume_token=resume_token)

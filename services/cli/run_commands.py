@@ -66,6 +66,27 @@ def report(*, root: Path, name: str, as_json: bool) -> ExitCode:
     return show_report(root, name, as_json=as_json)
 
 
+@click.command()
+@click.option("--workspace", required=True, help="The workspace.")
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of vectors to compute again and compare.",
+)
+@click.option("--mark", is_flag=True, help="Mark what disagrees for a repair run.")
+@click.option("--repair", is_flag=True, help="Mark it, and queue a run that redoes that alone.")
+@common
+def check(
+    *, root: Path, workspace: str, sample: float, mark: bool, repair: bool, as_json: bool
+) -> ExitCode:
+    """Hold the index to the files and to itself; fails when something disagrees."""
+    from services.cli.check import CheckOptions, run_check
+
+    return run_check(CheckOptions(root, workspace, sample, mark or repair, repair, as_json))
+
+
 @click.group()
 def queue() -> None:
     """Look at the queue of nodes that wait for the model, and hold it."""
@@ -139,4 +160,4 @@ def queue_drain(*, root: Path, workspace: str, timeout: float, as_json: bool) ->
     return drain(root, workspace, timeout, as_json=as_json)
 
 
-RUN_COMMANDS = (pause, resume, cancel, retry, report, queue)
+RUN_COMMANDS = (pause, resume, cancel, retry, report, check, queue)

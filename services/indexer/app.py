@@ -12,18 +12,21 @@ from lodestone.indexer.v1 import (
     search_service_pb2_grpc,
     workspace_service_pb2_grpc,
 )
+from services.indexer.checker import Checker
 from services.indexer.dispatcher import Dispatcher
 from services.indexer.embed_client import EmbedClient
 from services.indexer.execution import RunContext
 from services.indexer.forwards import ForwardGate
 from services.indexer.io_client import IoClient
 from services.indexer.ledger import RunLedger
+from services.indexer.maintenance_servicer import MaintenanceServicer
 from services.indexer.queue_servicer import QueueServicer
 from services.indexer.search.engine import SearchEngine
 from services.indexer.servicers import IndexRunServicer, SearchServicer, WorkspaceServicer
 from services.indexer.signals import RunSignals
 from services.indexer.storage.database import Database
 from services.indexer.storage.files import FileStore
+from services.indexer.storage.marks import MarkStore
 from services.indexer.storage.migrate import migrate
 from services.indexer.storage.nodes import NodeQueue
 from services.indexer.storage.queue_admin import QueueAdmin
@@ -85,6 +88,7 @@ class IndexerApp:
             files=FileStore(self._database, ledger),
             nodes=NodeQueue(self._database, ledger, owner, settings.lease_seconds),
             ledger=ledger,
+            marks=MarkStore(self._database),
             signals=self._signals,
             io=io,
             embed=embed,
@@ -110,7 +114,12 @@ class IndexerApp:
             QueueServicer(QueueAdmin(self._database), workspaces, ledger, self._signals), server
         )
         maintenance_service_pb2_grpc.add_MaintenanceServiceServicer_to_server(
-            maintenance_service_pb2_grpc.MaintenanceServiceServicer(), server
+            MaintenanceServicer(
+                Checker(workspaces, context.files, context.marks, io, embed),
+                workspaces,
+                self._signals,
+            ),
+            server,
         )
 
     async def start(self) -> None:

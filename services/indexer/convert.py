@@ -11,6 +11,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from lodestone.indexer.v1 import (
     index_run_service_pb2,
+    maintenance_service_pb2,
     queue_service_pb2,
     search_service_pb2,
     workspace_service_pb2,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.indexer.search.engine import FoundText
+    from services.indexer.storage.marks import Mark
     from services.indexer.storage.queue_admin import FailedNode, QueueStats
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -291,6 +293,13 @@ def failed_node_to_proto(node: FailedNode) -> queue_service_pb2.FailedNode:
         qualified_name=node.qualified_name,
         error=failure_to_proto(node.failure),
         attempts=node.attempts,
+    )
+
+
+def disagreement_to_proto(mark: Mark) -> maintenance_service_pb2.Disagreement:
+    """Returns what disagrees as a message."""
+    return maintenance_service_pb2.Disagreement(
+        path=mark.path, qualified_name=mark.qualified_name, kind=mark.kind.value
     )
 
 

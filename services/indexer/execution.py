@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from services.indexer.settings import IndexerSettings
     from services.indexer.signals import RunSignals
     from services.indexer.storage.files import FileStore
+    from services.indexer.storage.marks import MarkStore
     from services.indexer.storage.nodes import NodeQueue
     from services.indexer.storage.workspaces import WorkspaceStore
     from services.indexer.turns import ClaimTurns
@@ -51,6 +52,7 @@ class RunContext:
     files: FileStore
     nodes: NodeQueue
     ledger: RunLedger
+    marks: MarkStore
     signals: RunSignals
     io: IoClient
     embed: EmbedClient
@@ -190,6 +192,7 @@ class RunExecution:
             io=context.io,
             files=context.files,
             ledger=context.ledger,
+            marks=context.marks,
             settings=context.settings,
             on_progress=self._notify,
         )

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import asyncpg
 
 from services.indexer.errors import RunOwnershipLostError
-from services.indexer.storage import run_create, run_progress, run_retention, run_scope, run_wishes
+from services.indexer.storage import (
+    marks,
+    run_create,
+    run_progress,
+    run_retention,
+    run_scope,
+    run_wishes,
+)
 from services.indexer.storage.run_end import end_run, release_nodes
 from services.indexer.storage.run_reader import RunReader
 from services.indexer.storage.run_rows import HELD, SELECT_RUNS, key_of, run_of
@@ -25,6 +32,7 @@ if TYPE_CHECKING:
     from services.indexer.model import (
         Failure,
         FileId,
+        ModelId,
         Outcome,
         Run,
         RunCounters,
@@ -178,6 +186,17 @@ class RunLedger(RunReader):
         Returns what is to be counted. The caller adds it, and so finds out a lost run.
         """
         return await run_scope.cover_files(connection, run, files)
+
+    async def put_back_marked(self, run: Run, model_id: ModelId) -> None:
+        """Sends nodes that a check marked back to the queue, into the scope of a repair run.
+
+        Raises:
+            RunOwnershipLostError: another replica took the run; nothing was changed.
+        """
+        async with self._database.transaction() as connection:
+            nodes = await marks.put_back(connection, run.workspace_id, model_id)
+            await run_scope.give_nodes(connection, run.workspace_id, run.id, nodes)
+            await self.rebase(connection, run)
 
     async def finish_scan(
         self, run: Run, skipped_by_reason: Mapping[str, int], warnings: Sequence[str]

@@ -20,7 +20,7 @@ from services.indexer.model import (
     Signature,
 )
 from services.indexer.patience import Patience
-from services.indexer.scope import PathScope
+from services.indexer.scope import PathScope, literal
 from services.indexer.tree_diff import TreeDiff
 from services.runtime.telemetry import tracer
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel, Tree
     from services.indexer.settings import IndexerSettings
     from services.indexer.storage.files import FileStore
+    from services.indexer.storage.marks import MarkStore
     from services.indexer.tree_diff import FileToParse
 
 _REMOVE_BATCH_FILES = 200
@@ -51,6 +52,7 @@ class Planner:
         io: IoClient,
         files: FileStore,
         ledger: RunLedger,
+        marks: MarkStore,
         settings: IndexerSettings,
         on_progress: Callable[[], None],
     ) -> None:
@@ -60,11 +62,13 @@ class Planner:
         self._io = io
         self._files = files
         self._ledger = ledger
+        self._marks = marks
         self._settings = settings
         self._on_progress = on_progress
         self._patience = Patience(settings.dependency_patience_seconds)
         self._budget = ItemBudget(self._patience, io.probe)
         self._recipe = ""
+        self._failed: set[str] = set()
 
     async def plan(self) -> None:
         """Returns when every file of the run is looked at and every node known.
@@ -74,11 +78,19 @@ class Planner:
             DependencyUnavailableError: io did not answer for too long.
         """
         self._recipe = f"{await self._patience.call(self._io.recipe)}/{self._model.max_tokens}"
-        scope = PathScope(self._run.paths) if self._run.is_scoped else None
+        repair = self._run.mode is RunMode.REPAIR
+        marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
+        entries = [*self._run.paths, *map(literal, marked)]
+        scope = PathScope(entries) if self._run.is_scoped else None
+        if repair:
+            await self._ledger.put_back_marked(self._run, self._model.id)
         if self._run.mode is RunMode.EMBED_ONLY or (scope is not None and not scope):
             await self._ledger.finish_scan(self._run, {}, ())  # nodes alone are wanted
         else:
             await self._scan_and_parse(scope)
+        # What failed stays marked.
+        done = [path for path in marked if path not in self._failed]
+        await self._marks.clear_files(self._run.workspace_id, done)
         await self._ledger.finish_plan(self._run)
         self._on_progress()
 
@@ -162,6 +174,7 @@ class Planner:
                 gone.append(outcome.path)  # it vanished since the scan
             elif outcome.failure is not None:
                 failed.append(_file_failure(outcome.path, outcome.failure))
+        self._failed.update(outcome.path for outcome in failed)
         if parsed:
             await self._files.apply(self._run, self._model.id, self._recipe, parsed, seconds)
         if seen:

@@ -17,7 +17,6 @@ _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\$")
 _SPECIAL = re.compile(r"([\\*?])")
 _IGNORE_SPECIAL = re.compile(r"([\\*?\[\]!# ])")
-_SPECIAL = re.compile(r"([\\*?\[\]!# ])")
 _PRIVATE = 0xF0000
 """First character of a plane that no text uses."""
 

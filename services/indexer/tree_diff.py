@@ -168,7 +168,7 @@ class TreeDiff:
             state.changed.append((scanned.path, b""))
             return
         state.current = await anext(state.known, None)
-        if known.recipe != self._recipe:
+        if known.recipe != self._recipe or self._run.mode is RunMode.REPAIR:
             state.changed.append((scanned.path, b""))
         elif (
             self._looks_again

@@ -66,6 +66,27 @@ def test_the_queue_is_held_and_some_files_are_indexed_alone(
     assert [hit["path"] for hit in product.search("left_alone", flask, 1)] != ["cli.py"]
 
 
+def test_a_check_tells_what_disagrees_and_a_repair_mends_it(
+    product: Lodestone, flask: Path
+) -> None:
+    product.index(flask)
+    workspace = product.run("runs", "--json", "--limit", "1").json[0]["workspace"]
+    sound = product.run("check", "--workspace", workspace, "--sample", "0.5", "--json")
+    (flask / "views.py").write_text("def looked_at():\n    return 'again'\n")
+
+    found = product.run("check", "--workspace", workspace, "--json")
+    mended = product.run("check", "--workspace", workspace, "--repair", "--json")
+    _until(product, lambda seen: seen["mode"] == "repair" and seen["state"] == "succeeded")
+    again = product.run("check", "--workspace", workspace, "--sample", "0.5", "--json")
+
+    assert (sound.code, found.code, mended.code, again.code) == (0, 1, 0, 0), sound.stdout
+    assert sound.json["checked"] > 0
+    assert [(row["kind"], row["path"]) for row in found.json["disagreements"]] == [
+        ("file_changed", "views.py")
+    ]
+    assert again.json["disagreements"] == []
+
+
 def _until(product: Lodestone, condition: Any) -> dict[str, Any]:
     """Returns the newest run once it is as told."""
     for _ in range(200):

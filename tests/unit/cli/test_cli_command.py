@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 COMMANDS = [
     *("up", "down", "status", "index", "search", "runs", "run", "workspaces", "doctor"),
-    *("pause", "resume", "cancel", "retry", "report"),
+    *("pause", "resume", "cancel", "retry", "report", "check"),
 ]
 QUEUE_COMMANDS = ["status", "pause", "resume", "failed", "retry-failed", "drain"]
 _HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog"
