@@ -82,6 +82,10 @@ format: setup ## Formats code and contracts.
 bench: setup corpora ## Measures against the plain library; the last line is JSON.
 	@$(BIN)/python -m tests.bench.main
 
+.PHONY: bench-io
+bench-io: setup corpora ## Measures the io service against find, git and one core; the last line is JSON.
+	@$(BIN)/python -m tests.bench.io
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
