@@ -94,6 +94,10 @@ bench: setup corpora ## Measures against the plain library; the last line is JSO
 bench-embed: setup corpora ## Measures the embed service; the last line is JSON.
 	@$(BIN)/python -m tests.bench.embed
 
+.PHONY: bench-io
+bench-io: setup corpora ## Measures the io service against find, git and one core; the last line is JSON.
+	@$(BIN)/python -m tests.bench.io
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

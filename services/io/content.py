@@ -14,7 +14,7 @@ from blake3 import blake3
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RECIPE = "1"
+RECIPE = "2"
 DIGEST_BYTES = 32
 _HASH_PREFIX = b"lodestone-content-" + RECIPE.encode() + b"\0"
 _INDENTATION = " \t"

@@ -67,6 +67,9 @@ def make_tree(top: Path, folders: int = FOLDERS) -> int:
             count += 1
     (top / ".gitignore").write_text(_IGNORES)
     _run(top, "git", "init", "-q")
+    # Else the commit leaves a process behind that packs objects while we measure.
+    _run(top, "git", "config", "gc.auto", "0")
+    _run(top, "git", "config", "maintenance.auto", "false")
     _run(top, "git", "add", "-A")
     identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
     _run(top, "git", *identity, "commit", "-qm", "tree")

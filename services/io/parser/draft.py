@@ -101,8 +101,10 @@ class NodeBuilder:
         pieces = pieces_between(self.data, cuts, start, end, budget)
         packed = pack(self.data, pieces, self.budget, budget)
         for index, part in enumerate(packed):
-            opening = (signature,) if signature and index else ()
             span = Span(part[0].start, part[-1].end)
+            # Below a long doc comment the signature lies in a later part than the first.
+            has_passed = signature is not None and signature.end <= span.start
+            opening = (signature,) if signature and has_passed else ()
             split = Draft(
                 draft.kind, draft.name, draft.parent, span, (*opening, span) if opening else ()
             )
@@ -130,14 +132,14 @@ class NodeBuilder:
 
     def _short_signature(self, signature: Span | None) -> Span | None:
         """Returns the signature, its first line, or nothing, as the budget allows."""
-        if signature is None:
+        if signature is None or signature.start == signature.end:
             return None
         limit = int(self.budget * MAX_SIGNATURE_SHARE)
         if signature.end - signature.start <= limit or self.tokens(signature) <= limit:
             return signature
         newline = self.data.find(b"\n", signature.start, signature.end)
         line = Span(signature.start, newline)
-        return line if newline > 0 and self.tokens(line) <= limit else None
+        return line if newline > signature.start and self.tokens(line) <= limit else None
 
     def line_of(self, position: int) -> int:
         """Returns the 1-based line of a byte."""

@@ -97,8 +97,8 @@ class Outline:
         heads = _heads(container) if container.type in rules.containers else ()
         for child in container.named_children:
             kind = child.type
-            if kind in rules.ignored or child in heads:
-                continue
+            if kind in rules.ignored or child in heads or child.start_byte == child.end_byte:
+                continue  # a grammar makes up what it misses, of no bytes
             if kind in rules.comments:
                 if self._is_module_doc(child):
                     yield _Member(None, child, child.start_byte)
@@ -233,8 +233,8 @@ class Outline:
     def _add_class(
         self, declaration: Declaration, members: Sequence[_Member], draft: Draft, scope: _Scope
     ) -> None:
-        """Adds a class as its outline, then its members."""
-        segments, tokens = self._outline(declaration, members, draft.span.start)
+        """Adds a class as its outline, then its members; what the outline has no room for too."""
+        segments, tokens, left_out = self._outline(declaration, members, draft.span.start)
         outline = Draft(draft.kind, draft.name, draft.parent, draft.span, segments)
         parent = self._builder.add(outline, tokens)
         inside = _Scope(
@@ -243,35 +243,56 @@ class Outline:
             in_class=True,
             depth=scope.depth + 1,
         )
-        for member in members:
+        for position, member in enumerate(members):
             inner = member.declaration
-            if inner is not None and self._is_node(member):
-                self._declare(inner, member.start, inside)
-            elif _size(member.statement) > MAX_FIELD_BYTES:
-                self._run.statements.append(member.statement)
+            is_node = self._is_node(member)
+            is_long = not is_node and _size(member.statement) > MAX_FIELD_BYTES
+            if is_node or is_long:
                 self._flush(inside)
+            if is_node and inner is not None:
+                self._declare(inner, member.start, inside)
+            elif is_long or position in left_out:
+                self._run.statements.append(member.statement)
+            if is_long:
+                self._flush(inside)
+        self._flush(inside)
 
     def _outline(
         self, declaration: Declaration, members: Sequence[_Member], start: int
-    ) -> tuple[tuple[Span, ...], float]:
-        """Returns the segments of a class's text, as many as the model reads, and its tokens."""
-        head = declaration.signature(self._data)
-        segments = [Span(start, head.end)]
-        for member in members:
+    ) -> tuple[tuple[Span, ...], float, set[int]]:
+        """Returns the segments of a class's text, as many as the model reads, and its tokens.
+
+        Last come the positions of the members that did not fit.
+        """
+        head = Span(start, declaration.signature(self._data).end)
+        tail = self._tail(declaration)
+        kept, tokens = [head], sum(map(self._builder.tokens, (head, *tail)))
+        left_out: set[int] = set()
+        for position, member in enumerate(members):
             inner = member.declaration
             if inner is not None and inner.shape is not Shape.CONTAINER:
-                segments.append(inner.signature(self._data))
+                segment = inner.signature(self._data)
             else:
-                segments.append(self._brief(member.statement))
-        kept: list[Span] = []
-        tokens = 0.0
-        for segment in segments:
+                segment = self._brief(member.statement)
             more = self._builder.tokens(segment)
-            if tokens + more > self._builder.budget and kept:
-                break
+            if tokens + more > self._builder.budget:
+                left_out.add(position)
+                continue
             tokens += more
             kept.append(segment)
-        return merge_lines(self._data, kept), tokens
+        return merge_lines(self._data, [*kept, *tail]), tokens, left_out
+
+    def _tail(self, declaration: Declaration) -> list[Span]:
+        """Returns what is said behind the body of a class: the name of a `typedef struct`."""
+        body, outer = declaration.body, declaration.outer
+        if body is None:
+            return []
+        behind = [
+            child
+            for child in outer.named_children
+            if child.start_byte >= body.end_byte and child.type not in self._rules.comments
+        ]
+        return [Span(behind[0].start_byte, outer.end_byte)] if behind else []
 
     def _brief(self, statement: Syntax) -> Span:
         """Returns a statement of a class, of a long one its first line."""

@@ -9,6 +9,7 @@ file's position, then a ParseFilesResponse), `d` ends a job.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import resource
@@ -43,6 +44,7 @@ def main() -> int:
     os.dup2(2, 1)  # whatever a library prints must not mix with the frames
     grammars = Grammars()
     grammars.warm()
+    gc.freeze()  # what the start made is never garbage, and a parse makes many small objects
     _send(answers, READY, b"")
     while job := _receive(sys.stdin.buffer):
         for position, answer in _answers(json.loads(job), grammars):

@@ -162,3 +162,12 @@ def test_a_go_comment_belongs_to_a_declaration_when_it_begins_with_its_name() ->
 )  # fmt: skip
 def test_a_language_is_told_by_name(name: str, language: str) -> None:
     assert language_by_name(name) == language
+
+
+def test_a_typedef_with_a_struct_inside_says_its_own_name() -> None:
+    """Red when a class's text ends with its members: the name stands behind the body."""
+    source = "typedef struct {\n  struct Inner { int first; } inner;\n  int second;\n} Outermost;\n"
+
+    nodes = nodes_of(source, "c")
+
+    assert any("Outermost" in text_of(source, node) for node in nodes), nodes
