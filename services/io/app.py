@@ -14,6 +14,7 @@ from lodestone.io.v1 import (
     watch_service_pb2_grpc,
 )
 from services.io.names import NameRules
+from services.io.origins import Origins
 from services.io.parser.pool import WorkerOptions, WorkerPool
 from services.io.reader import Reader
 from services.io.roots import Roots, parse_roots
@@ -24,7 +25,8 @@ from services.io.servicers.roots import RootServicer
 from services.io.servicers.scan import ScanServicer
 from services.io.servicers.snippets import SnippetServicer
 from services.io.servicers.watch import WatchServicer
-from services.io.settings import IoSettings, read_permits
+from services.io.settings import IoSettings, read_permits, watch_options
+from services.io.watch.watchers import Watchers
 
 if TYPE_CHECKING:
     import grpc
@@ -46,6 +48,8 @@ class IoApp:
     def __init__(self, settings: IoSettings) -> None:
         self._settings = settings
         self._roots = Roots(parse_roots(settings.roots, settings.symlink_policy))
+        self._origins = Origins()
+        self._watchers: Watchers | None = None
         self._threads = ThreadPoolExecutor(settings.read_threads, thread_name_prefix="io")
         self.pool = WorkerPool(
             WorkerOptions(
@@ -83,7 +87,9 @@ class IoApp:
         snippet = SnippetServicer(roots, reader)
         snippet_service_pb2_grpc.add_SnippetServiceServicer_to_server(snippet, server)
         root_service_pb2_grpc.add_RootServiceServicer_to_server(RootServicer(roots), server)
-        watch_service_pb2_grpc.add_WatchServiceServicer_to_server(WatchServicer(), server)
+        self._watchers = Watchers(roots.open_tree, rules, self._origins, watch_options(settings))
+        watch = WatchServicer(self._watchers)
+        watch_service_pb2_grpc.add_WatchServiceServicer_to_server(watch, server)
         edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(), server)
 
     async def start(self) -> None:
@@ -91,9 +97,13 @@ class IoApp:
         self.pool.start()
 
     async def drain(self) -> None:
-        """Lets calls in flight finish: there are no watches yet."""
+        """Ends the watches, which would not end by themselves; other calls in flight finish."""
+        if self._watchers is not None:
+            self._watchers.drain()
 
     async def close(self) -> None:
-        """Ends the parser processes and the threads."""
+        """Ends the watches, the parser processes and the threads."""
+        if self._watchers is not None:
+            await self._watchers.close()
         await self.pool.close()
         self._threads.shutdown(wait=True, cancel_futures=True)

@@ -19,3 +19,11 @@ PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.
 
 READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
+
+WATCHED_TREES = Gauge("lodestone_io_watched_trees", "Trees that are watched.")
+WATCHED_FOLDERS = Gauge("lodestone_io_watched_folders", "Folders that the kernel watches.")
+WATCH_STREAMS = Gauge("lodestone_io_watch_streams", "Callers that watch.")
+WATCH_EVENTS = Counter("lodestone_io_watch_events", "Events of watched trees.", ["type"])
+WATCH_RESCANS = Counter(
+    "lodestone_io_watch_rescans", "Times that callers were told to scan.", ["cause"]
+)

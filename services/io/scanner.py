@@ -39,6 +39,12 @@ class ScanRules:
     max_plain_text_bytes: int = 1 << 62
     """Largest file of a language without grammar: beyond it is data, not documentation."""
 
+    def largest(self, language: str) -> int:
+        """Returns the size of the largest file of a language that is taken."""
+        if language == TEXT:
+            return min(self.max_file_bytes, self.max_plain_text_bytes)
+        return self.max_file_bytes
+
 
 @dataclass(slots=True)
 class _Folder:
@@ -155,7 +161,7 @@ class TreeScan:
 
     def _add(self, path: str, name: str, status: os.stat_result) -> None:
         language = language_by_name(name)
-        if status.st_size > self._largest(language):
+        if status.st_size > self._rules.largest(language):
             self._skipped[SkipReason.TOO_LARGE] += 1
             return
         if len(path) > MAX_PATH_BYTES // 4 and len(path.encode()) > MAX_PATH_BYTES:
@@ -171,12 +177,6 @@ class TreeScan:
                 language,
             )
         )
-
-    def _largest(self, language: str) -> int:
-        rules = self._rules
-        if language == TEXT:
-            return min(rules.max_file_bytes, rules.max_plain_text_bytes)
-        return rules.max_file_bytes
 
     def _descend(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> bool:
         """Enters a folder; returns whether the walk now goes on beneath it."""
@@ -255,7 +255,7 @@ class TreeScan:
             if name not in names:
                 continue
             try:
-                rules = IgnoreRules(_read_lines(fd, name))
+                rules = IgnoreRules(read_ignore_lines(fd, name))
             except OSError as error:
                 path = prefix + name
                 self._warn(path, file_error(error, path), is_directory=False)
@@ -333,7 +333,7 @@ def _too_deep(path: str) -> FileUnreadableError:
     return FileUnreadableError.at(path[:MAX_PATH_BYTES], "The folder lies too deep to be walked.")
 
 
-def _read_lines(folder_fd: int, name: str) -> list[str]:
+def read_ignore_lines(folder_fd: int, name: str) -> list[str]:
     """Returns the lines of an ignore file, none for what is no regular file.
 
     A link is not followed: git does not either.
