@@ -98,6 +98,20 @@ class Folder:
             yield folder
             waiting.extend(folder.children.values())
 
+    def detach(self) -> None:
+        """Takes the folder out of the one above it."""
+        if self.parent is not None and self.parent.children.get(self.name) is self:
+            del self.parent.children[self.name]
+
+    def move_to(self, parent: Folder, name: str) -> None:
+        """Puts a detached folder beneath another, where nothing has that name."""
+        assert name not in parent.children
+        self.parent, self.name = parent, name
+        parent.children[name] = self
+        for folder in self.with_all_below():
+            assert folder.parent is not None
+            folder.prefix = f"{folder.parent.prefix}{folder.name}/"
+
     def find(self, prefix: str) -> Folder | None:
         """Returns the folder of a prefix such as `src/app/`, None when there is none."""
         folder: Folder | None = self

@@ -131,19 +131,18 @@ class Translator:
         elif mask & inotify.MOVED_TO:
             self._move_here(tree, folder, name, cookie)
 
-    def _enter(self, tree: Tree, folder: Folder, name: str) -> bool:
-        """Walks a folder that came; returns whether it is there and taken."""
+    def _enter(self, tree: Tree, folder: Folder, name: str) -> None:
+        """Walks a folder that came, if a scan does."""
         if not self._walk.lister.walks(folder, folder.ignores, name):
-            return False
+            return
         try:
             fd = open_folder(tree, folder)
         except OSError:
-            return False  # it went already, and its own event comes
+            return  # it went already, and its own event comes
         try:
             self._walk.enter(tree, folder, name, fd)
         finally:
             os.close(fd)
-        return name in folder.children
 
     def _move_away(self, child: Folder, cookie: int) -> None:
         """Lifts all files beneath a folder; its watches stay until it is known where it went."""
@@ -159,21 +158,36 @@ class Translator:
             if len(carried) > self._rename_files:
                 self._walk.needs.add(RescanCause.BURST)
                 return
-        assert child.parent is not None
-        del child.parent.children[child.name]
+        child.detach()
         self._moved_folders[cookie] = (child, carried)
 
     def _move_here(self, tree: Tree, folder: Folder, name: str, cookie: int) -> None:
         moved, carried = self._moved_folders.pop(cookie, (None, {}))
+        if not self._walk.lister.walks(folder, folder.ignores, name):
+            if moved is not None:
+                self._walk.release(moved)
+            return
         prefix = f"{folder.prefix}{name}/"
-        # A walk may have been here before its event, and what came since is noted at the new path.
-        touched = {rest for rest in carried if prefix + rest in self._changes}
-        if self._enter(tree, folder, name):
-            now = time.time_ns()
+        if moved is None:
+            self._enter(tree, folder, name)
+        elif name not in folder.children:
+            # Also when it went on already, so that what is known of it goes with it.
+            moved.move_to(folder, name)
+            self._place(prefix, carried)
+            self._enter(tree, folder, name)
+        else:
+            # A walk was here before this event, and what came since is noted at the new path.
+            touched = {rest for rest in carried if prefix + rest in self._changes}
+            self._enter(tree, folder, name)
             for rest, file in carried.items():
-                path = prefix + rest
-                if self._changes.has_file(path):
-                    file.changed = file.changed or rest in touched
-                    self._changes.put(path, now, known=False, file=file)
-        if moved is not None:
+                file.changed = file.changed or rest in touched
+            self._place(prefix, {
+                rest: file for rest, file in carried.items()
+                if self._changes.has_file(prefix + rest)
+            })  # fmt: skip
             self._walk.release(moved)
+
+    def _place(self, prefix: str, carried: dict[str, File]) -> None:
+        now = time.time_ns()
+        for rest, file in carried.items():
+            self._changes.put(prefix + rest, now, known=False, file=file)

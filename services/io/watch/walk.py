@@ -131,8 +131,7 @@ class Walk:
         for below in folder.with_all_below():
             self._forget_names(below)
         self.release(folder)
-        if folder.parent is not None and folder.parent.children.get(folder.name) is folder:
-            del folder.parent.children[folder.name]
+        folder.detach()
 
     def release(self, folder: Folder) -> None:
         """Ends the watches of a folder and of all beneath it, but those that others took over."""
@@ -225,8 +224,12 @@ class Walk:
         return False
 
     def _could_not_open(self, parent: Folder, name: str, error: OSError) -> None:
-        """Forgets a folder that is gone; of one that may not be read nothing is known, as ever."""
+        """Forgets a folder that is gone when no event may tell it.
+
+        Of one that may not be read nothing is known, as ever.
+        """
         self.is_limited = self.is_limited or is_limit(error)
         child = parent.children.get(name)
-        if child is not None and error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+        is_gone = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+        if child is not None and is_gone and self._is_full:
             self.forget(child)
