@@ -176,15 +176,8 @@ class Translator:
             self._place(prefix, carried)
             self._enter(tree, folder, name)
         else:
-            # A walk was here before this event, and what came since is noted at the new path.
-            touched = {rest for rest in carried if prefix + rest in self._changes}
+            # A walk was here before this event, and has told or noted what it found as new.
             self._enter(tree, folder, name)
-            for rest, file in carried.items():
-                file.changed = file.changed or rest in touched
-            self._place(prefix, {
-                rest: file for rest, file in carried.items()
-                if self._changes.has_file(prefix + rest)
-            })  # fmt: skip
             self._walk.release(moved)
 
     def _place(self, prefix: str, carried: dict[str, File]) -> None:

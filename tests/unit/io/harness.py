@@ -41,8 +41,13 @@ def unprivileged() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grpc.aio.Channel]:
-    """Runs the io service with the folder as root `test`; yields a channel to it."""
+async def serve(
+    top: Path, socket: Path, started: Callable[[IoApp], object] = id, **options: object
+) -> AsyncIterator[grpc.aio.Channel]:
+    """Runs the io service with the folder as root `test`; yields a channel to it.
+
+    `started` is called with the app.
+    """
     settings = IoSettings(listen=f"unix:{socket}", roots=f"test={top}", **options)  # type: ignore[arg-type]
     app = IoApp(settings)
     gate = Gate(settings.max_concurrent_calls)
@@ -52,6 +57,7 @@ async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grp
     server.add_insecure_port(settings.listen)
     await server.start()
     await app.start()
+    started(app)
     try:
         async with grpc.aio.insecure_channel(settings.listen) as channel:
             yield channel

@@ -194,7 +194,7 @@ def test_each_operation_is_told_as_the_fewest_events(
 
 
 def test_a_folder_that_is_written_to_while_it_comes_is_told_whole(make_files: MakeFiles) -> None:
-    """Red when a folder is listed before it is watched: files fall in between."""
+    """Red when a new folder is listed and not watched."""
     top = make_files(FILES)
     with watch(top) as watched:
         for number in range(200):
@@ -208,10 +208,31 @@ def test_a_folder_that_is_written_to_while_it_comes_is_told_whole(make_files: Ma
         assert applied(told, {}, watched.scan()).keys() == watched.scan().keys() - FILES.keys()
 
 
+def test_what_comes_into_a_folder_while_it_is_listed_is_told(make_files: MakeFiles) -> None:
+    """Another process makes folders and fills each at once.
+
+    Red when a folder is watched after it was listed: files fall in between.
+    """
+    top = make_files(FILES)
+    script = """
+        d=0
+        while [ $d -lt 200 ]; do
+            mkdir n$d; i=0
+            while [ $i -lt 30 ]; do : > n$d/$i.py; i=$((i + 1)); done
+            d=$((d + 1))
+        done"""
+    with watch(top, options=replace(QUICK, quiet_seconds=0.001)) as watched:
+        client = Client(watched)
+        subprocess.run(["sh", "-c", script], cwd=top, check=True)
+        client.catch_up()
+
+        assert len(client.known) == 200 * 30 + len(FILES)
+
+
 def test_what_lay_in_a_renamed_folder_and_went_meanwhile_is_told_as_removed(
     make_files: MakeFiles,
 ) -> None:
-    """Red when the files of a renamed folder are those that a walk finds at its new place."""
+    """A walk of the new place does not see them: the old names are known, and held against it."""
     top = make_files(FILES)
     with watch(top) as watched:
         (top / "d").rename(top / "d2")
@@ -490,8 +511,7 @@ def test_events_applied_to_the_old_listing_give_what_a_scan_finds(
 ) -> None:
     """Random changes told in one window, so that a rename must carry what was known of the file.
 
-    Red when `put` forgets the file that was lifted or `change` does not mark it, when the files of
-    a renamed folder are not lifted, and when a folder is listed before it is watched.
+    Red when a rename forgets that the file changed on its way.
     """
     top = make_files(FILES)
     monkey = Monkey(top, seed)
@@ -514,7 +534,8 @@ def test_a_caller_that_follows_events_knows_what_a_scan_finds(
 ) -> None:
     """Random changes told in windows so short that they part what belongs together.
 
-    Red when the watches of a folder that is walked ahead of its event are taken from it.
+    Red when a folder that went takes the watches of one that took them over (`release` without the
+    look at who has the watch).
     """
     top = make_files(FILES)
     monkey = Monkey(top, seed)
