@@ -26,12 +26,14 @@ $(SETUP_STAMP): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 	  || { if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -q && apt-get install -y -q python3-venv; \
 	  else echo "Python's venv module is missing. Install it first, e.g.: sudo apt-get install python3-venv" >&2; exit 2; fi; }
-	@echo "Setting up $(VENV): a few minutes the first time ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet torch==2.13.0
-	@$(BIN)/python -m pip install --quiet -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $@
+	@mkdir -p build && exec 9>build/.setup.lock && flock 9; \
+	if [ $@ -nt requirements.lock ] && [ $@ -nt pyproject.toml ]; then exit 0; fi; \
+	echo "Setting up $(VENV): a few minutes the first time ..."; \
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	$(BIN)/python -m pip install --quiet torch==2.13.0; \
+	$(BIN)/python -m pip install --quiet -r requirements.lock; \
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	touch $@
 
 $(GEN_STAMP): $(SETUP_STAMP) protos/generate.py $(PROTOS)
 	@$(BIN)/python protos/generate.py build/gen
@@ -57,8 +59,15 @@ $(CORPORA)/.stamp: tests/corpora.txt $(SETUP_STAMP)
 .PHONY: corpora
 corpora: $(CORPORA)/.stamp ## Fetches the source trees that tests and benchmarks read.
 
+# Tests hurt writes by strace; where it cannot be had they skip and say so.
+build/.strace:
+	@mkdir -p build
+	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && { apt-get update -q && apt-get install -y -q strace || true; }; } || true
+	@touch $@
+
 .PHONY: test test-fast
-test: setup corpora ## Runs every test, with a real PostgreSQL and the real model.
+test: setup corpora build/.strace ## Runs every test, with a real PostgreSQL and the real model.
 	@$(BIN)/python -m pytest
 
 test-fast: setup ## Runs the tests that take no time: under two minutes.

@@ -103,3 +103,30 @@ def check_environment(environment: Mapping[str, str]) -> None:
                 and value is not ServiceSettings
             ):
                 check_names(environment, f"{PREFIX}{service.upper()}_", names_of(value))
+
+
+def check_before_restart(
+    changed: Mapping[str, Iterable[str]], environment: Mapping[str, str]
+) -> None:
+    """Raises StartError when a service would not start with what is set now.
+
+    A service that serves is not stopped for one that cannot start.
+
+    Args:
+        changed: names of the settings that changed, by service.
+        environment: the settings of now.
+    """
+    from services.runtime.settings import load_settings
+
+    if "embed" in changed:
+        from services.embed.settings import EmbedSettings
+        from services.embed.sources import resolve_source
+
+        resolve_source(load_settings(EmbedSettings, environment))
+    if DATABASE_URL in changed.get("indexer", ()):
+        import asyncio
+
+        from services.indexer.storage.database import Database
+
+        database = Database(environment[DATABASE_URL], connections=2, timeout_seconds=10)
+        asyncio.run(database.probe())

@@ -12,6 +12,7 @@ from services.cli.environment import (
     DEFAULT_ROOTS,
     IO_ROOTS,
     changed_settings,
+    check_before_restart,
     check_environment,
     given_settings,
     has_unseen_names,
@@ -176,6 +177,7 @@ class Stack:
 
     def _stop_outdated(self, folder: DataFolder, state: StackState) -> StackState:
         outdated = self._outdated(state)
+        check_before_restart(outdated, self._environment)
         for name in STOP_ORDER:
             if name in outdated and state.runs(name):
                 note(f"Restarting the {name} service: {', '.join(outdated[name])} changed.")

@@ -15,10 +15,12 @@ from lodestone.embed.v1 import (
     rerank_service_pb2_grpc,
 )
 from services.embed.admission import Admission
-from services.embed.backends.loading import load
 from services.embed.batcher import Batcher
+from services.embed.engine_health import EngineHealth
 from services.embed.fingerprint import fingerprint_of
-from services.embed.model import ModelInfo
+from services.embed.hosting.loading import load_hosted
+from services.embed.lanes import LaneTurns
+from services.embed.model import Lane, ModelInfo
 from services.embed.registry import ModelRegistry
 from services.embed.servicers import EmbedServicer, ModelServicer
 from services.embed.serving import ServedModel
@@ -26,6 +28,8 @@ from services.embed.sources import resolve_source
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import grpc
 
     from services.embed.backends.protocol import LoadedModel
@@ -48,6 +52,11 @@ class EmbedApp:
         self._registry = ModelRegistry()
         self._embed = EmbedServicer(self._registry, stream_groups=settings.stream_groups)
         self._tokenizers = ThreadPoolExecutor(settings.tokenizer_threads, "tokenize")
+        self._engine_health = EngineHealth()
+
+    def report_health(self, tell: Callable[[bool], None]) -> None:
+        """Has `tell` called with whether every model has an engine that serves."""
+        self._engine_health.report_to(tell)
 
     def register(self, server: grpc.aio.Server) -> None:
         """Adds the servicers."""
@@ -70,7 +79,8 @@ class EmbedApp:
         """
         started = time.monotonic()
         source = resolve_source(self._settings)
-        loaded = await load(source, self._settings)
+        tell = self._engine_health.teller_of(source.model_id)
+        loaded = await load_hosted(source, self._settings, tell)
         model = self.serve(loaded, source.model_id)
         self._registry.add(model)
         get_logger().info(
@@ -87,13 +97,19 @@ class EmbedApp:
     def serve(self, loaded: LoadedModel, model_id: ModelId) -> ServedModel:
         """Returns a loaded model with a queue of its own; the caller closes it."""
         settings, facts = self._settings, loaded.backend.info
-        admission = Admission(max_tokens=settings.queue_tokens, max_bytes=settings.queue_bytes)
+        admission = Admission(
+            max_tokens=settings.queue_tokens,
+            max_bytes=settings.queue_bytes,
+            concurrency=facts.concurrency,
+            batch_tokens=facts.token_budget,
+        )
+        weights = {Lane.INTERACTIVE: settings.interactive_weight, Lane.BULK: 1.0}
         batcher = Batcher(
             loaded.backend,
             admission,
             token_budget=facts.token_budget,
             max_texts=settings.batch_max_texts,
-            interactive_burst=settings.interactive_burst,
+            turns=LaneTurns(weights, max_age_seconds=settings.lane_max_age_seconds),
         )
         info = ModelInfo(
             model_id=model_id,

@@ -8,6 +8,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from services.embed import metrics
+from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.model import Lane
 from services.embed.packing import PackingQueue
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from services.embed.admission import Admission
     from services.embed.backends.protocol import Backend
+    from services.embed.lanes import LaneTurns
     from services.embed.model import TokenIds, VectorType
     from services.embed.work import Result, WorkKey
 
@@ -42,11 +44,11 @@ class Batcher:
         *,
         token_budget: int,
         max_texts: int,
-        interactive_burst: int,
+        turns: LaneTurns,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._admission = admission
-        self._token_budget = token_budget
+        self._budget = TokenBudget(token_budget)
         self._max_texts = max_texts
         self._concurrency = backend.info.concurrency
         self._lanes: dict[Lane, PackingQueue[Work]] = {lane: PackingQueue() for lane in Lane}
@@ -54,7 +56,7 @@ class Batcher:
         self._serials = itertools.count()
         self._outstanding = dict.fromkeys(Lane, 0)
         self._closed = False
-        self._engine = Engine(backend, self._on_done, interactive_burst=interactive_burst)
+        self._engine = Engine(backend, self._on_done, turns=turns, budget=self._budget)
 
     async def run(
         self, texts: Sequence[TokenIds], *, vector_type: VectorType, lane: Lane
@@ -130,7 +132,9 @@ class Batcher:
         queue = self._lanes[lane]
         idle = max(self._concurrency - sum(self._outstanding.values()), 1)
         share = max(-(-queue.tokens // idle), _LEAST_BATCH_TOKENS)
-        taken = queue.take(token_budget=min(self._token_budget, share), max_items=self._max_texts)
+        budget = self._budget.tokens
+        metrics.TOKEN_BUDGET.set(budget)
+        taken = queue.take(token_budget=min(budget, share), max_items=self._max_texts)
         alive = []
         for work in taken:
             if work.abandoned:
@@ -145,18 +149,18 @@ class Batcher:
 
     def _settle(self, batch: Batch, results: Sequence[Result | None], seconds: float) -> None:
         self._outstanding[batch.lane] -= 1
-        done = 0
+        done = True
         for work, result in zip(batch.works, results, strict=True):
+            done = done and isinstance(result, bytes)
             if result is not None:
-                done += work.tokens
                 self._finish(work, result)
             elif work.abandoned:
                 self._forget(work)
             else:  # an identical text came between the engine's look and now
                 self._lanes[work.lane].add(work)
-        if done:
+        if done:  # nothing was dropped or tried again
             metrics.FORWARD_SECONDS.observe(seconds)
-            self._admission.note_rate(done * self._concurrency, seconds)
+            self._admission.note_forward(batch.tokens, seconds)
         if not self._closed:
             self._dispatch()
 

@@ -8,26 +8,37 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from services.embed import metrics, vectors
-from services.embed.errors import BadVectorError
-from services.embed.model import Lane
+from services.embed.backends.protocol import (
+    EngineDownError,
+    EngineError,
+    EngineLostError,
+    OutOfMemoryError,
+)
+from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngineError
+from services.embed.gate import SuspectGate
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from services.embed.backends.protocol import Backend
+    from services.embed.budget import TokenBudget
+    from services.embed.lanes import LaneTurns
+    from services.embed.model import Lane
     from services.embed.work import Batch, Result, Work
 
 _JOIN_SECONDS = 30.0
+_DEATHS_ALONE = 2
+"""Times that a single text may end the engine while nothing else runs, before it is to blame: an
+engine may also die of something else."""
 
 
 class Engine:
     """Feeds batches to a backend from as many threads as it takes.
 
-    Interactive batches run before bulk ones that have not started, but not more than
-    `interactive_burst` in a row while bulk waits. `done` is called on an engine thread with the
-    batch, one result per work in order (None for work that was abandoned before the forward), and
-    the seconds that it took.
+    `turns` says which lane goes next. `done` is called on an engine thread with the batch, one
+    result per work in order (None for work that was abandoned before the forward), and the seconds
+    that it took.
     """
 
     def __init__(
@@ -35,13 +46,15 @@ class Engine:
         backend: Backend,
         done: Callable[[Batch, Sequence[Result | None], float], None],
         *,
-        interactive_burst: int,
+        turns: LaneTurns,
+        budget: TokenBudget,
     ) -> None:
         self._backend = backend
         self._done = done
-        self._interactive_burst = interactive_burst
-        self._burst = 0
-        self._batches: dict[Lane, deque[Batch]] = {lane: deque() for lane in Lane}
+        self._turns = turns
+        self._budget = budget
+        self._gate = SuspectGate()
+        self._batches: dict[Lane, deque[tuple[float, Batch]]] = {}
         self._ready = threading.Condition()
         self._stopping = False
         self._threads = [
@@ -55,7 +68,8 @@ class Engine:
         """Queues a batch behind the others of its lane."""
         with self._ready:
             assert not self._stopping
-            self._batches[batch.lane].append(batch)
+            queue = self._batches.setdefault(batch.lane, deque())
+            queue.append((time.monotonic(), batch))
             self._ready.notify()
 
     def close(self) -> None:
@@ -74,37 +88,86 @@ class Engine:
 
     def _next(self) -> Batch | None:
         """Waits for a batch and takes it; None at the end."""
-        interactive, bulk = self._batches[Lane.INTERACTIVE], self._batches[Lane.BULK]
         with self._ready:
-            while not interactive and not bulk and not self._stopping:
-                self._ready.wait()
+            self._ready.wait_for(lambda: self._stopping or any(self._batches.values()))
             if self._stopping:
                 return None
-            if interactive and not (bulk and self._burst >= self._interactive_burst):
-                self._burst += 1
-                return interactive.popleft()
-            self._burst = 0
-            return bulk.popleft()
+            heads = {lane: queue[0][0] for lane, queue in self._batches.items() if queue}
+            lane = self._turns.choose(heads, time.monotonic())
+            _, batch = self._batches[lane].popleft()
+            self._turns.charge(lane, batch.tokens)
+            return batch
 
     def _run(self, works: Sequence[Work]) -> list[Result | None]:
         """Returns one result per work; whatever goes wrong becomes a result."""
-        alive = [work for work in works if not work.abandoned]
-        results = dict(zip(alive, self._forward(alive), strict=True)) if alive else {}
+        results: dict[Work, Result] = {}
+        self._forward(works, results)
         return [results.get(work) for work in works]
 
-    def _forward(self, works: Sequence[Work]) -> list[Result]:
+    def _forward(self, works: Sequence[Work], results: dict[Work, Result]) -> None:
         """Runs a batch; when it fails, halves it until the bad text stands alone."""
+        alive = [work for work in works if not work.abandoned]
+        if not alive:
+            return
         try:
-            return self._results(works)
+            with self._gate.shared():
+                found = self._results(alive)
+        except EngineLostError:
+            self._forward_suspects(alive, results)
+        except EngineDownError:
+            results.update(dict.fromkeys(alive, EngineAwayError()))
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the thread must live
-            if len(works) == 1:
-                return [_failure(works[0], error)]
-        middle = len(works) // 2
-        return [*self._forward(works[:middle]), *self._forward(works[middle:])]
+            self._note_failure(alive, error)
+            if len(alive) == 1:
+                results[alive[0]] = _failure(alive[0], error)
+                return
+            self._forward(alive[: len(alive) // 2], results)
+            self._forward(alive[len(alive) // 2 :], results)
+        else:
+            results.update(zip(alive, found, strict=True))
+
+    def _forward_suspects(self, works: Sequence[Work], results: dict[Work, Result]) -> None:
+        """Runs works that an engine ended with while nothing else runs, until the guilty is found.
+
+        Another batch may have been the cause: most often all of them are fine alone.
+        """
+        error = EngineLostError(hung=False)
+        for _ in range(_DEATHS_ALONE if len(works) == 1 else 1):
+            alive = [work for work in works if not work.abandoned]
+            if not alive:
+                return
+            try:
+                with self._gate.alone():
+                    found = self._results(alive)
+            except EngineLostError as lost:
+                error = lost
+            except Exception:  # noqa: BLE001 - it answers: the usual way finds the text
+                self._forward(alive, results)
+                return
+            else:
+                results.update(zip(alive, found, strict=True))
+                return
+        if len(works) == 1:
+            get_logger().error("text_ends_engine", tokens=works[0].tokens, hung=error.hung)
+            results[works[0]] = TextEndsEngineError(hung=error.hung)
+            return
+        self._forward_suspects(works[: len(works) // 2], results)
+        self._forward_suspects(works[len(works) // 2 :], results)
+
+    def _note_failure(self, works: Sequence[Work], error: Exception) -> None:
+        if isinstance(error, OutOfMemoryError):
+            padded = max(work.tokens for work in works) * len(works)
+            self._budget.shrink(padded)
+            metrics.OUT_OF_MEMORY.inc()
+            get_logger().warning(
+                "forward_out_of_memory", padded_tokens=padded, budget=self._budget.tokens
+            )
 
     def _results(self, works: Sequence[Work]) -> list[Result]:
         rows = self._backend.infer([work.ids for work in works])
-        metrics.note_forward([work.tokens for work in works])
+        lengths = [work.tokens for work in works]
+        metrics.note_forward(lengths)
+        self._budget.note_success(max(lengths) * len(lengths))
         if len(rows) != len(works):
             raise ValueError("The backend returned another number of rows.")
         good = vectors.good_rows(rows, dimensions=self._backend.info.dimensions)
@@ -122,6 +185,6 @@ class Engine:
 
 def _failure(work: Work, error: Exception) -> BadVectorError:
     # The error's text may quote the input, so that only its class is told.
-    kind = type(error).__name__
+    kind = str(error) if isinstance(error, EngineError) else type(error).__name__
     get_logger().warning("forward_failed", error=kind, tokens=work.tokens)
     return BadVectorError(f"The model failed on this text ({kind}).")

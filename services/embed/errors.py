@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from services.runtime.errors import Code, LodestoneError
+from services.runtime.errors import Code, DependencyUnavailableError, LodestoneError
+
+_AWAY_SECONDS = 2.0
 
 
 class TextTooLongError(LodestoneError):
@@ -23,6 +25,28 @@ class BadVectorError(LodestoneError):
 
     reason = "ERROR_REASON_BAD_VECTOR"
     code = Code.INTERNAL
+
+
+class TextEndsEngineError(LodestoneError):
+    """The process that runs the model ends, or hangs, whenever it gets this text."""
+
+    reason = "ERROR_REASON_WORKER_DIED"
+    code = Code.INTERNAL
+
+    def __init__(self, *, hung: bool) -> None:
+        what = "hangs on" if hung else "ends whenever it gets"
+        super().__init__(f"The process that runs the model {what} this text.")
+
+
+class EngineAwayError(DependencyUnavailableError):
+    """The process that runs the model is being rebuilt; nothing is wrong with the text."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The model is being loaded again.",
+            metadata={"dependency": "engine"},
+            retry_after_seconds=_AWAY_SECONDS,
+        )
 
 
 class ModelNotLoadedError(LodestoneError):

@@ -45,6 +45,21 @@ ADMITTED_TOKENS = Gauge("lodestone_embed_admitted_tokens", "Tokens of all texts 
 RUNNING_BATCHES = Gauge(
     "lodestone_embed_running_batches", "Batches that run or are prepared to run next."
 )
+OUT_OF_MEMORY = Counter(
+    "lodestone_embed_out_of_memory_total", "Forwards that found no memory, and were halved."
+)
+TOKEN_BUDGET = Gauge("lodestone_embed_token_budget", "Padded tokens that a batch may have now.")
+REFUSALS = Counter(
+    "lodestone_embed_refusals_total",
+    "Requests that were refused at once, by reason: full, deadline.",
+    ("reason",),
+)
+ENGINES_UP = Gauge("lodestone_embed_engines_up", "Engine processes that serve.")
+ENGINE_LOSSES = Counter(
+    "lodestone_embed_engine_losses_total",
+    "Engines that were lost, by cause: died, hung, out_of_memory, wrong_vectors.",
+    ("cause",),
+)
 
 
 def note_forward(lengths: Sequence[int]) -> None:

@@ -33,10 +33,14 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
         self._stream_groups = stream_groups
         self._sessions: set[EmbedSession] = set()
 
-    async def Embed(self, request: pb.EmbedRequest, _context: Any) -> pb.EmbedResponse:
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Embeds a batch: one result per text, in order."""
         model = self._registry.get(convert.model_id_of(request.model))
-        outcomes = await model.embed(request.texts, convert.options_of(request.options))
+        outcomes = await model.embed(
+            request.texts,
+            convert.options_of(request.options),
+            deadline_seconds=context.time_remaining(),
+        )
         return pb.EmbedResponse(
             results=map(convert.result_to_proto, outcomes),
             model_fingerprint=model.info.fingerprint,

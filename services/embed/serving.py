@@ -48,11 +48,17 @@ class ServedModel:
         self._executor = executor
 
     async def embed(
-        self, texts: Sequence[str], options: EmbedOptions, *, wait_for_room: bool = False
+        self,
+        texts: Sequence[str],
+        options: EmbedOptions,
+        *,
+        wait_for_room: bool = False,
+        deadline_seconds: float | None = None,
     ) -> list[Outcome]:
         """Returns one outcome per text, in order; one bad text does not fail the others.
 
-        Idempotent. With `wait_for_room` a full queue delays the call instead of failing it.
+        Idempotent. With `wait_for_room` a full queue delays the call instead of failing it. A call
+        that what waits already would keep beyond its deadline is refused at once.
 
         Raises:
             InvalidRequestError: the options do not fit the model, or there are too many texts.
@@ -68,7 +74,9 @@ class ServedModel:
                     tokens=guess, size=size, lane=options.lane
                 )
             else:
-                ticket = self._admission.admit(tokens=guess, size=size, lane=options.lane)
+                ticket = self._admission.admit(
+                    tokens=guess, size=size, lane=options.lane, deadline_seconds=deadline_seconds
+                )
             with ticket:
                 return await self._embed_admitted(texts, options, ticket)
         except OverloadedError:

@@ -42,6 +42,18 @@ class EmbedSettings(ServiceSettings):
     convert_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 300.0
     """Longest time that the first conversion of a model may take."""
 
+    isolation: Literal["auto", "process", "none"] = "auto"
+    """Whether the model runs in a process of its own; `auto` does so for native engines."""
+
+    hang_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
+    """Time of one forward after which the engine is taken as hung, and rebuilt."""
+
+    rebuild_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Time that texts wait for an engine that is being rebuilt, before they fail."""
+
+    engine_memory_bytes: Annotated[int, Field(ge=0, le=1 << 44)] = 0
+    """Most memory (address space) of a process that runs a model; 0 is no limit."""
+
     streams: Annotated[int, Field(ge=0, le=256)] = 0
     """Forwards at once; 0 is one a core on CPU, one on GPU."""
 
@@ -63,8 +75,11 @@ class EmbedSettings(ServiceSettings):
     queue_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 32)] = 64 << 20
     """Most bytes of text that wait or run at once."""
 
-    interactive_burst: Annotated[int, Field(ge=1, le=1000)] = 4
-    """Interactive batches in a row after which a waiting bulk batch has its turn."""
+    interactive_weight: Annotated[float, Field(ge=1, le=1000)] = 8.0
+    """Tokens of queries that run for each token of bulk work while both wait."""
+
+    lane_max_age_seconds: Annotated[float, Field(gt=0, le=600)] = 2.0
+    """Time after which a batch that is ready goes next, whatever its lane."""
 
     tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
     """Threads that tokenize."""

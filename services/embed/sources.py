@@ -6,7 +6,7 @@ import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from services.embed.model import ModelId
 from services.runtime.exits import ExitCode, StartError
@@ -42,7 +42,11 @@ class FolderSource:
     folder: Path
 
 
-def resolve_source(settings: EmbedSettings) -> HashingSource | FolderSource:
+Source: TypeAlias = HashingSource | FolderSource
+"""What a model comes from."""
+
+
+def resolve_source(settings: EmbedSettings) -> Source:
     """Returns what to load.
 
     Raises:

@@ -67,3 +67,8 @@ class Batch:
 
     works: list[Work]
     lane: Lane
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the forward, padding included."""
+        return max(work.tokens for work in self.works) * len(self.works)

@@ -6,6 +6,7 @@ differ raises `RECIPE`, and nodes of another recipe are made again.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from blake3 import blake3
@@ -17,6 +18,7 @@ RECIPE = "1"
 DIGEST_BYTES = 32
 _HASH_PREFIX = b"lodestone-content-" + RECIPE.encode() + b"\0"
 _INDENTATION = " \t"
+_BLANKS = re.compile(rb"[ \t]*")
 
 
 def file_digest(data: bytes) -> bytes:
@@ -41,15 +43,41 @@ def normal_form(data: bytes, segments: Iterable[tuple[int, int]]) -> str:
     Raises:
         UnicodeDecodeError: a segment is not UTF-8 or cuts a character.
     """
-    pieces = [_normal_segment(data, start, end) for start, end in segments]
+    pieces: list[str] = []
+    line = _Indentation(data)
+    for start, end in segments:
+        text = data[start:end].decode()
+        if "\n" in text:
+            pieces.append(_normal_lines(line.before(start) + text))
+        else:
+            pieces.append(text.rstrip().lstrip(_INDENTATION))
     return ("\n".join(pieces) if len(pieces) > 1 else pieces[0]).strip("\n")
 
 
-def _normal_segment(data: bytes, start: int, end: int) -> str:
-    line_start = data.rfind(b"\n", 0, start) + 1
-    head = data[line_start:start]
-    lead = head[: len(head) - len(head.lstrip(b" \t"))].decode()
-    lines = [line.rstrip() for line in (lead + data[start:end].decode()).split("\n")]
+class _Indentation:
+    """Tells the blanks at the start of lines; asked in order, it looks at no byte twice.
+
+    A line may be as long as the file.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._asked = 0
+        self._line_start = 0
+
+    def before(self, position: int) -> str:
+        """Returns the indentation of the line that holds `position`, as far as it is before it."""
+        least = self._asked if position >= self._asked else 0
+        newline = self._data.rfind(b"\n", least, position)
+        if newline >= 0 or least == 0:
+            self._line_start = newline + 1
+        self._asked = position
+        blanks = _BLANKS.match(self._data, self._line_start, position)
+        return blanks[0].decode() if blanks else ""
+
+
+def _normal_lines(text: str) -> str:
+    lines = [line.rstrip() for line in text.split("\n")]
     while lines and not lines[0]:
         del lines[0]
     while lines and not lines[-1]:

@@ -76,6 +76,41 @@ class RangeOutsideFileError(FileError):
     code = Code.OUT_OF_RANGE
 
 
+class PathExistsError(FileError):
+    """There is a file or folder of this path already."""
+
+    reason = "ERROR_REASON_ALREADY_EXISTS"
+    code = Code.ALREADY_EXISTS
+
+
+class ReadOnlyError(FileError):
+    """The deployment, the root or the file system is read-only."""
+
+    reason = "ERROR_REASON_READ_ONLY"
+    code = Code.FAILED_PRECONDITION
+
+
+class DiskFullError(FileError):
+    """The disk is full, or the quota used up; what was there is as it was."""
+
+    reason = "ERROR_REASON_DISK_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class NotProvenDurableError(FileError):
+    """A change is in place, and the operating system does not say that it is on the disk."""
+
+    reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
+    code = Code.UNAVAILABLE
+
+
+class RequestIdReusedError(LodestoneError):
+    """The same `request_id` came with a different request."""
+
+    reason = "ERROR_REASON_REQUEST_ID_REUSED"
+    code = Code.ALREADY_EXISTS
+
+
 class ParseTimeoutError(FileError):
     """The file took more time than it may."""
 
@@ -95,6 +130,26 @@ class WorkerStartError(LodestoneError):
 
     reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
     code = Code.UNAVAILABLE
+
+
+class StateFolderError(LodestoneError):
+    """The folder for what outlasts a restart cannot be used; nothing changed."""
+
+    reason = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
+    code = Code.UNAVAILABLE
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(
+            message,
+            metadata={"dependency": "state folder", **metadata},
+            retry_after_seconds=RETRY_AFTER_SECONDS,
+        )
+
+    @classmethod
+    def of(cls, error: OSError, what: str) -> Self:
+        """Returns the error for what the operating system said; the folder is not told."""
+        name = errno.errorcode.get(error.errno or 0, "unknown")
+        return cls(f"The state folder {what} ({name}).", errno=name)
 
 
 class ParseFailedError(FileError):
@@ -118,6 +173,10 @@ def file_error(error: OSError, path: str) -> LodestoneError:
                 metadata={"limit": "open files"},
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
+        case errno.ENOSPC | errno.EDQUOT:
+            return DiskFullError.at(path, "The disk is full.", dependency="file system")
+        case errno.EROFS:
+            return ReadOnlyError.at(path, "The file system is read-only.")
         case errno.ENXIO | errno.EISDIR:
             return FileNotRegularError.at(path, "Not a regular file.")
         case _:

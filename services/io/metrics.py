@@ -12,12 +12,19 @@ SCANNED_FILES = Counter("lodestone_io_scanned_files", "Files that scans found.")
 SKIPPED_FILES = Counter("lodestone_io_skipped_files", "Files left out by scans.", ["reason"])
 SCAN_WARNINGS = Counter("lodestone_io_scan_warnings", "Places that scans could not look at.")
 
+CHECKED_FILES = Counter("lodestone_io_checked_files", "Files of check calls.", ["verdict"])
+CHECK_SECONDS = Histogram("lodestone_io_check_seconds", "Seconds of a call.", buckets=_SECONDS)
+
 PARSED_FILES = Counter("lodestone_io_parsed_files", "Files of parse calls.", ["outcome"])
 PARSED_NODES = Counter("lodestone_io_parsed_nodes", "Nodes that parsing made.")
 PARSE_SECONDS = Histogram("lodestone_io_parse_seconds", "Seconds of a call.", buckets=_SECONDS)
 PARSE_WORKERS = Gauge("lodestone_io_parse_workers", "Worker processes that live.")
 
 READ_ITEMS = Counter("lodestone_io_read_items", "Items of read calls.", ["outcome"])
+READ_FILES = Counter(
+    "lodestone_io_read_files", "Files of read calls: read, cached or failed.", ["outcome"]
+)
+CACHE_BYTES = Gauge("lodestone_io_cache_bytes", "Bytes of files that are held for later reads.")
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
 
 WATCHED_TREES = Gauge("lodestone_io_watched_trees", "Trees that are watched.")
@@ -27,3 +34,19 @@ WATCH_EVENTS = Counter("lodestone_io_watch_events", "Events of watched trees.", 
 WATCH_RESCANS = Counter(
     "lodestone_io_watch_rescans", "Times that callers were told to scan.", ["cause"]
 )
+
+WRITTEN_FILES = Counter("lodestone_io_written_files", "Files of writes.", ["kind", "outcome"])
+WRITE_SECONDS = Histogram("lodestone_io_write_seconds", "Seconds of a call.", buckets=_SECONDS)
+WRITES_REPEATED = Counter("lodestone_io_writes_repeated", "Calls answered from the journal.")
+WRITE_LOCK_WAITS = Counter("lodestone_io_write_lock_waits", "Waits for who held a file.")
+EDIT_REQUESTS_REMEMBERED = Gauge(
+    "lodestone_io_edit_requests_remembered", "Requests that the journal holds."
+)
+EDIT_REQUESTS_FORGOTTEN = Counter(
+    "lodestone_io_edit_requests_forgotten", "Requests forgotten before their time for want of room."
+)
+TEMPORARY_FILES_SWEPT = Counter(
+    "lodestone_io_temporary_files_swept", "Temporary files of dead processes that were removed."
+)
+ROOTS = Gauge("lodestone_io_roots", "Roots that this process knows, by where from.", ["source"])
+ROOT_CHANGES = Counter("lodestone_io_root_changes", "Calls that change roots.", ["outcome"])

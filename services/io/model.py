@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -39,6 +40,9 @@ class NodeKind(StrEnum):
     BLOCK = "NODE_KIND_BLOCK"
     SECTION = "NODE_KIND_SECTION"
     WINDOW = "NODE_KIND_WINDOW"
+
+
+ROOT_ID = re.compile(r"[a-z0-9-]{1,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,34 @@ class ScanBatch:
     files: list[ScannedFile]
     warnings: list[ScanWarning]
     summary: ScanSummary | None = None
+
+
+class Verdict(StrEnum):
+    """Whether a file changed; values are those of `CheckFileResult.Verdict`."""
+
+    UNCHANGED = "VERDICT_UNCHANGED"
+    CHANGED = "VERDICT_CHANGED"
+    GONE = "VERDICT_GONE"
+    UNKNOWN = "VERDICT_UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A file as a caller knows it; without signature and digest nothing is known but its path."""
+
+    path: str
+    signature: Signature | None = None
+    digest: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What a known file turned out to be; the digest is empty when it was not read."""
+
+    verdict: Verdict
+    signature: Signature | None = None
+    digest: bytes = b""
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)

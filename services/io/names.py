@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from services.io.model import SkipReason
+from services.io.parser.languages import LANGUAGES_BY_NAME, language_by_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
 
 def _words(text: str) -> frozenset[str]:
@@ -56,43 +58,124 @@ BINARY_SUFFIXES = _words(
     pack idx rlib rmeta pdb nupkg crx xpi ttc br lzma z lib exr hdr dds blend fbx glb stl"""
 )
 
-_PLAIN_SUFFIX = re.compile(r"\*\.[A-Za-z0-9_]+")
+MAX_SUFFIXES = 4096
+"""Suffixes whose verdict is kept."""
+
+Verdict = tuple[SkipReason | None, str]
+"""Why a file is skipped, if it is, and its language."""
+
+_Match = Callable[[str], re.Match[str] | None]
+_TEMPORARY = re.compile(r"\.lodestone-[0-9a-f]{32}\.tmp")
+_TEMPORARY_GLOB = ".lodestone-*.tmp"
+_PLAIN_SUFFIX = re.compile(r"\*(\.[A-Za-z0-9_]+)")
+_WILD = re.compile(r"[*?\[]")
 
 
 class NameRules:
     """Tells from a file's name alone why it is skipped, or its language.
 
-    Most names are decided by their suffix in one dictionary look-up: a scan asks once a file.
+    A scan asks once a file, so most names are decided by their suffix in one dictionary look-up,
+    beside which stands what else may be odd about names with that suffix, e.g. `.min.js`.
     """
 
     def __init__(self, extra_generated: Iterable[str] = ()) -> None:
-        by_suffix: dict[str, SkipReason] = dict.fromkeys(
-            (suffix.lower() for suffix in BINARY_SUFFIXES), SkipReason.BINARY
-        )
-        patterns: list[tuple[str, SkipReason]] = []
-        for globs, reason in (
-            ((*GENERATED_NAMES, *extra_generated), SkipReason.GENERATED),
-            (SECRET_NAMES, SkipReason.SECRET),
+        generated = (*GENERATED_NAMES, *extra_generated)
+        by_suffix = {f".{suffix.lower()}": SkipReason.BINARY for suffix in BINARY_SUFFIXES}
+        by_suffix |= dict.fromkeys(_plain_suffixes(generated), SkipReason.GENERATED)
+        by_suffix |= dict.fromkeys(_plain_suffixes(SECRET_NAMES), SkipReason.SECRET)
+        self._reasons: Mapping[str, SkipReason] = by_suffix
+        secret, generated = map(_not_plain, (SECRET_NAMES, generated))
+        self._is_secret = _any_of(secret)
+        self._is_generated = _any_of(generated)
+        odd = (*secret, *generated, *OPEN_NAMES, *LANGUAGES_BY_NAME, _TEMPORARY_GLOB)
+        self._odd = _OddNames(odd)
+        self._by_suffix: dict[str, tuple[Verdict, _Match | None]] = {}
+
+    def verdict(self, name: str) -> Verdict:
+        """Returns why a file of this name is skipped, or None, and its language."""
+        suffix = name[name.rfind(".") :]
+        found = self._by_suffix.get(suffix)
+        if found is None:
+            if suffix[0] != ".":
+                return self.skip_reason(name), language_by_name(name)
+            found = self._verdict_of_suffix(suffix)
+        verdict, is_odd = found
+        if (is_odd is not None and is_odd(name)) or (
+            name[0] in self._odd.starts and self._odd.by_start(name)
         ):
-            for glob in globs:
-                if _PLAIN_SUFFIX.fullmatch(glob):
-                    by_suffix[glob[2:].lower()] = reason
-                else:
-                    patterns.append((fnmatch.translate(glob), reason))
-        self._by_suffix: Mapping[str, SkipReason] = by_suffix
-        self._secret = _any_of(p for p, reason in patterns if reason is SkipReason.SECRET)
-        self._generated = _any_of(p for p, reason in patterns if reason is SkipReason.GENERATED)
+            return self.skip_reason(name), language_by_name(name)
+        return verdict
 
     def skip_reason(self, name: str) -> SkipReason | None:
         """Returns why a file of this name is skipped, or None. Secrets go before all else."""
-        if self._secret(name):
-            return None if name in OPEN_NAMES else SkipReason.SECRET
-        suffix = name.rpartition(".")[2].lower() if "." in name else ""
-        reason = self._by_suffix.get(suffix)
-        if reason is not None:
-            return None if name in OPEN_NAMES else reason
-        return SkipReason.GENERATED if self._generated(name) else None
+        if name in OPEN_NAMES:
+            return None
+        if is_temporary(name):
+            return SkipReason.IGNORED
+        if self._is_secret(name):
+            return SkipReason.SECRET
+        dot = name.rfind(".")
+        reason = self._reasons.get(name[dot:].lower()) if dot >= 0 else None
+        if reason is None and self._is_generated(name):
+            return SkipReason.GENERATED
+        return reason
+
+    def _verdict_of_suffix(self, suffix: str) -> tuple[Verdict, _Match | None]:
+        """Returns what holds for names with a suffix unless they are odd, and keeps it."""
+        lower = suffix.lower()
+        found = (self._reasons.get(lower), language_by_name(f"a{suffix}")), self._odd.of(lower)
+        if len(self._by_suffix) < MAX_SUFFIXES:
+            self._by_suffix[suffix] = found
+        return found
 
 
-def _any_of(patterns: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
-    return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE).match
+def temporary_name(token: str) -> str:
+    """Returns the name of a temporary file; `token` is 32 hexadecimal digits."""
+    return f".lodestone-{token}.tmp"
+
+
+def is_temporary(name: str) -> bool:
+    """Tells whether a file is one that an io service writes before it puts it in place."""
+    return name.startswith(".lodestone-") and _TEMPORARY.fullmatch(name) is not None
+
+
+class _OddNames:
+    """Tells cheaply which names may be odd: by their suffix, or else by their first letter."""
+
+    def __init__(self, globs: Iterable[str]) -> None:
+        self._by_suffix: dict[str, list[str]] = {}
+        self._others: list[str] = []
+        by_start: list[str] = []
+        for glob in map(str.lower, globs):
+            suffix = _suffix_of(glob)
+            if suffix:
+                self._by_suffix.setdefault(suffix, []).append(glob)
+            elif not _WILD.match(glob):
+                by_start.append(glob)
+            else:
+                self._others.append(glob)
+        self.starts = frozenset("".join(glob[0] + glob[0].upper() for glob in by_start))
+        self.by_start = _any_of(by_start)
+
+    def of(self, suffix: str) -> _Match | None:
+        """Returns what tells odd names among those of a suffix."""
+        globs = self._others + self._by_suffix.get(suffix, [])
+        return _any_of(globs) if globs else None
+
+
+def _suffix_of(glob: str) -> str:
+    """Returns the suffix that all names have which a glob matches, if it tells."""
+    tail = _WILD.split(glob)[-1].rpartition("]")[2]
+    return tail[tail.rfind(".") :] if "." in tail else ""
+
+
+def _plain_suffixes(globs: Iterable[str]) -> list[str]:
+    return [found[1].lower() for glob in globs if (found := _PLAIN_SUFFIX.fullmatch(glob))]
+
+
+def _not_plain(globs: Iterable[str]) -> tuple[str, ...]:
+    return tuple(glob for glob in globs if not _PLAIN_SUFFIX.fullmatch(glob))
+
+
+def _any_of(globs: Iterable[str]) -> _Match:
+    return re.compile("|".join(map(fnmatch.translate, globs)) or r"(?!)", re.IGNORECASE).match

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import stat
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -30,6 +31,8 @@ _RESOLVE_BENEATH = 0x08
 _RESOLVE_IN_ROOT = 0x10
 _RACE_RETRIES = 128  # openat2 answers EAGAIN when a rename ran beside it
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_HOLD_FLAGS = os.O_PATH | os.O_CLOEXEC
+_STEP_FLAGS = _HOLD_FLAGS | os.O_NOFOLLOW  # on the way: a link is held, not followed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -76,12 +79,15 @@ class Tree:
         self.directory = directory
         self._roots = roots or (root,)
         self._whole_system = root.path == "/"
-        self._root_fd = _open_root(root, directory)
+        # The whole system holds devices, and opening some does something (a watchdog is armed).
+        self._holds_first = self._whole_system or root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS
+        self._root_fd = open_root(root.path, directory)
         try:
             self.fd = self._open_folder()
         except BaseException:
             os.close(self._root_fd)
             raise
+        self._start = self._way_in()
 
     def close(self) -> None:
         """Closes both descriptors."""
@@ -102,7 +108,7 @@ class Tree:
         """
         check_path(path)
         try:
-            fd = self._open_beneath(path, _READ_FLAGS)
+            fd = self._open_regular(path) if self._holds_first else self._open(path, _READ_FLAGS)
         except OSError as error:
             raise file_error(error, path) from None
         try:
@@ -122,7 +128,84 @@ class Tree:
         """
         if self.root.symlink_policy is SymlinkPolicy.DENY:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        return self._open_beneath(path, os.O_PATH | os.O_CLOEXEC)
+        return self._hold(path)
+
+    def open_parent(self, path: str, *, follow: bool = True) -> tuple[int, str]:
+        """Opens the folder of a path's last part; returns it and that part's name.
+
+        The caller closes the descriptor, and must not follow a link under that name. With `follow`
+        a link as the last part is followed as far as the policy says: folder and name are those of
+        what it leads to.
+
+        Raises:
+            PathOutsideTreeError, PathNotFoundError, FileUnreadableError, FileNotRegularError.
+        """
+        check_path(path)
+        folder, _, name = path.rpartition("/")
+        try:
+            fd = self._open_inner_folder(folder) if folder else os.dup(self.fd)
+            if follow and _is_link(fd, name):
+                os.close(fd)
+                return self._open_parent_of_target(path)
+        except OSError as error:
+            raise file_error(error, path) from None
+        return fd, name
+
+    def _open_inner_folder(self, path: str) -> int:
+        if self.root.symlink_policy is not SymlinkPolicy.ACROSS_ROOTS:
+            return self._open(path, _FOLDER_FLAGS)
+        held = self._hold(path)
+        try:
+            return os.open(f"/proc/self/fd/{held}", _FOLDER_FLAGS)
+        finally:
+            os.close(held)
+
+    def _open_parent_of_target(self, path: str) -> tuple[int, str]:
+        """As `open_parent`, for what the link at `path` leads to.
+
+        Where that lies is asked once it is held; the way there is then gone again beneath the
+        root, through no link, and has to end at the same file.
+        """
+        held = self.open_link(path)
+        try:
+            real, status = real_path(held), os.fstat(held)
+        finally:
+            os.close(held)
+        base_fd, base = self._open_base(real)
+        try:
+            folder, _, name = os.path.relpath(real, base).rpartition("/")
+            resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+            fd = _open_at(base_fd, folder or ".", _FOLDER_FLAGS, resolve)
+        finally:
+            os.close(base_fd)
+        try:
+            found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) != (status.st_dev, status.st_ino):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))  # noqa: TRY301 - fd
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, name
+
+    def _open_base(self, real: str) -> tuple[int, str]:
+        """Opens the folder that the policy allows to hold `real`; returns it and its path."""
+        if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+            base = next((root.path for root in self._roots if is_beneath(real, root.path)), None)
+            if base is None:
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+            return os.open(base, _FOLDER_FLAGS), base
+        fd = self.fd if self._whole_system else self._root_fd
+        return os.dup(fd), real_path(fd)
+
+    def is_read_only(self, folder_fd: int) -> bool:
+        """Tells whether a folder may not be written to: by this root, or by that in which it lies.
+
+        Links and nested roots lead into other roots: the innermost root around the folder counts.
+        """
+        real = real_path(folder_fd)
+        around = [root for root in self._roots if is_beneath(real, root.path)]
+        innermost = max(around, key=lambda root: len(root.path), default=self.root)
+        return self.root.read_only or innermost.read_only
 
     def real_path(self) -> str:
         """Returns where the tree lies, free of links."""
@@ -140,30 +223,57 @@ class Tree:
         except OSError as error:
             raise file_error(error, self.directory) from None
 
-    def _open_beneath(self, path: str, flags: int) -> int:
+    def _way_in(self) -> tuple[int, str, int]:
+        """Returns where paths begin, what goes before them, and the kernel's rules for them."""
         match self.root.symlink_policy:
             case SymlinkPolicy.DENY:
-                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+                return self.fd, "", _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
             case SymlinkPolicy.WITHIN_ROOT if self._whole_system or not self.directory:
-                return _open_at(self.fd, path, flags, _RESOLVE_BENEATH)
+                return self.fd, "", _RESOLVE_BENEATH
             case SymlinkPolicy.WITHIN_ROOT:
-                return _open_at(self._root_fd, f"{self.directory}/{path}", flags, _RESOLVE_BENEATH)
+                return self._root_fd, f"{self.directory}/", _RESOLVE_BENEATH
             case SymlinkPolicy.ACROSS_ROOTS:
-                return self._open_across(path, flags)
+                return self.fd, "", 0
 
-    def _open_across(self, path: str, flags: int) -> int:
-        """Opens without limits by O_PATH, which touches nothing, then asks where that is.
+    def _open(self, path: str, flags: int) -> int:
+        folder_fd, prefix, resolve = self._start
+        return _open_at(folder_fd, prefix + path, flags, resolve)
 
-        The answer is about the very file that is held, so nobody can exchange it in between.
+    def _hold(self, path: str) -> int:
+        """Opens with O_PATH, which touches nothing, what the policy lets a path lead to.
+
+        Links across roots are followed without limits, then the kernel is asked where that is. The
+        answer is about the very file that is held, so nobody can exchange it in between.
         """
-        held = _open_at(self.fd, path, os.O_PATH | os.O_CLOEXEC, _RESOLVE_NO_MAGICLINKS)
         try:
-            real = real_path(held)
-            if not any(_is_beneath(real, root.path) for root in self._roots):
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            if flags & os.O_PATH:
-                return os.dup(held)
-            return os.open(f"/proc/self/fd/{held}", flags)
+            held = self._open(path, _HOLD_FLAGS)
+        except OSError:
+            if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+                # A link that leads out says so, whether or not there is something behind it.
+                os.close(_open_at(self.fd, path, _HOLD_FLAGS, _RESOLVE_BENEATH))
+            raise
+        try:
+            if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
+                self._check_in_a_root(real_path(held))
+        except BaseException:
+            os.close(held)
+            raise
+        return held
+
+    def _check_in_a_root(self, real: str) -> None:
+        if not any(is_beneath(real, root.path) for root in self._roots):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    def _open_regular(self, path: str) -> int:
+        """Opens a regular file, and nothing else even for a moment: it is held and looked at."""
+        held = self._hold(path)
+        try:
+            mode = os.fstat(held).st_mode
+            if stat.S_ISLNK(mode):  # the walk for old kernels holds a link itself
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+            if not stat.S_ISREG(mode):
+                raise FileNotRegularError.at(path, "Not a regular file.")
+            return os.open(f"/proc/self/fd/{held}", _READ_FLAGS)
         finally:
             os.close(held)
 
@@ -173,18 +283,52 @@ def real_path(fd: int) -> str:
     return str(Path(f"/proc/self/fd/{fd}").readlink())
 
 
-def _is_beneath(path: str, folder: str) -> bool:
+def _is_link(folder_fd: int, name: str) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode)
+    except OSError:
+        return False  # whoever opens it is told
+
+
+def resolved_path(path: str) -> str:
+    """Returns an absolute path free of links, also where it does not exist."""
+    # POSIX allows `//` at the start a meaning of its own, so Python keeps it; Linux has none.
+    return "/" + os.path.realpath(path).lstrip("/")
+
+
+def is_beneath(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it; both are free of links."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _open_root(root: Root, directory: str) -> int:
+def open_root(path: str, told: str) -> int:
+    """Opens the folder of a root, whose path is free of links.
+
+    A link on the way was put there after the root was named, and is not followed: whoever can
+    write to a folder above would choose what the server may touch.
+
+    Raises:
+        FileError: as the operating system says, of the path that the caller `told`.
+    """
     try:
-        return os.open(root.path, _FOLDER_FLAGS)
+        top = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        try:
+            if path == "/":
+                return os.open("/", _FOLDER_FLAGS)
+            return _open_at(top, path.lstrip("/"), _FOLDER_FLAGS, _RESOLVE_NO_SYMLINKS)
+        finally:
+            os.close(top)
     except OSError as error:
-        raise file_error(error, directory) from None
+        raise file_error(error, told) from None
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def _how(flags: int, resolve: int) -> _OpenHow:
+    """Returns the rules of an open; there are few, and making one takes as long as an `fstat`."""
+    return _OpenHow(flags, 0, resolve)
 
 
 def _open_at(folder_fd: int, path: str, flags: int, resolve: int) -> int:
@@ -193,7 +337,7 @@ def _open_at(folder_fd: int, path: str, flags: int, resolve: int) -> int:
     Raises:
         OSError: as the kernel says; EXDEV when the path leaves the folder, ELOOP at a link.
     """
-    how = _OpenHow(flags, 0, resolve | _RESOLVE_NO_MAGICLINKS)
+    how = _how(flags, resolve | _RESOLVE_NO_MAGICLINKS)
     raw = path.encode(errors="surrogateescape")
     for _ in range(_RACE_RETRIES):
         fd = _libc.syscall(_SYS_OPENAT2, folder_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
@@ -212,7 +356,7 @@ def open_by_component(folder_fd: int, path: str, flags: int) -> int:
     """Opens `path` one component after the other and follows no link: for kernels before 5.6.
 
     Raises:
-        OSError: ELOOP or ENOTDIR at a link, else as the kernel says.
+        OSError: ELOOP at a link, else as the kernel says.
     """
     *folders, name = path.split("/")
     held = os.dup(folder_fd)
@@ -220,9 +364,11 @@ def open_by_component(folder_fd: int, path: str, flags: int) -> int:
         for folder in folders:
             if folder == "..":
                 raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            below = os.open(folder, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=held)
+            below = os.open(folder, _STEP_FLAGS, dir_fd=held)
             os.close(held)
             held = below
+            if stat.S_ISLNK(os.fstat(held).st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         return os.open(name, flags | os.O_NOFOLLOW, dir_fd=held)
     finally:
         os.close(held)

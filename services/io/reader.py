@@ -3,150 +3,181 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import threading
-from collections import defaultdict
-from typing import TYPE_CHECKING, TypeVar
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from services.io.content import content_hash, file_digest, normal_form
-from services.io.errors import (
-    ContentChangedError,
-    FileTooLargeError,
-    InvalidUtf8Error,
-    RangeOutsideFileError,
-    file_error,
-)
+from services.io.answer import Answer
+from services.io.content import content_hash, normal_form
+from services.io.errors import ContentChangedError, InvalidUtf8Error, RangeOutsideFileError
 from services.io.model import ContentRef, NodeContent, SnippetRef
-from services.io.reading import read_to_end
-from services.runtime.errors import LodestoneError, OverloadedError
+from services.runtime.errors import LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from concurrent.futures import Executor
 
+    from services.io.loader import FileLoader
     from services.io.paths import Tree
 
-MAX_SLICES = 4
-"""Most threads that one call uses."""
+MAX_THREADS_PER_CALL = 4
+SPREAD_AFTER_SECONDS = 0.005
+"""A call begins with one thread and takes more when it lasts longer than this: what is in memory is
+read fastest by one, as threads of Python hinder each other; a slow disk is read faster by more."""
 
-RefT = TypeVar("RefT", SnippetRef, ContentRef)
-ResultT = TypeVar("ResultT", bytes, NodeContent)
+MAX_CALLS = 16
+"""Most calls that read at once, and so hold texts; others wait and hold none."""
+
+RefT = TypeVar("RefT", bound=SnippetRef | ContentRef)
+ResultT = TypeVar("ResultT")
 
 
 class Reader:
-    """Reads batches of items; each file of a batch is opened, read and digested once."""
+    """Reads batches of items; each file of a batch is opened, read and digested once.
+
+    Memory is bounded: a thread that reads has a permit and holds one file at a time, and at most
+    `MAX_CALLS` calls hold answers. Whoever has a permit waits for nothing but the disk, so one
+    permit is enough for any number of calls.
+    """
 
     def __init__(
-        self, executor: Executor, *, permits: int, max_file_bytes: int, max_answer_bytes: int
+        self, executor: Executor, loader: FileLoader, *, permits: int, max_answer_bytes: int
     ) -> None:
         self._executor = executor
+        self._loader = loader
+        self._calls = asyncio.Semaphore(MAX_CALLS)
         self._permits = asyncio.Semaphore(permits)
-        self._max_file_bytes = max_file_bytes
         self._max_answer_bytes = max_answer_bytes
 
     async def read_snippets(
         self, open_tree: Callable[[], Tree], refs: Sequence[SnippetRef]
     ) -> list[bytes | LodestoneError]:
         """Returns the bytes of each range, or why it was not read, in the order of `refs`."""
-        return self._bounded(await self._read(open_tree, refs, snippet_of), len)
+        batch = _Batch(refs, _Kind(snippet_of, len), open_tree, self._loader)
+        return await self._read(batch)
 
     async def read_contents(
         self, open_tree: Callable[[], Tree], refs: Sequence[ContentRef]
     ) -> list[NodeContent | LodestoneError]:
         """Returns the text of each node, or why it was not read, in the order of `refs`."""
-        results = await self._read(open_tree, refs, content_of)
-        return self._bounded(results, lambda content: len(content.text))
+        batch = _Batch(refs, _Kind(content_of, _text_bytes), open_tree, self._loader)
+        return await self._read(batch)
 
-    async def _read(
-        self,
-        open_tree: Callable[[], Tree],
-        refs: Sequence[RefT],
-        take: Callable[[bytes, RefT], ResultT],
-    ) -> list[ResultT | LodestoneError]:
-        by_path: dict[str, dict[int, RefT]] = defaultdict(dict)
-        for position, ref in enumerate(refs):
-            by_path[ref.path][position] = ref
-        results: list[ResultT | LodestoneError | None] = [None] * len(refs)
-        paths = list(by_path)
-        is_cancelled = threading.Event()
+    async def _read(self, batch: _Batch[RefT, ResultT]) -> list[ResultT | LodestoneError]:
+        answer: Answer[ResultT] = Answer(batch.size, self._max_answer_bytes)
+        async with self._calls:
+            try:
+                first = await self._start(batch, answer)
+                await asyncio.wait((first,), timeout=SPREAD_AFTER_SECONDS)
+                await (first if first.done() else self._spread(first, batch, answer))
+            finally:
+                batch.stop()
+        return answer.results()
 
-        def read_slice(number: int) -> None:
-            with open_tree() as tree:
-                for path in paths[number::MAX_SLICES]:
-                    if is_cancelled.is_set():
-                        return
-                    self._read_file(tree, by_path[path], take, results)
+    async def _spread(
+        self, first: asyncio.Future[None], batch: _Batch[RefT, ResultT], answer: Answer[ResultT]
+    ) -> None:
+        """Has more threads help the first one."""
+
+        async def work() -> None:
+            await (await self._start(batch, answer))
 
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(min(MAX_SLICES, len(paths))):
-                    group.create_task(self._permitted(read_slice, number))
+                for _ in range(min(MAX_THREADS_PER_CALL - 1, batch.waiting)):
+                    group.create_task(work())
+                await first
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
-        finally:
-            is_cancelled.set()
-        assert None not in results
-        return [result for result in results if result is not None]
 
-    async def _permitted(self, read_slice: Callable[[int], None], number: int) -> None:
-        async with self._permits:
-            await asyncio.get_running_loop().run_in_executor(self._executor, read_slice, number)
+    async def _start(
+        self, batch: _Batch[RefT, ResultT], answer: Answer[ResultT]
+    ) -> asyncio.Future[None]:
+        """Waits for a permit and has a thread work; the permit comes back when the thread is done.
+
+        That is later than the future is, when the call was cancelled.
+        """
+        await self._permits.acquire()
+        loop = asyncio.get_running_loop()
+        work = self._executor.submit(batch.work, answer)
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._permits.release))
+        return asyncio.wrap_future(work)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[RefT, ResultT]):
+    """What is read: how an item is taken from a file's bytes, and how large it is."""
+
+    take: Callable[[bytes, RefT], ResultT]
+    size_of: Callable[[ResultT], int]
+
+
+class _Batch(Generic[RefT, ResultT]):
+    """The files of one call that no thread has taken yet, each with its items."""
+
+    def __init__(
+        self,
+        refs: Sequence[RefT],
+        kind: _Kind[RefT, ResultT],
+        open_tree: Callable[[], Tree],
+        loader: FileLoader,
+    ) -> None:
+        self.size = len(refs)
+        self._kind = kind
+        self._open_tree = open_tree
+        self._loader = loader
+        files: dict[str, list[tuple[int, RefT]]] = {}
+        for item in enumerate(refs):
+            path = item[1].path
+            if path in files:
+                files[path].append(item)
+            else:
+                files[path] = [item]
+        self._files = deque(files.items())
+
+    @property
+    def waiting(self) -> int:
+        """Files that no thread has taken."""
+        return len(self._files)
+
+    def stop(self) -> None:
+        """Leaves what no thread has taken."""
+        self._files.clear()
+
+    def work(self, answer: Answer[ResultT]) -> None:
+        """Reads file after file until none is left; for any number of threads at once."""
+        if not self._files:
+            return
+        with self._open_tree() as tree:
+            while True:
+                try:
+                    path, items = self._files.popleft()
+                except IndexError:
+                    return
+                self._read_file(tree, path, items, answer)
 
     def _read_file(
-        self,
-        tree: Tree,
-        items: Mapping[int, RefT],
-        take: Callable[[bytes, RefT], ResultT],
-        results: list[ResultT | LodestoneError | None],
+        self, tree: Tree, path: str, items: list[tuple[int, RefT]], answer: Answer[ResultT]
     ) -> None:
-        path = next(iter(items.values())).path
         try:
-            data = self._load(tree, path)
+            data, digest = self._loader.load(tree, path)
         except LodestoneError as error:
-            for position in items:
-                results[position] = error
+            answer.put((position, error, 0) for position, _ in items)
             return
-        digest = file_digest(data)
-        for position, ref in items.items():
-            try:
-                if ref.file_digest != digest:
-                    raise ContentChangedError.at(
-                        path, "The file does not hold the bytes that the caller named."
-                    )
-                results[position] = take(data, ref)
-            except LodestoneError as error:
-                results[position] = error
+        answer.put([self._taken(data, digest, position, ref) for position, ref in items])
 
-    def _load(self, tree: Tree, path: str) -> bytes:
-        fd, status = tree.open_file(path)
+    def _taken(
+        self, data: bytes, digest: bytes, position: int, ref: RefT
+    ) -> tuple[int, ResultT | LodestoneError, int]:
         try:
-            data = read_to_end(fd, status.st_size, self._max_file_bytes)
-        except OSError as error:
-            raise file_error(error, path) from None
-        finally:
-            os.close(fd)
-        if len(data) > self._max_file_bytes:
-            size, limit = str(max(status.st_size, len(data))), str(self._max_file_bytes)
-            raise FileTooLargeError.at(
-                path, "The file is larger than the limit.", size=size, limit=limit
-            )
-        return data
-
-    def _bounded(
-        self, results: list[ResultT | LodestoneError], size_of: Callable[[ResultT], int]
-    ) -> list[ResultT | LodestoneError]:
-        """Replaces what would make the answer larger than a message may be."""
-        total = 0
-        for position, result in enumerate(results):
-            if isinstance(result, LodestoneError):
-                continue
-            total += size_of(result)
-            if total > self._max_answer_bytes:
-                results[position] = OverloadedError(
-                    "The answer would be too large; ask for fewer items.",
-                    metadata={"limit": str(self._max_answer_bytes)},
+            if ref.file_digest != digest:
+                raise ContentChangedError.at(
+                    ref.path, "The file does not hold the bytes that the caller named."
                 )
-        return results
+            result = self._kind.take(data, ref)
+        except LodestoneError as error:
+            return position, error, 0
+        return position, result, self._kind.size_of(result)
 
 
 def snippet_of(data: bytes, ref: SnippetRef) -> bytes:
@@ -187,6 +218,11 @@ def check_range(data: bytes, path: str, start: int, end: int) -> None:
     size = len(data)
     if not start <= end <= size:
         raise RangeOutsideFileError.at(path, "The range ends after the file.", size=str(size))
-    for edge in (start, end):
-        if edge < size and data[edge] & 0xC0 == 0x80:
-            raise InvalidUtf8Error.at(path, f"The range cuts a character at byte {edge}.")
+    if start < size and data[start] & 0xC0 == 0x80:
+        raise InvalidUtf8Error.at(path, f"The range cuts a character at byte {start}.")
+    if end < size and data[end] & 0xC0 == 0x80:
+        raise InvalidUtf8Error.at(path, f"The range cuts a character at byte {end}.")
+
+
+def _text_bytes(content: NodeContent) -> int:
+    return len(content.text.encode())

@@ -1,7 +1,7 @@
 """Walks a tree and tells its files in byte order of their paths, one batch at a time.
 
-Names of Python compare by code point, which is the order of their UTF-8 bytes; a folder sorts as
-its name with a `/`, so that a depth-first walk yields full paths in byte order and needs no list.
+A folder sorts as its name with a `/`, so that a depth-first walk yields full paths in byte order
+and needs no list of the tree: it holds the entries of the folders above it, and one batch.
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.io.errors import FileUnreadableError, file_error
-from services.io.ignore import IGNORE_FILES, MAX_IGNORE_FILE_BYTES, IgnoreRules, IgnoreStack
+from services.io.folders import list_folder, read_lines
+from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.model import ScanBatch, ScannedFile, ScanSummary, ScanWarning, SkipReason
 from services.io.names import JUNK_FOLDERS, VCS_FOLDERS, NameRules
-from services.io.parser.languages import TEXT, language_by_name
+from services.io.parser.languages import TEXT
 from services.io.paths import MAX_PATH_BYTES, Tree, real_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from services.io.folders import Entry
 
 BATCH_FILES = 1000
 MAX_DEPTH = 200
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Not `ScannedFile(...)`: its constructor is a function of Python, and called once a file.
+_new_tuple = tuple.__new__
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,6 @@ class ScanRules:
     max_plain_text_bytes: int = 1 << 62
     """Largest file of a language without grammar: beyond it is data, not documentation."""
 
-    def largest(self, language: str) -> int:
-        """Returns the size of the largest file of a language that is taken."""
-        if language == TEXT:
-            return min(self.max_file_bytes, self.max_plain_text_bytes)
-        return self.max_file_bytes
-
 
 @dataclass(slots=True)
 class _Folder:
@@ -54,7 +52,7 @@ class _Folder:
     prefix: str
     ignores: IgnoreStack
     included: bool
-    entries: list[tuple[str, os.DirEntry[str]]]
+    entries: list[Entry]
 
 
 class TreeScan:
@@ -73,6 +71,8 @@ class TreeScan:
         self._folder_count = 0
         self._warning_count = 0
         self._walked_links: set[tuple[int, int]] = set()
+        self._max_bytes = rules.max_file_bytes
+        self._max_text_bytes = rules.max_plain_text_bytes
 
     def batches(self) -> Iterator[ScanBatch]:
         """Yields files in byte order; the last batch alone has the summary.
@@ -80,9 +80,7 @@ class TreeScan:
         A folder that cannot be read is a warning and the walk goes on. Ends without a summary when
         the scan is cancelled.
         """
-        top = IgnoreStack()
-        if self._rules.exclude:
-            top = top.below(0, self._rules.exclude)
+        top = IgnoreStack.of_request(self._rules.exclude)
         stack: list[_Folder] = []
         try:
             self._enter(stack, os.dup(self._tree.fd), "", top, included=not self._rules.include)
@@ -90,7 +88,7 @@ class TreeScan:
                 if self._is_cancelled():
                     return
                 self._advance(stack)
-                if len(self._files) >= BATCH_FILES:
+                if len(self._files) >= BATCH_FILES or len(self._warnings) >= BATCH_FILES:
                     yield self._take_batch()
         finally:
             for folder in stack:
@@ -110,88 +108,86 @@ class TreeScan:
         return ScanBatch(self._files, self._warnings, summary)
 
     def _advance(self, stack: list[_Folder]) -> None:
-        """Takes the files of the deepest folder up to its next folder, or leaves it."""
+        """Takes some entries of the deepest folder up to its next folder, or leaves it."""
         folder = stack[-1]
-        entries, prefix, fd = folder.entries, folder.prefix, folder.fd
-        limit = len(self._files) + BATCH_FILES
-        while entries and len(self._files) < limit:
-            key, entry = entries.pop()
-            if key[-1] == "/":
-                if self._descend(stack, folder, entry):
-                    return
-            elif entry.is_file(follow_symlinks=False):
-                self._take_file(folder, entry)
-            elif entry.is_symlink():
-                if self._follow(stack, folder, entry):
-                    return
-            else:
-                self._skipped[SkipReason.SPECIAL] += 1
-        if not entries:
-            assert stack[-1] is folder, prefix
+        self._take_files(folder)
+        if not folder.entries:
             stack.pop()
-            os.close(fd)
-
-    def _take_file(self, folder: _Folder, entry: os.DirEntry[str]) -> None:
-        name = entry.name
-        path = folder.prefix + name
-        if self._is_left_out(folder, name, path):
+            os.close(folder.fd)
             return
-        try:
-            status = entry.stat(follow_symlinks=False)
-        except FileNotFoundError:
-            return  # it went while we looked: it is not in the tree
-        except OSError as error:
-            self._warn(path, file_error(error, path), is_directory=False)
-            return
-        self._add(path, name, status)
+        name, entry = folder.entries[-1]
+        if name[-1] == "/":
+            folder.entries.pop()
+            self._descend(stack, folder, entry)
+        elif entry.is_symlink():
+            folder.entries.pop()
+            self._follow(stack, folder, entry)
+        elif not entry.is_file(follow_symlinks=False):
+            folder.entries.pop()
+            self._skipped[SkipReason.SPECIAL] += 1
 
-    def _is_left_out(self, folder: _Folder, name: str, path: str) -> bool:
-        reason = self._rules.names.skip_reason(name)
-        if reason is None and (
-            folder.ignores.levels and folder.ignores.ignores(name, path, is_folder=False)
-        ):
-            reason = SkipReason.IGNORED
-        if reason is None and not (
+    def _take_files(self, folder: _Folder) -> None:
+        """Takes files, at most a batch of them, up to an entry that is something else."""
+        entries, prefix, skipped = folder.entries, folder.prefix, self._skipped
+        verdict_of, may_ignore = self._rules.names.verdict, folder.ignores.filter.may_match
+        for _ in range(BATCH_FILES):
+            if not entries:
+                return
+            name, entry = taken = entries.pop()
+            if name[-1] == "/" or not entry.is_file(follow_symlinks=False):
+                entries.append(taken)
+                return
+            reason, language = verdict_of(name)
+            path = prefix + name
+            if reason is None and (may_ignore(name) or not folder.included):
+                reason = self._exclusion(folder, name, path)
+            if reason is not None:
+                skipped[reason] += 1
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # it went while we looked: it is not in the tree
+            except OSError as error:
+                self._warn(path, file_error(error, path), is_directory=False)
+                continue
+            self._add(path, language, status)
+
+    def _exclusion(self, folder: _Folder, name: str, path: str) -> SkipReason | None:
+        """Returns whether an ignore file or the request leaves a file out."""
+        is_excluded = folder.ignores.ignores(name, path, is_folder=False) or not (
             folder.included or self._rules.include.verdict(name, path, is_folder=False)
-        ):
-            reason = SkipReason.IGNORED
-        if reason is not None:
-            self._skipped[reason] += 1
-        return reason is not None
+        )
+        return SkipReason.IGNORED if is_excluded else None
 
-    def _add(self, path: str, name: str, status: os.stat_result) -> None:
-        language = language_by_name(name)
-        if status.st_size > self._rules.largest(language):
+    def _add(self, path: str, language: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            self._skipped[SkipReason.SYMLINK] += 1  # exchanged since it was listed: a link's own
+            return
+        size = status.st_size
+        if size > self._max_bytes or (language == TEXT and size > self._max_text_bytes):
             self._skipped[SkipReason.TOO_LARGE] += 1
             return
         if len(path) > MAX_PATH_BYTES // 4 and len(path.encode()) > MAX_PATH_BYTES:
             self._warn(path, _too_deep(path), is_directory=False)
             return
-        self._files.append(
-            ScannedFile(
-                path,
-                status.st_size,
-                status.st_mtime_ns,
-                status.st_ctime_ns,
-                status.st_ino,
-                language,
-            )
-        )
+        found = (path, size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, language)
+        self._files.append(_new_tuple(ScannedFile, found))
 
-    def _descend(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> bool:
-        """Enters a folder; returns whether the walk now goes on beneath it."""
+    def _descend(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> None:
+        """Enters a folder, unless it is left out or cannot be read."""
         name = entry.name
         path = folder.prefix + name
         if not self._is_walked(stack, folder, name, path):
-            return False
+            return
         try:
             fd = os.open(name, _FOLDER_FLAGS, dir_fd=folder.fd)
         except FileNotFoundError:
-            return False
+            return
         except OSError as error:
             self._warn(path, file_error(error, path), is_directory=True)
-            return False
-        return self._enter_below(stack, folder, fd, name)
+            return
+        self._enter_below(stack, folder, fd, name)
 
     def _is_walked(self, stack: list[_Folder], folder: _Folder, name: str, path: str) -> bool:
         if name in VCS_FOLDERS:
@@ -205,70 +201,50 @@ class TreeScan:
             return False
         return True
 
-    def _enter_below(self, stack: list[_Folder], folder: _Folder, fd: int, name: str) -> bool:
+    def _enter_below(self, stack: list[_Folder], folder: _Folder, fd: int, name: str) -> None:
         path = folder.prefix + name
         included = folder.included or bool(self._rules.include.verdict(name, path, is_folder=True))
-        return self._enter(stack, fd, f"{path}/", folder.ignores, included=included)
+        self._enter(stack, fd, f"{path}/", folder.ignores, included=included)
 
     def _enter(
         self, stack: list[_Folder], fd: int, prefix: str, ignores: IgnoreStack, *, included: bool
-    ) -> bool:
+    ) -> None:
         """Lists a folder, reads its ignore files and puts it on the stack; owns `fd`."""
         try:
-            entries = self._list(fd, is_top=not stack)
-            if entries is not None:
-                ignores = self._with_ignore_files(fd, prefix, ignores, {e[0] for e in entries})
+            listing = list_folder(fd)
         except OSError as error:
             os.close(fd)
             path = prefix.rstrip("/")
             if not stack:
                 raise file_error(error, self._tree.directory) from None
             self._warn(path, file_error(error, path), is_directory=True)
-            return False
-        if entries is None:
+            return
+        if listing.is_repository and stack:
             os.close(fd)
             self._skipped[SkipReason.VCS] += 1
-            return False
+            return
+        if listing.unnamed_count:
+            self._skipped[SkipReason.NAME] += listing.unnamed_count
         self._folder_count += 1
-        stack.append(_Folder(fd, prefix, ignores, included, entries))
-        return True
-
-    def _list(self, fd: int, *, is_top: bool) -> list[tuple[str, os.DirEntry[str]]] | None:
-        """Returns the entries, last first, or None for a repository of its own."""
-        entries: list[tuple[str, os.DirEntry[str]]] = []
-        with os.scandir(fd) as found:
-            for entry in found:
-                name = entry.name
-                if not name.isascii() and not _is_utf8(name):
-                    self._skipped[SkipReason.NAME] += 1
-                    continue
-                if name == ".git" and not is_top:
-                    return None
-                entries.append((f"{name}/" if entry.is_dir(follow_symlinks=False) else name, entry))
-        entries.sort(key=_key_of, reverse=True)
-        return entries
+        if listing.ignore_files:
+            ignores = self._with_ignore_files(fd, prefix, ignores, listing.ignore_files)
+        stack.append(_Folder(fd, prefix, ignores, included, listing.entries))
 
     def _with_ignore_files(
-        self, fd: int, prefix: str, ignores: IgnoreStack, names: set[str]
+        self, fd: int, prefix: str, ignores: IgnoreStack, names: Sequence[str]
     ) -> IgnoreStack:
-        for name in IGNORE_FILES:
-            if name not in names:
-                continue
+        for name in names:
             try:
-                rules = IgnoreRules(read_ignore_lines(fd, name))
+                rules = IgnoreRules(read_lines(fd, name))
             except OSError as error:
                 path = prefix + name
                 self._warn(path, file_error(error, path), is_directory=False)
                 continue
             ignores = ignores.below(len(prefix), rules) if rules else ignores
-        if self._rules.exclude and ignores.levels[0][1] is not self._rules.exclude:
-            # What the caller leaves out goes before every ignore file.
-            rest = tuple(level for level in ignores.levels if level[1] is not self._rules.exclude)
-            ignores = IgnoreStack(((0, self._rules.exclude), *rest))
         return ignores
 
-    def _follow(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> bool:
-        """Takes what a symbolic link leads to; returns whether it is a folder, now entered.
+    def _follow(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> None:
+        """Takes what a symbolic link leads to; if that is a folder, enters it.
 
         A link into the tree itself is skipped, as its target is found where it lies; so is a second
         link to one folder. Both keep a walk over links finite.
@@ -279,69 +255,43 @@ class TreeScan:
             held = self._tree.open_link(path)
         except OSError:
             self._skipped[SkipReason.SYMLINK] += 1
-            return False
+            return
         try:
-            return self._take_link(stack, folder, held, name)
+            self._take_link(stack, folder, held, name)
         except OSError as error:
             self._warn(path, file_error(error, path), is_directory=False)
-            return False
         finally:
             os.close(held)
 
-    def _take_link(self, stack: list[_Folder], folder: _Folder, held: int, name: str) -> bool:
+    def _take_link(self, stack: list[_Folder], folder: _Folder, held: int, name: str) -> None:
         status = os.fstat(held)
         path = folder.prefix + name
         identity = (status.st_dev, status.st_ino)
-        top = self._tree.real_path().rstrip("/") + "/"
-        is_folder = stat.S_ISDIR(status.st_mode)
-        if (
-            f"{real_path(held)}/".startswith(top)
-            or top.startswith(f"{real_path(held)}/")
-            or identity in self._walked_links
-            or stat.S_ISLNK(status.st_mode)
-        ):
+        if self._is_found_elsewhere(held, status) or identity in self._walked_links:
             self._skipped[SkipReason.SYMLINK] += 1
         elif stat.S_ISREG(status.st_mode):
-            if not self._is_left_out(folder, name, path):
-                self._add(path, name, status)
-        elif not is_folder:
+            reason, language = self._rules.names.verdict(name)
+            reason = reason or self._exclusion(folder, name, path)
+            if reason is None:
+                self._add(path, language, status)
+            else:
+                self._skipped[reason] += 1
+        elif not stat.S_ISDIR(status.st_mode):
             self._skipped[SkipReason.SPECIAL] += 1
         elif self._is_walked(stack, folder, name, path):
             self._walked_links.add(identity)
             fd = os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            return self._enter_below(stack, folder, fd, name)
-        return False
+            self._enter_below(stack, folder, fd, name)
+
+    def _is_found_elsewhere(self, held: int, status: os.stat_result) -> bool:
+        """Tells whether a link leads into the tree, above it, or to another link."""
+        top, target = self._tree.real_path().rstrip("/") + "/", f"{real_path(held)}/"
+        return target.startswith(top) or top.startswith(target) or stat.S_ISLNK(status.st_mode)
 
     def _warn(self, path: str, error: Exception, *, is_directory: bool) -> None:
         self._warning_count += 1
         self._warnings.append(ScanWarning(path, error, is_directory))
 
 
-def _key_of(entry: tuple[str, os.DirEntry[str]]) -> str:
-    return entry[0]
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _too_deep(path: str) -> FileUnreadableError:
     return FileUnreadableError.at(path[:MAX_PATH_BYTES], "The folder lies too deep to be walked.")
-
-
-def read_ignore_lines(folder_fd: int, name: str) -> list[str]:
-    """Returns the lines of an ignore file, none for what is no regular file.
-
-    A link is not followed: git does not either.
-    """
-    if stat.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
-        return []
-    fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return []
-        return file.read(MAX_IGNORE_FILE_BYTES).decode(errors="surrogateescape").split("\n")

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.io.model import SymlinkPolicy
+from services.io.root_rules import DEFAULT_MAX_ROOTS
 from services.io.roots import parse_roots
 from services.io.watch.model import WatchOptions
 from services.runtime.settings import Names, ServiceSettings
@@ -82,9 +83,33 @@ class IoSettings(ServiceSettings):
     max_answer_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 30)] = 32 << 20
     """Most bytes of texts in one answer; what goes beyond is refused item by item."""
 
+    cache_bytes: Annotated[int, Field(ge=0, le=1 << 40)] = 0
+    """Bytes of files that are held for later reads; 0 holds none."""
+
     state_dir: str = ""
     """Folder for what must outlast a restart: answered edits and added roots. Replicas that share
     a tree share it. Empty keeps both in memory alone."""
+
+    read_only: bool = False
+    """Whether every write is refused; the roots are then told as read-only."""
+
+    write_threads: Annotated[int, Field(ge=2, le=64)] = 8
+    """Threads that write."""
+
+    write_lock_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """Longest wait for a file, or a request id, that another call has under way."""
+
+    journal_entries: Annotated[int, Field(ge=1000, le=10_000_000)] = 100_000
+    """Most requests that wrote which are remembered for a day; see docs/files.md."""
+
+    journal_bytes: Annotated[int, Field(ge=1 << 20, le=1 << 40)] = 256 << 20
+    """Most bytes of what is remembered of them in `state_dir`."""
+    root_parents: Names = ()
+    """Folders, by commas, in or beneath which calls may add roots; empty, and no call changes
+    roots or is told where they lie. Whoever can connect may then expose what lies beneath."""
+
+    max_roots: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_MAX_ROOTS
+    """Most roots, those of `LODESTONE_IO_ROOTS` among them; no call adds more."""
 
     skip_globs: Names = ()
     """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
@@ -125,11 +150,18 @@ class IoSettings(ServiceSettings):
     watch_max_streams: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Most callers that watch at once."""
 
-    @field_validator("skip_globs", mode="before")
+    @field_validator("skip_globs", "root_parents", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
+        return value
+
+    @field_validator("root_parents")
+    @classmethod
+    def _check_parents(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(path.startswith("/") for path in value):
+            raise ValueError("write absolute paths")
         return value
 
     @field_validator("roots")

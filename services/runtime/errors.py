@@ -87,6 +87,13 @@ class StateConflictError(LodestoneError):
     code = Code.FAILED_PRECONDITION
 
 
+class ForbiddenError(LodestoneError):
+    """The caller may not do this, whoever it is or says it is."""
+
+    reason = "ERROR_REASON_FORBIDDEN"
+    code = Code.PERMISSION_DENIED
+
+
 class PageTokenError(LodestoneError):
     """A page token was not issued for this request."""
 

@@ -6,8 +6,8 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Protocol
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
@@ -67,6 +67,14 @@ class App(Protocol):
 
     async def close(self) -> None:
         """Releases what `start` built, in reverse order; also after a failed start."""
+
+
+@runtime_checkable
+class ReportsHealth(Protocol):
+    """An app that may be unable to serve for a while, and says so."""
+
+    def report_health(self, tell: Callable[[bool], None]) -> None:
+        """Has `tell` called on the event loop whenever that changes, once `start` returned."""
 
 
 def main_guard(main: Callable[[], int], name: str) -> int:
@@ -149,6 +157,8 @@ class ServiceRun:
                 if started:
                     self._gate.open = True
                     self._health.tell(serving=True)
+                    if isinstance(self._app, ReportsHealth):
+                        self._app.report_health(lambda well: self._health.tell(serving=well))
                     listen = addresses.shown(self._settings.listen, port)
                     log.get_logger().info("service_ready", listen=listen)
                     await self._stop.wait()
@@ -215,6 +225,11 @@ class ServiceRun:
         if drain:
             # Watches end here; they would hold the server's stop for all of its time.
             await self._step("drain", self._app.drain(), deadline)
+        # As long as calls are inside, the gate tells new ones UNAVAILABLE. A server that is told to
+        # stop does not let them come that far: some would end CANCELLED, which nobody retries.
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._gate.wait_until_empty()
         await server.stop(max(0.0, deadline - clock()))
         # `stop` cancels what is left without waiting for it; it may still use what is closed next.
         left = max(deadline, clock() + _CANCEL_SECONDS)

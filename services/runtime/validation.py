@@ -33,7 +33,7 @@ def validate(request: Any) -> None:
 
 def _path(field: Any) -> str:
     parts = []
-    for element in field.elements:
+    for element in () if field is None else field.elements:  # none: a rule over the whole request
         subscript = element.subscript
         index = "" if subscript is None else f"[{subscript.value}]"
         parts.append(f"{element.field_name}{index}")

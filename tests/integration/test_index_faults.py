@@ -8,7 +8,7 @@ an unreadable folder were removed.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import grpc
@@ -34,8 +34,20 @@ def hook() -> Hook:
 
 
 @pytest.fixture
+def indexer_settings() -> dict[str, Any]:
+    """Settings of the indexer; a test that wants others overrides it by a parameter."""
+    return {}
+
+
+without_new_connections = pytest.mark.parametrize(
+    "indexer_settings", [{"database_connections": 2}], ids=["two-connections"]
+)
+"""Both connections are open from the start: without root's rights no further one can be."""
+
+
+@pytest.fixture
 async def services(
-    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook, indexer_settings: dict[str, Any]
 ) -> AsyncIterator[Indexing]:
     """Services whose batches are small, so that a run can be met in its middle."""
     write_many(roots / "tree", 60, per_file=6)
@@ -46,6 +58,7 @@ async def services(
         embed=hook.app,
         embed_batch_nodes=8,
         embed_batches_in_flight=2,
+        **indexer_settings,
     ) as running:
         await running.create("tree", "tree")
         yield running
@@ -296,6 +309,7 @@ async def test_a_full_disk_ends_the_run_with_its_reason(services: Indexing, hook
     await check(services, "tree", "tree")
 
 
+@without_new_connections
 async def test_an_unreadable_folder_is_a_warning_and_keeps_its_rows(
     services: Indexing, hook: Hook, roots: Path
 ) -> None:
@@ -318,6 +332,7 @@ async def test_an_unreadable_folder_is_a_warning_and_keeps_its_rows(
     assert await broken_rules(services.url) == []
 
 
+@without_new_connections
 async def test_an_unreadable_file_is_listed_and_read_by_the_next_run(
     services: Indexing, hook: Hook, roots: Path
 ) -> None:

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
+from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
+from services.cli.indexer import Indexer
 from services.runtime.exits import ExitCode
 from tests.support.postgres import make_reachable_folder
-from tests.support.stack import Lodestone
+from tests.support.stack import Lodestone, finish, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from services.cli.processes import ProcessId
+
 _DISK_MIB = 400
-_LEFT_MIB = 66
+_LEFT_MIB = 48
+"""Less than a run needs to go on, and enough for PostgreSQL to write down that it was cancelled."""
 
 
 @pytest.fixture
@@ -40,17 +47,15 @@ def small_disk() -> Iterator[Path]:
 def test_a_full_disk_cancels_the_run_and_the_next_one_goes_on(
     small_disk: Path, large_tree: Path
 ) -> None:
-    """Red when the room is not watched: PostgreSQL then panics for want of room for its log."""
+    """Red when the room is not watched: the run waits for its model, and the command with it."""
     product = Lodestone(small_disk / "data").with_settings(EMBED_MODEL="hashing")
     try:
         assert product.run("up").code == 0
-        filler = small_disk / "filler"
-        with filler.open("wb") as file:
-            os.posix_fallocate(
-                file.fileno(), 0, shutil.disk_usage(small_disk).free - (_LEFT_MIB << 20)
-            )
-
-        full = product.run("index", str(large_tree), "--json")
+        with frozen(product.process("embed")):  # a run that cannot end before the disk is full
+            command = product.start("index", str(large_tree), "--json")
+            wait_until_a_run_goes(product)
+            filler = fill(small_disk)
+            full = finish(command)
 
         assert full.code == ExitCode.DISK_FULL, full.stderr
         assert "is full" in full.stderr.splitlines()[-1]
@@ -62,3 +67,33 @@ def test_a_full_disk_cancels_the_run_and_the_next_one_goes_on(
         assert product.index(large_tree)["forwards"] == 0
     finally:
         assert product.run("down").code == 0
+
+
+@contextmanager
+def frozen(process: ProcessId) -> Iterator[None]:
+    """Stops a process by SIGSTOP while the body runs."""
+    os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process.pid, signal.SIGCONT)
+
+
+def wait_until_a_run_goes(product: Lodestone) -> None:
+    """Returns once an indexer works on a run."""
+    with closing(Indexer(product.state.processes["indexer"].address)) as indexer:
+
+        def goes() -> bool:
+            runs = indexer.list_runs("workspaces/-", 1)
+            return bool(runs) and runs[0].state == IndexRun.STATE_RUNNING
+
+        wait_until(goes, 30, "a run goes")
+
+
+def fill(disk: Path) -> Path:
+    """Takes nearly all the room of a disk; returns the file that holds it."""
+    filler = disk / "filler"
+    with filler.open("wb") as file:
+        free = shutil.disk_usage(disk).free
+        os.posix_fallocate(file.fileno(), 0, free - (_LEFT_MIB << 20))
+    return filler

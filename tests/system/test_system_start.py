@@ -119,6 +119,27 @@ def test_an_unknown_model_is_told(stopped: Lodestone) -> None:
 
 
 @pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [
+        ("EMBED_MODEL", "no-such-model", ExitCode.MODEL),
+        ("DATABASE_URL", "postgresql://nobody:x@127.0.0.1:1/none", ExitCode.UNAVAILABLE),
+    ],
+)
+def test_services_that_serve_are_not_stopped_for_settings_that_cannot_start(
+    stopped: Lodestone, setting: str, value: str, code: ExitCode
+) -> None:
+    """Red when what is outdated is stopped first: a typing error would end a good service."""
+    assert stopped.run("up").code == 0
+    before = stopped.state.processes
+
+    done = stopped.with_settings(**{setting: value}).run("up", timeout_seconds=60)
+
+    assert done.code == code, done
+    assert stopped.state.processes == before
+    assert stopped.run("status").code == 0
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "postgresql://nobody:secret-word@127.0.0.1:1/none",

@@ -19,6 +19,26 @@ if TYPE_CHECKING:
     from services.runtime.errors import LodestoneError
 
 
+class OutOfMemoryError(Exception):
+    """The engine had no memory for this batch; a smaller one may fit."""
+
+
+class EngineError(Exception):
+    """The engine raised in its own process; the message is the error's class, never its text."""
+
+
+class EngineLostError(Exception):
+    """The process that runs the model died or hung with this batch in it, or beside it."""
+
+    def __init__(self, *, hung: bool) -> None:
+        super().__init__("the engine hung" if hung else "the engine died")
+        self.hung = hung
+
+
+class EngineDownError(Exception):
+    """The engine is being rebuilt, and was not back in time; nothing was run."""
+
+
 @dataclass(frozen=True, slots=True)
 class BackendInfo:
     """What a loaded backend is, and how it wants its batches.

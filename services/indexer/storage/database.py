@@ -62,8 +62,8 @@ class Database:
         assert self._opened is not None, "the database is opened before it is used"
         return self._opened
 
-    async def open(self) -> None:
-        """Connects.
+    async def probe(self) -> None:
+        """Connects once, looks whether the server will do, and leaves again.
 
         Raises:
             StartError: the URL is wrong, the server does not answer, or it is too old.
@@ -76,6 +76,14 @@ class Database:
             await _check_server(first)
         finally:
             await first.close()
+
+    async def open(self) -> None:
+        """Connects.
+
+        Raises:
+            StartError: as `probe`.
+        """
+        await self.probe()
         try:
             self._opened = await asyncpg.create_pool(
                 self._url,

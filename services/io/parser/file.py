@@ -12,7 +12,6 @@ from services.io.errors import ContentChangedError
 from services.io.model import (
     FileOutcome,
     ParsedFile,
-    Signature,
     SkippedFile,
     SkipReason,
     UnchangedFile,
@@ -23,19 +22,16 @@ from services.io.parser.markdown import add_sections
 from services.io.parser.outline import Outline
 from services.io.parser.windows import add_windows
 from services.io.reading import read_to_end
+from services.io.signatures import signature_of
 
 if TYPE_CHECKING:
     from tree_sitter import Node as Syntax
 
-    from services.io.model import FileToParse
+    from services.io.model import FileToParse, Signature
     from services.io.parser.grammars import Grammars
     from services.io.paths import Tree
 
 BINARY_LOOK_BYTES = 8192
-SETTLED_AGE_NS = 2_000_000_000
-"""A file is settled when it was last touched this long before it was read. Clocks of file systems
-tick every 4 ms (ext4, by the kernel's tick) to 2 s (FAT, some network mounts): a write within one
-tick of the read would leave the signature as it is, so the coarsest tick is taken."""
 MAX_ERROR_SHARE = 0.5
 _BOM = b"\xef\xbb\xbf"
 
@@ -103,13 +99,6 @@ def parse_bytes(
         line_count=builder.line_count,
         has_syntax_errors=has_errors,
     )
-
-
-def signature_of(status: os.stat_result, read_at_ns: int | None = None) -> Signature:
-    """Returns a file's signature; it can be settled only when the time of reading is known."""
-    newest = max(status.st_mtime_ns, status.st_ctime_ns)
-    settled = read_at_ns is not None and newest < read_at_ns - SETTLED_AGE_NS
-    return Signature(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino, settled)
 
 
 def is_binary(data: bytes) -> bool:

@@ -285,7 +285,7 @@ _BY_SUFFIX: Mapping[str, str] = {
     suffix: rules.name for rules in LANGUAGES for suffix in rules.suffixes
 } | dict.fromkeys(MARKDOWN_SUFFIXES, MARKDOWN)
 
-_BY_NAME: Mapping[str, str] = {
+LANGUAGES_BY_NAME: Mapping[str, str] = {
     "Rakefile": "ruby",
     "Gemfile": "ruby",
     "Vagrantfile": "ruby",
@@ -307,4 +307,4 @@ def language_by_name(name: str) -> str:
     """Returns the language of a file by its name alone; `text` when no grammar is known for it."""
     dot = name.rfind(".")
     found = _BY_SUFFIX.get(name[dot:].lower()) if dot >= 0 else None
-    return found or _BY_NAME.get(name, TEXT)
+    return found or LANGUAGES_BY_NAME.get(name, TEXT)

@@ -66,7 +66,7 @@ def _add(builder: NodeBuilder, name: str, span: Span) -> None:
 def _headings(data: bytes) -> Iterator[_Heading]:
     """Yields headings, ATX and setext, outside fenced code."""
     fence = b""
-    paragraph: tuple[int, bytes] | None = None
+    paragraph = -1  # where the paragraph that this line goes on began
     position = 0
     for line in data.splitlines(keepends=True):
         start, position = position, position + len(line)
@@ -76,19 +76,18 @@ def _headings(data: bytes) -> Iterator[_Heading]:
                 fence = b""
             continue
         if mark and not (mark[1].startswith(b"`") and b"`" in mark[2]):
-            fence, paragraph = mark[1], None
+            fence, paragraph = mark[1], -1
         elif atx := _ATX.fullmatch(line):
             yield _Heading(start, len(atx[1]), _title(atx[2] or b""))
-            paragraph = None
-        elif paragraph and (setext := _SETEXT.fullmatch(line)):
-            yield _Heading(
-                paragraph[0], 1 if setext[1].startswith(b"=") else 2, _title(paragraph[1])
-            )
-            paragraph = None
+            paragraph = -1
+        elif paragraph >= 0 and (setext := _SETEXT.fullmatch(line)):
+            level = 1 if setext[1].startswith(b"=") else 2
+            yield _Heading(paragraph, level, _title(data[paragraph:start]))
+            paragraph = -1
         elif _NO_PARAGRAPH.match(line):
-            paragraph = None
-        else:
-            paragraph = (start, line) if paragraph is None else (paragraph[0], paragraph[1] + line)
+            paragraph = -1
+        elif paragraph < 0:
+            paragraph = start
 
 
 def _title(raw: bytes) -> str:

@@ -103,7 +103,8 @@ class Outline:
                 if self._is_module_doc(child):
                     yield _Member(None, child, child.start_byte)
                 else:
-                    lead = [*lead, child] if self._is_adjacent(lead, child) else [child]
+                    lead = lead if self._is_adjacent(lead, child) else []
+                    lead.append(child)
                 continue
             if kind in rules.attributes:
                 lead.append(child)

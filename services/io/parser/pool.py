@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 JOB_FILES = 16
 START_TIMEOUT_SECONDS = 60.0
 MAX_TRIES = 2
+DEATH_SECONDS = 1.0
+"""Longest time between a worker's last word and its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,7 @@ class WorkerPool:
             await slot.stop()
             task.fail(ParseTimeoutError.at(task.files[0].path, "Parsing takes longer than it may."))
         except (EOFError, OSError):
-            await slot.stop()
+            await slot.stop(death_seconds=DEATH_SECONDS)
             if not task.files:
                 return
             task.tries = task.tries + 1 if task.files[0] is file else 1
@@ -211,11 +214,17 @@ class _Slot:
             task.tries = 0
             task.answer(answer[POSITION.size :])
 
-    async def stop(self) -> None:
-        """Kills the worker and waits until it is gone."""
+    async def stop(self, death_seconds: float = 0.0) -> None:
+        """Kills the worker, if it does not end by itself, and waits until it is gone.
+
+        To kill one that just died takes its exit status from asyncio, which then complains.
+        """
         process, self._process = self._process, None
         if process is None:
             return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(death_seconds):
+                await process.wait()
         if process.returncode is None:
             process.kill()
         if process.stdin is not None:

@@ -13,6 +13,7 @@ from services.io.content import RECIPE
 from services.io.parser.file import ParseLimits
 from services.io.parser.languages import LANGUAGES
 from services.io.parser.pool import ParseJob
+from services.io.paths import Tree
 from services.io.servicers.pages import page_size
 from services.runtime.errors import PageTokenError
 from services.runtime.log import get_logger
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from lodestone.io.v1 import tree_pb2
+    from services.io.model import Root
     from services.io.parser.pool import WorkerPool
     from services.io.roots import Roots
 
@@ -52,12 +54,11 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
         """Streams how each file ended, as they are ready."""
         started = time.perf_counter()
         tokens = request.max_tokens or DEFAULT_MAX_TOKENS
-        root = self._roots.get(request.tree.root)
         # A tree that is gone must fail the call: told file by file it would look like deletions.
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._check_tree, request.tree)
+        roots = await loop.run_in_executor(self._executor, self._checked_roots, request.tree)
         job = ParseJob(
-            self._roots.with_first(root),
+            roots,
             request.tree.directory,
             ParseLimits(self._max_file_bytes, self._max_nodes, tokens),
             tuple(convert.files_to_parse(request)),
@@ -75,8 +76,11 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
             _count_parse(outcomes, nodes, seconds)
             metrics.PARSE_WORKERS.set(len(self._pool.pids))
 
-    def _check_tree(self, tree: tree_pb2.Tree) -> None:
-        self._roots.open_tree(tree.root, tree.directory).close()
+    def _checked_roots(self, tree: tree_pb2.Tree) -> tuple[Root, ...]:
+        """Returns the roots, that of the tree first, once the tree was opened."""
+        roots = self._roots.with_first(self._roots.get(tree.root))
+        Tree(roots[0], tree.directory, roots).close()
+        return roots
 
     async def ListLanguages(
         self, request: parse_service_pb2.ListLanguagesRequest, _context: Any

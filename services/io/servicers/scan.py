@@ -1,16 +1,17 @@
-"""Tells which files a tree holds."""
+"""Tells which files a tree holds, and which of them changed."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lodestone.io.v1 import scan_service_pb2_grpc
-from services.io import convert, metrics
+from services.io import convert, convert_checks, metrics
 from services.io.ignore import IgnoreRules
 from services.io.model import SkipReason
 from services.io.scanner import ScanRules, TreeScan
@@ -18,21 +19,25 @@ from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Generator
+    from collections.abc import AsyncIterator, Generator, Sequence
     from concurrent.futures import Executor
 
     from lodestone.io.v1 import scan_service_pb2
-    from services.io.model import ScanSummary
+    from services.io.checker import Checker
+    from services.io.model import CheckedFile, ScanSummary
     from services.io.roots import Roots
 
 
 class ScanServicer(scan_service_pb2_grpc.ScanServiceServicer):
     """Tells which files a tree holds."""
 
-    def __init__(self, roots: Roots, executor: Executor, rules: ScanRules) -> None:
+    def __init__(
+        self, roots: Roots, executor: Executor, rules: ScanRules, checker: Checker
+    ) -> None:
         self._roots = roots
         self._executor = executor
         self._rules = rules
+        self._checker = checker
 
     async def ScanTree(
         self, request: scan_service_pb2.ScanTreeRequest, _context: Any
@@ -56,6 +61,19 @@ class ScanServicer(scan_service_pb2_grpc.ScanServiceServicer):
             metrics.SCANS.labels(outcome).inc()
             metrics.SCAN_SECONDS.observe(seconds)
             get_logger().info("tree_scanned", outcome=outcome, seconds=round(seconds, 4))
+
+    async def CheckFiles(
+        self, request: scan_service_pb2.CheckFilesRequest, _context: Any
+    ) -> scan_service_pb2.CheckFilesResponse:
+        """Tells for each named file whether it changed, in request order."""
+        tree = request.tree
+        with metrics.CHECK_SECONDS.time():
+            results = await self._checker.check(
+                partial(self._roots.open_tree, tree.root, tree.directory),
+                convert_checks.known_files(request),
+            )
+        _count_checks(results)
+        return convert_checks.checks_message(results)
 
     def _batches(self, request: scan_service_pb2.ScanTreeRequest) -> _Batches:
         limit = self._rules.max_file_bytes
@@ -113,3 +131,9 @@ def _count_scan(summary: ScanSummary) -> None:
     metrics.SCANNED_FILES.inc(summary.files)
     for reason, count in summary.skipped.items():
         metrics.SKIPPED_FILES.labels(SkipReason(reason).name.lower()).inc(count)
+
+
+def _count_checks(results: Sequence[CheckedFile]) -> None:
+    verdicts = Counter(result.verdict for result in results)
+    for verdict, count in verdicts.items():
+        metrics.CHECKED_FILES.labels(verdict.name.lower()).inc(count)

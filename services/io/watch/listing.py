@@ -7,11 +7,12 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from services.io.folders import list_folder, read_lines
 from services.io.ignore import IGNORE_FILES, IgnoreRules, IgnoreStack
 from services.io.names import JUNK_FOLDERS, VCS_FOLDERS
-from services.io.parser.languages import language_by_name
+from services.io.parser.languages import TEXT
 from services.io.paths import MAX_PATH_BYTES, open_by_component, real_path
-from services.io.scanner import MAX_DEPTH, ScanRules, read_ignore_lines
+from services.io.scanner import MAX_DEPTH, ScanRules
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from services.io.watch.folders import Folder
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-GIT = ".git"
 
 
 class Version(NamedTuple):
@@ -62,21 +62,20 @@ class Lister:
         Raises:
             OSError: the folder cannot be read.
         """
-        with os.scandir(fd) as found:
-            entries = {entry.name: entry for entry in found if _is_utf8(entry.name)}
-        if GIT in entries and folder.parent is not None:
+        found = list_folder(fd)
+        if found.is_repository and folder.parent is not None:
             return Listing(above, 0, is_nested=True)
-        ignores, key = ignore_files(fd, folder.prefix, above, entries)
+        ignores, key = ignore_files(fd, folder.prefix, above, found.ignore_files)
         listing = Listing(ignores, key)
-        for name, entry in entries.items():
-            if entry.is_symlink():
-                self._add_link(tree, listing, folder, name)
-            elif entry.is_dir(follow_symlinks=False):
+        for told, entry in reversed(found.entries):
+            name = entry.name
+            if told.endswith("/"):
                 if self.walks(folder, ignores, name):
                     listing.folders.append((name, False))
+            elif entry.is_symlink():
+                self._add_link(tree, listing, folder, name)
             elif entry.is_file(follow_symlinks=False):
                 self._add_file(listing, folder, name, entry)
-        listing.folders.sort(key=lambda item: item[0] if item[1] else f"{item[0]}/")
         return listing
 
     def _add_link(self, tree: Tree, listing: Listing, folder: Folder, name: str) -> None:
@@ -117,8 +116,10 @@ class Lister:
     def names(self, ignores: IgnoreStack, path: str, name: str) -> bool:
         """Tells whether the name of a file is one that a scan takes."""
         return (
-            self._rules.names.skip_reason(name) is None
-            and not (ignores.levels and ignores.ignores(name, path, is_folder=False))
+            self._rules.names.verdict(name)[0] is None
+            and not (
+                ignores.filter.may_match(name) and ignores.ignores(name, path, is_folder=False)
+            )
             and (len(path) <= MAX_PATH_BYTES // 4 or len(path.encode()) <= MAX_PATH_BYTES)
         )
 
@@ -127,7 +128,11 @@ class Lister:
         return stat.S_ISREG(status.st_mode) and self._fits(name, status.st_size)
 
     def _fits(self, name: str, size: int) -> bool:
-        return size <= self._rules.largest(language_by_name(name))
+        rules = self._rules
+        _, language = rules.names.verdict(name)
+        return size <= rules.max_file_bytes and (
+            language != TEXT or size <= rules.max_plain_text_bytes
+        )
 
     def takes_link(self, name: str, version: Version | None) -> bool:
         """Tells whether a scan takes what a link of a taken name leads to."""
@@ -171,7 +176,7 @@ def ignore_files(
         if name not in names:
             continue
         try:
-            lines = read_ignore_lines(fd, name)
+            lines = read_lines(fd, name)
         except OSError:
             continue
         key = hash((key, name, tuple(lines)))
@@ -211,7 +216,3 @@ def open_linked(tree: Tree, path: str) -> int:
         return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     finally:
         os.close(held)
-
-
-def _is_utf8(name: str) -> bool:
-    return name.isascii() or not any("\ud800" <= character <= "\udfff" for character in name)

@@ -6,10 +6,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from services.io.folders import REPOSITORY
 from services.io.ignore import IGNORE_FILES
 from services.io.watch import inotify
 from services.io.watch.folders import UNWATCHED, Folder
-from services.io.watch.listing import GIT, open_folder
+from services.io.watch.listing import open_folder
 from services.io.watch.model import RescanCause
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Translator:
             name = raw.decode()
         except UnicodeDecodeError:
             return
-        if name == GIT and folder.parent is not None:
+        if name == REPOSITORY and folder.parent is not None:
             if mask & _ENTRY:
                 self.reopened.add(folder.prefix)
         elif folder.is_nested:

@@ -11,7 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from services.io.ignore import IgnoreStack
+from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.watch.folders import UNWATCHED, FileNames, Folder, Identity
 from services.io.watch.inotify import is_limit
 from services.io.watch.listing import FOLDER_FLAGS, Lister, Listing, Version, open_linked
@@ -43,7 +43,7 @@ class Walk:
         self, source: Source, rules: ScanRules, changes: Changes, is_stopped: Callable[[], bool]
     ) -> None:
         self.lister = Lister(rules)
-        self.top = Folder(None, "", IgnoreStack())
+        self.top = Folder(None, "", _nothing_ignored())
         self.by_wd: dict[int, Folder] = {}
         self.followed: dict[str, Version | None] = {}
         self.needs: set[RescanCause] = set()
@@ -88,7 +88,7 @@ class Walk:
                 raise WatchStopped
             if not self._watch(folder, fd):
                 self._forget_names(folder)
-            above = folder.parent.ignores if folder.parent is not None else IgnoreStack()
+            above = folder.parent.ignores if folder.parent is not None else _nothing_ignored()
             listing = self.lister.list(tree, fd, folder, above)
             self._compare(folder, listing)
             for name, is_link in listing.folders:
@@ -233,3 +233,7 @@ class Walk:
         is_gone = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
         if child is not None and is_gone and self._is_full:
             self.forget(child)
+
+
+def _nothing_ignored() -> IgnoreStack:
+    return IgnoreStack.of_request(IgnoreRules(()))

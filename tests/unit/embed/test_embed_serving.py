@@ -10,8 +10,10 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.embed.backends.hashing import HashingBackend
+from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.errors import BadVectorError, FingerprintMismatchError, TextTooLongError
+from services.embed.lanes import LaneTurns
 from services.embed.model import Embedding, Lane, Truncation, Vectors, VectorType
 from services.embed.work import Batch, Request, Work
 from services.runtime.errors import InvalidRequestError, OverloadedError, ShuttingDownError
@@ -239,11 +241,14 @@ async def test_an_interactive_text_overtakes_bulk_that_has_not_started() -> None
     assert position.index(True) == 1
 
 
-async def test_bulk_has_its_turn_between_interactive_bursts() -> None:
-    """Red without the bound: the order is b, then all q, then the other b."""
+async def test_both_lanes_run_by_their_weights() -> None:
+    """Red when one lane always goes first: the order is then b, all q, all b."""
     backend = GatedBackend()
     done: list[Batch] = []
-    engine = Engine(backend, lambda batch, *_: done.append(batch), interactive_burst=2)
+    turns = LaneTurns({Lane.INTERACTIVE: 2.0, Lane.BULK: 1.0}, max_age_seconds=60)
+    engine = Engine(
+        backend, lambda batch, *_: done.append(batch), turns=turns, budget=TokenBudget(1024)
+    )
     request = Request(count=9)
 
     def submit(serial: int, lane: Lane) -> None:
@@ -262,7 +267,8 @@ async def test_bulk_has_its_turn_between_interactive_bursts() -> None:
     await eventually(lambda: len(done) == 9)
     await asyncio.to_thread(engine.close)
 
-    assert "".join("q" if batch.lane is Lane.INTERACTIVE else "b" for batch in done) == "bqqbqqbqb"
+    order = "".join("q" if batch.lane is Lane.INTERACTIVE else "b" for batch in done)
+    assert order == "bqqqbqqbb"
 
 
 async def test_the_loop_stays_free_while_the_model_runs() -> None:

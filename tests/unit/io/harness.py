@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -27,6 +27,15 @@ def open_tree(
     return Tree(root, directory)
 
 
+def held_paths() -> list[str]:
+    """Returns what the open descriptors of this process lead to."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208 - the list's own descriptor is in it
+        with suppress(OSError):
+            found.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+    return found
+
+
 @contextmanager
 def unprivileged() -> Iterator[None]:
     """Runs the body without root's right to read everything; open what lies above before."""
@@ -41,13 +50,17 @@ def unprivileged() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def serve(
-    top: Path, socket: Path, started: Callable[[IoApp], object] = id, **options: object
-) -> AsyncIterator[grpc.aio.Channel]:
-    """Runs the io service with the folder as root `test`; yields a channel to it.
+async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grpc.aio.Channel]:
+    """Runs the io service with the folder as root `test`; yields a channel to it."""
+    async with serve_app(top, socket, **options) as (channel, _):
+        yield channel
 
-    `started` is called with the app.
-    """
+
+@asynccontextmanager
+async def serve_app(
+    top: Path, socket: Path, **options: object
+) -> AsyncIterator[tuple[grpc.aio.Channel, IoApp]]:
+    """As `serve`; yields the app as well."""
     settings = IoSettings(listen=f"unix:{socket}", roots=f"test={top}", **options)  # type: ignore[arg-type]
     app = IoApp(settings)
     gate = Gate(settings.max_concurrent_calls)
@@ -57,10 +70,9 @@ async def serve(
     server.add_insecure_port(settings.listen)
     await server.start()
     await app.start()
-    started(app)
     try:
         async with grpc.aio.insecure_channel(settings.listen) as channel:
-            yield channel
+            yield channel, app
     finally:
         await server.stop(1)
         await app.close()

@@ -7,10 +7,10 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from services.io.ignore import IgnoreRules
+from services.io.ignore import IgnoreRules, glob_regex
 from services.io.names import NameRules
 from services.io.scanner import ScanRules, TreeScan
 from tests.unit.io.harness import open_tree
@@ -115,3 +115,29 @@ def test_patterns_match_as_in_git(
 ) -> None:
     rules = IgnoreRules([pattern])
     assert rules.verdict(path.rpartition("/")[2], path, is_folder=is_folder) is verdict
+
+
+@pytest.mark.timeout(20)
+def test_a_hostile_ignore_file_cannot_hold_a_scan(tmp_path: Path) -> None:
+    """Each star as `[^/]*` tries every way to share the name among them: red, it never ends."""
+    lines = ["*a" * 40 + "*b", "**/a*/" * 40 + "b", "[^/]" + "*a" * 60 + "?b", "**" * 50 + "b"]
+    place = tmp_path.joinpath(*["a" * 60] * 40)
+    place.mkdir(parents=True)
+    (place / ("a" * 250)).write_text("x")
+    (tmp_path / ".gitignore").write_text("\n".join(lines))
+    assert scanned(tmp_path)[1:] == [f"{'/'.join(['a' * 60] * 40)}/{'a' * 250}"]
+
+
+@given(
+    st.text(st.sampled_from("*?/ab[]!"), min_size=1, max_size=9),
+    st.text(st.sampled_from("ab/"), min_size=1, max_size=9),
+)
+@settings(max_examples=300, deadline=None)
+def test_what_a_filter_of_names_lets_through_is_all_that_may_match(glob: str, path: str) -> None:
+    """The filter may say yes too often, never no too often."""
+    pattern = glob_regex(glob.strip("/"))
+    assume(pattern is not None and "//" not in path and path.strip("/") == path)
+    assert pattern is not None
+    rules = IgnoreRules([f"/{glob}"])
+    if pattern.fullmatch(path) and bool(rules) and not glob.endswith("/"):
+        assert rules.filter.may_match(path.rpartition("/")[2])

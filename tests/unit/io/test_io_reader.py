@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.io import metrics, reading
 from services.io.content import content_hash, file_digest
-from services.io.errors import InvalidUtf8Error, RangeOutsideFileError
+from services.io.errors import FileTooLargeError, InvalidUtf8Error, RangeOutsideFileError
+from services.io.loader import FileLoader
 from services.io.model import ContentRef, NodeContent, SnippetRef, Span
-from services.io.reader import Reader, snippet_of
+from services.io.reader import MAX_CALLS, Reader, snippet_of
 from services.io.settings import IoSettings, read_permits
 from services.runtime.errors import LodestoneError
-from tests.unit.io.harness import MakeFiles, open_tree
+from tests.unit.io.harness import MakeFiles, held_paths, open_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from services.io.paths import Tree
+
 
 @pytest.fixture
 async def reader() -> AsyncIterator[Reader]:
     with ThreadPoolExecutor(2) as threads:
-        yield Reader(threads, permits=1, max_file_bytes=100, max_answer_bytes=200)
+        yield Reader(threads, FileLoader(100), permits=1, max_answer_bytes=200)
 
 
 def ref(path: str, start: int, end: int, content: str) -> SnippetRef:
@@ -86,13 +94,121 @@ async def test_an_answer_too_large_for_a_message_is_refused_item_by_item(
     assert reasons(results) == ["", "", "OVERLOADED"]
 
 
-async def test_one_permit_serves_many_calls_at_once(reader: Reader, make_files: MakeFiles) -> None:
+@pytest.mark.parametrize("permits", [1, 2])
+async def test_few_permits_serve_many_calls_and_many_files_at_once(
+    make_files: MakeFiles, permits: int
+) -> None:
+    """Red when a call keeps its permit while it waits for another."""
     top = make_files({f"f{i}": f"text {i}" for i in range(20)})
     refs = [ref(f"f{i}", 0, 6, f"text {i}") for i in range(20)]
-    answers = await asyncio.gather(
-        *(reader.read_snippets(partial(open_tree, top), refs) for _ in range(10))
-    )
+    with ThreadPoolExecutor(8) as threads:
+        reader = Reader(threads, FileLoader(100), permits=permits, max_answer_bytes=200)
+        answers = await asyncio.gather(
+            *(reader.read_snippets(partial(open_tree, top), refs) for _ in range(3 * MAX_CALLS))
+        )
     assert all(reasons(results) == [""] * 20 for results in answers)
+
+
+async def test_a_file_is_opened_once_in_a_batch_and_every_item_of_it_is_checked(
+    reader: Reader, make_files: MakeFiles
+) -> None:
+    """Red when the first item of a file vouches for the others (I2), or each item opens it."""
+    top = make_files({"a": "text", "b": "more"})
+    refs = [ref(path, 0, n, text) for n in range(4) for path, text in (("a", "text"), ("b", "old"))]
+    before = metrics.READ_FILES.labels("read")._value.get()
+    results = await reader.read_snippets(partial(open_tree, top), refs)
+    assert metrics.READ_FILES.labels("read")._value.get() == before + 2
+    assert reasons(results) == ["", "CONTENT_CHANGED"] * 4
+
+
+async def test_never_more_files_are_open_than_there_are_permits(make_files: MakeFiles) -> None:
+    """Memory is bounded over all calls: red when each call takes threads without a permit."""
+    top = make_files({})
+    for number in range(60):
+        with (top / f"f{number}").open("wb") as file:
+            file.truncate(1 << 20)
+    refs = [SnippetRef(f"f{number}", 0, 1, b"") for number in range(60)]
+    done, most = threading.Event(), 0
+
+    def watch() -> None:
+        nonlocal most
+        while not done.is_set():
+            most = max(most, sum(path.startswith(f"{top}/f") for path in held_paths()))
+
+    with ThreadPoolExecutor(8) as threads, ThreadPoolExecutor(1) as watcher:
+        watching = watcher.submit(watch)
+        reader = Reader(threads, FileLoader(1 << 20), permits=2, max_answer_bytes=200)
+        await asyncio.gather(
+            *(reader.read_snippets(partial(open_tree, top), refs) for _ in range(6))
+        )
+        done.set()
+    watching.result()
+    assert 1 <= most <= 2
+
+
+async def test_a_cancelled_call_gives_its_permit_back_when_its_thread_is_done(
+    make_files: MakeFiles,
+) -> None:
+    """Red when the permit comes back at once: a stuck disk would hold any number of threads."""
+    top = make_files({"a": "text"})
+    entered, go_on = threading.Event(), threading.Event()
+
+    def open_slowly() -> Tree:
+        entered.set()
+        assert go_on.wait(10)
+        return open_tree(top)
+
+    with ThreadPoolExecutor(2) as threads:
+        reader = Reader(threads, FileLoader(100), permits=1, max_answer_bytes=200)
+        refs = [ref("a", 0, 4, "text")]
+        call = asyncio.create_task(reader.read_snippets(open_slowly, refs))
+        await asyncio.to_thread(entered.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert reader._permits.locked()
+        go_on.set()
+        assert await reader.read_snippets(partial(open_tree, top), refs) == [b"text"]
+
+
+async def test_a_sparse_terabyte_is_refused_and_not_read(
+    reader: Reader, make_files: MakeFiles
+) -> None:
+    """Red when the limit is found out by reading: that many bytes would pass for each item."""
+    top = make_files({"a": ""})
+    with (top / "a").open("wb") as file:
+        file.truncate(1 << 40)
+    [result] = await reader.read_snippets(partial(open_tree, top), [ref("a", 0, 1, "")])
+    assert isinstance(result, FileTooLargeError)
+    assert result.metadata == {"path": "a", "size": str(1 << 40), "limit": "100"}
+
+
+async def test_a_file_that_grows_while_it_is_read_is_cut_off(
+    reader: Reader, make_files: MakeFiles
+) -> None:
+    """No read follows a writer for ever, and none returns what was not named."""
+    top = make_files({"a": "x"})
+    stop = threading.Event()
+
+    def grow() -> None:
+        with (top / "a").open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"x" * 10)
+                if file.tell() > 200:
+                    file.truncate(1)
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    try:
+        for _ in range(200):
+            results = await reader.read_snippets(
+                partial(open_tree, top), [ref("a", 0, 1, "x"), ref("a", 0, 1, "y")]
+            )
+            assert set(reasons(results)[1:]) <= {"CONTENT_CHANGED", "FILE_TOO_LARGE"}
+            assert set(reasons(results)[:1]) <= {"", "CONTENT_CHANGED", "FILE_TOO_LARGE"}
+    finally:
+        stop.set()
+        writer.join()
 
 
 async def test_a_missing_tree_fails_the_call(reader: Reader, tmp_path: Path) -> None:
@@ -116,13 +232,62 @@ def test_a_slice_is_valid_text_or_an_error_that_says_why(text: str, start: int, 
         assert content.decode() in text
 
 
+Limit = tuple[int, int]
+INFINITY = resource.RLIM_INFINITY
+
+
 @pytest.mark.parametrize(
-    ("options", "expected"),
-    [({"max_open_files": 7, "fd_limit": 3}, 7), ({"fd_limit": 1}, 4), ({"fd_limit": 5000}, 1024)],
+    ("options", "limit", "expected"),
+    [
+        ({"max_open_files": 1, "fd_limit": 30}, (900, 900), 1),
+        ({"max_open_files": 1024, "fd_limit": 30}, (90, 900), 1024),
+        ({"fd_limit": 30}, (900, 900), 30),
+        ({"fd_limit": 1}, (900, 900), 4),
+        ({"fd_limit": 5000}, (900, 900), 1024),
+        ({}, (90, 900), 30),
+        ({}, (9000, 9000), 100),
+        ({}, (2, 900), 1),
+        ({}, (INFINITY, INFINITY), 50),
+    ],
 )
-def test_permits_have_their_precedence(options: dict[str, int], expected: int) -> None:
+def test_permits_come_from_the_first_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, int], limit: Limit, expected: int
+) -> None:
+    """In order: `max_open_files`, `fd_limit` (4 to 1024), the system's limit (a third), 50."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limit)
     assert read_permits(IoSettings(**options)) == expected  # type: ignore[arg-type]
 
 
-def test_permits_are_at_most_a_hundred_without_a_setting() -> None:
-    assert 1 <= read_permits(IoSettings()) <= 100
+def test_the_systems_limit_is_the_one_of_this_process() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (240, hard))
+    try:
+        assert read_permits(IoSettings()) == 80
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@given(
+    st.binary(max_size=40), st.integers(0, 60), st.integers(0, 60), st.sampled_from([1, 3, 1 << 20])
+)
+def test_a_file_is_read_to_its_end_or_to_one_byte_over_the_limit(
+    content: bytes, expected_bytes: int, max_bytes: int, chunk_bytes: int
+) -> None:
+    """Whatever size was told before: it may have grown, shrunk, or be of a kind that tells none."""
+    with TemporaryFile() as file, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reading, "_CHUNK_BYTES", chunk_bytes)
+        file.write(content)
+        file.flush()
+        data = reading.read_to_end(file.fileno(), expected_bytes, max_bytes)
+    assert data == content[: max_bytes + 1]
+
+
+def test_a_file_that_tells_no_size_is_read_in_large_pieces() -> None:
+    """Files of the kernel say 0, and answer in pieces: a short one is not the end."""
+    fd = os.open("/proc/self/smaps", os.O_RDONLY)
+    try:
+        data = reading.read_to_end(fd, os.fstat(fd).st_size, 1 << 24)
+    finally:
+        os.close(fd)
+    assert len(data) > 20_000
+    assert data.endswith(b"\n")

@@ -12,27 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.io.ignore import IgnoreRules
-from services.io.model import ScanBatch, ScanSummary, SkipReason, SymlinkPolicy
-from services.io.names import NameRules
+from services.io.model import SkipReason, SymlinkPolicy
 from services.io.scanner import ScanRules, TreeScan
 from tests.unit.io.harness import MakeFiles, open_tree, unprivileged
-
-NAMES = NameRules(("*.gen.py",))
-
-
-def scan(
-    top: Path,
-    policy: SymlinkPolicy = SymlinkPolicy.WITHIN_ROOT,
-    directory: str = "",
-    **rules: object,
-) -> tuple[list[str], ScanSummary, list[ScanBatch]]:
-    options = {"max_file_bytes": 1000, "names": NAMES, **rules}
-    with open_tree(top, policy, directory) as tree:
-        batches = list(TreeScan(tree, ScanRules(**options)).batches())  # type: ignore[arg-type]
-    paths = [file.path for batch in batches for file in batch.files]
-    summary = batches[-1].summary
-    assert summary is not None
-    return paths, summary, batches
+from tests.unit.io.scanning import NAMES, scan
 
 
 @given(st.sets(st.text(st.sampled_from("a-.0é/"), min_size=1, max_size=6), max_size=12))

@@ -22,13 +22,12 @@ from services.io.watch.model import EventType, WatchOptions
 from services.io.watch.stream import tell
 from services.io.watch.watchers import Watchers
 from services.runtime.status import read_rpc_error
-from tests.unit.io.harness import MakeFiles, serve
+from tests.unit.io.harness import MakeFiles, serve, serve_app
 from tests.unit.io.watching import RULES, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from services.io.app import IoApp
 
 FILES = {"a.py": "a", "sub/b.py": "b"}
 QUICK = {"watch_quiet_seconds": 0.02, "watch_max_wait_seconds": 0.2, "watch_check_seconds": 0.05}
@@ -146,9 +145,8 @@ async def test_a_writer_does_not_hear_its_own_echo(make_files: MakeFiles, tmp_pa
     Red when no origin is looked up.
     """
     top = make_files(FILES)
-    apps: list[IoApp] = []
-    async with serve(top, tmp_path / "s", started=apps.append, **QUICK) as channel:
-        origins: Origins = apps[0]._origins
+    async with serve_app(top, tmp_path / "s", **QUICK) as (channel, app):
+        origins: Origins = app._origins
         own, other = Watch(channel, ignore_origin_id="me"), Watch(channel)
         await own.next()
         await other.next()
@@ -353,12 +351,11 @@ async def test_watches_end_at_once_when_the_server_drains(
 ) -> None:
     """Red when drain leaves them: they hold the server's stop for all of its grace."""
     top = make_files(FILES)
-    apps: list[IoApp] = []
-    async with serve(top, tmp_path / "s", started=apps.append, **QUICK) as channel:
+    async with serve_app(top, tmp_path / "s", **QUICK) as (channel, app):
         watches = [Watch(channel), Watch(channel, "sub")]
         for watch in watches:
             await watch.next()
-        await apps[0].drain()
+        await app.drain()
         for watch in watches:
             with pytest.raises(grpc.aio.AioRpcError) as ended:
                 await watch.next()

@@ -13,10 +13,11 @@ from lodestone.embed.v1 import embed_service_pb2 as embed_pb2
 from lodestone.embed.v1 import embed_service_pb2_grpc as embed_grpc
 from lodestone.io.v1 import scan_service_pb2 as scan_pb2
 from lodestone.io.v1 import scan_service_pb2_grpc as scan_grpc
+from lodestone.io.v1 import snippet_service_pb2 as snippet_pb2
 from services.runtime import errors
 from services.runtime.errors import LodestoneError
 from services.runtime.status import read_status, status_of
-from services.runtime.validation import MAX_TOLD_FIELDS
+from services.runtime.validation import MAX_TOLD_FIELDS, validate
 from tests.unit.runtime.running import eventually
 from tests.unit.runtime.sample_calls import TREE, drained, embed, embed_stream, failure_of, scan
 from tests.unit.runtime.sample_service import SECRET
@@ -50,6 +51,16 @@ async def test_a_list_names_the_place_of_the_wrong_item(service: Running) -> Non
 
     violations = failure.detail(error_details_pb2.BadRequest).field_violations
     assert [item.field for item in violations] == ["files[1].path"]
+
+
+def test_a_rule_over_a_whole_request_is_told_as_one_of_the_request() -> None:
+    """Red when such a rule, which names no field, ends the call as an error of the server's."""
+    request = snippet_pb2.SnippetRef(path="a", start_byte=2, end_byte=1, file_digest=bytes(32))
+
+    with pytest.raises(errors.InvalidRequestError) as raised:
+        validate(request)
+
+    assert raised.value.metadata == {"request": "start_byte must not be after end_byte"}
 
 
 async def test_ten_thousand_wrong_items_still_make_a_status_that_arrives(service: Running) -> None:

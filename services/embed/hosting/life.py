@@ -1,0 +1,173 @@
+"""One life of the process that runs the model: from its start to its end, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from services.embed.backends.protocol import EngineError, EngineLostError, OutOfMemoryError
+from services.embed.hosting import frames
+from services.embed.hosting.frames import Frame, Kind
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.backends.protocol import BackendInfo, TextEncoder
+    from services.embed.model import TokenIds, Vectors
+    from services.embed.settings import EmbedSettings
+    from services.embed.sources import Source
+
+_CHILD = "services.embed.hosting.child"
+_EXIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What a new process is to load."""
+
+    source: Source
+    settings: EmbedSettings
+    memory_bytes: int
+    """Most address space that it may take; 0 is no limit."""
+
+
+class Call:
+    """A batch that the process has; `wait` for what comes of it."""
+
+    def __init__(self) -> None:
+        self._done = threading.Event()
+        self._frame: Frame | None = None
+
+    def settle(self, frame: Frame | None) -> None:
+        """Ends the call: with its answer, or None when the process is gone."""
+        self._frame = frame
+        self._done.set()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Returns whether the call has ended."""
+        return self._done.wait(timeout_seconds)
+
+    def rows(self) -> Vectors:
+        """Returns the answer of a call that has ended.
+
+        Raises:
+            EngineLostError: the process went away before it answered.
+            OutOfMemoryError, EngineError: it answered with an error.
+        """
+        if self._frame is None:
+            raise EngineLostError(hung=False)
+        if self._frame.kind is Kind.ROWS:
+            return frames.unpack_rows(self._frame.payload)
+        name = frames.unpack_value(self._frame.payload)
+        raise OutOfMemoryError if name == OutOfMemoryError.__name__ else EngineError(name)
+
+
+class Life:
+    """A running process; any thread may use it.
+
+    It must be made by a thread that lives as long as the process may: the kernel ends the child
+    with the thread that forked it.
+    """
+
+    def __init__(self, request: LoadRequest) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", _CHILD, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl+C is for the service
+            )
+        self._channel = ours
+        self._lock = threading.Lock()
+        self._calls: dict[int, Call] = {}
+        self._number = 0
+        self._gone = False
+        self.cause = "died"
+        self.ended = threading.Event()
+        with contextlib.suppress(OSError):
+            frames.send(ours, Kind.LOAD, 0, frames.pack_value(request))
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def load(self) -> tuple[BackendInfo, TextEncoder]:
+        """Waits until the model is loaded, then begins to take answers.
+
+        Raises:
+            StartError: it does not load, or the process died of it.
+        """
+        frame = frames.receive(self._channel)
+        if frame is not None and frame.kind is Kind.REFUSED:
+            code, message = frames.unpack_value(frame.payload)
+            raise StartError(ExitCode(code), message)
+        if frame is None:
+            raise StartError(
+                ExitCode.MODEL,
+                "The process that runs the model died while it loaded it; it may have had too "
+                "little memory (LODESTONE_EMBED_ENGINE_MEMORY_BYTES, or the machine's).",
+            )
+        threading.Thread(target=self._read, name="engine-answers", daemon=True).start()
+        facts: Any = frames.unpack_value(frame.payload)
+        info, encoder = facts
+        return info, encoder
+
+    @property
+    def gone(self) -> bool:
+        """Whether the process has hung up."""
+        return self._gone
+
+    def submit(self, batch: Sequence[TokenIds]) -> Call | None:
+        """Hands a batch over; None when the process is gone already, and never had it."""
+        call = Call()
+        with self._lock:
+            if self._gone:
+                return None
+            self._number = (self._number + 1) % (1 << 32)
+            self._calls[self._number] = call
+            with contextlib.suppress(OSError):  # it dies in this moment: the reader tells
+                frames.send(self._channel, Kind.BATCH, self._number, frames.pack_batch(batch))
+        return call
+
+    def kill(self, cause: str = "") -> None:
+        """Ends the process at once, with any process that it started; calls end as lost."""
+        self.cause = cause or self.cause
+        if self._process.returncode is None:  # not waited for: the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def hang_up(self) -> None:
+        """Has the process end by itself; calls in it end as lost."""
+        with contextlib.suppress(OSError):
+            self._channel.shutdown(socket.SHUT_RDWR)
+
+    def reap(self) -> None:
+        """Waits until the process is gone, not for long, and frees what it held."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)
+        self.kill()
+        self._process.wait()
+        self._channel.close()
+
+    def _read(self) -> None:
+        while (frame := frames.receive(self._channel)) is not None:
+            with self._lock:
+                call = self._calls.pop(frame.number)
+            call.settle(frame)
+        with self._lock:
+            self._gone = True
+            left, self._calls = self._calls, {}
+        for call in left.values():
+            call.settle(None)
+        self.ended.set()

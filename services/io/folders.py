@@ -1,0 +1,82 @@
+"""Lists one folder: its entries in the order of the walk, and the ignore files in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from operator import itemgetter
+from typing import NamedTuple
+
+from services.io.ignore import IGNORE_FILES, MAX_IGNORE_FILE_BYTES
+
+REPOSITORY = ".git"
+
+Entry = tuple[str, os.DirEntry[str]]
+"""A name and what it names; the name of a folder ends in `/`, as a path beneath it goes on."""
+
+_TELLING = frozenset({*IGNORE_FILES, REPOSITORY, f"{REPOSITORY}/"})
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_name_of = itemgetter(0)
+
+
+class Listing(NamedTuple):
+    """What a folder holds."""
+
+    entries: list[Entry]
+    """Last first, so that the walk takes them from the end."""
+    ignore_files: list[str]
+    """Names of ignore files, those that go before others last."""
+    unnamed_count: int
+    """Entries left out as their names are not UTF-8."""
+    is_repository: bool
+
+
+def list_folder(fd: int) -> Listing:
+    """Returns what an open folder holds; the caller keeps the descriptor.
+
+    Names of Python compare by code point, which is the order of their UTF-8 bytes.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    with os.scandir(fd) as found:
+        entries = [
+            (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
+            for entry in found
+        ]
+    unnamed = 0
+    if not "".join(map(_name_of, entries)).isascii():
+        named = [entry for entry in entries if _is_utf8(entry[0])]
+        unnamed, entries = len(entries) - len(named), named
+    entries.sort(key=_name_of, reverse=True)
+    telling = _TELLING.intersection(map(_name_of, entries))
+    if not telling:
+        return Listing(entries, [], unnamed, is_repository=False)
+    ignore_files = [name for name in IGNORE_FILES if name in telling]
+    is_repository = REPOSITORY in telling or f"{REPOSITORY}/" in telling
+    return Listing(entries, ignore_files, unnamed, is_repository)
+
+
+def read_lines(folder_fd: int, name: str) -> list[str]:
+    """Returns the lines of an ignore file, none for what is no regular file.
+
+    A link is not followed: git does not either.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if stat.S_ISLNK(os.stat(name, dir_fd=folder_fd, follow_symlinks=False).st_mode):
+        return []
+    fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return []
+        return file.read(MAX_IGNORE_FILE_BYTES).decode(errors="surrogateescape").split("\n")
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

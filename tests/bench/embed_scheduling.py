@@ -1,0 +1,359 @@
+"""Packing, lanes, shedding and isolation of the embed service, each against doing without it.
+
+Everything runs in this process around one engine with the real model, so that only the scheduling
+differs. Ratios within a run are what counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.embed.app import EmbedApp
+from services.embed.backends.hashing import HashingBackend, HashingEncoder
+from services.embed.backends.protocol import Backend, LoadedModel
+from services.embed.hosting.loading import load_hosted
+from services.embed.model import (
+    Embedding,
+    EmbedOptions,
+    EncodedText,
+    Lane,
+    ModelId,
+    Purpose,
+    Truncation,
+)
+from services.embed.packing import PackingQueue
+from services.embed.settings import EmbedSettings
+from services.embed.sources import resolve_source
+from services.runtime.errors import LodestoneError
+from tests.bench.code_texts import code_texts
+from tests.bench.figures import figure, say
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from services.embed.model import TokenIds, Vectors
+    from services.embed.serving import ServedModel
+
+_BULK = EmbedOptions(purpose=Purpose.DOCUMENT, truncation=Truncation.END, lane=Lane.BULK)
+_QUERY = EmbedOptions(purpose=Purpose.QUERY, truncation=Truncation.END, lane=Lane.INTERACTIVE)
+_TEXTS = 1024
+_ROUNDS = 3
+_REQUEST_TEXTS = 64
+_SATURATING = 12
+"""Requests of bulk work that are always in flight."""
+_LANE_SECONDS = 6.0
+_OVERLOAD_SECONDS = 8.0
+_DEADLINE_SECONDS = 2.0
+_BAD = "unspeakable"
+
+
+def measure(scratch: Path) -> dict[str, dict[str, Any]]:
+    """Returns all figures; takes about four minutes."""
+    texts = code_texts(scratch, _TEXTS * 4)
+    results = asyncio.run(_measure(scratch, texts))
+    results |= asyncio.run(_isolation(texts[: 256 * 4]))
+    return results
+
+
+async def _measure(scratch: Path, texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    settings = EmbedSettings(cache_dir=scratch / "models")
+    loaded = await load_hosted(resolve_source(settings), settings, lambda _serving: None)
+    try:
+        results = await asyncio.to_thread(_packing, loaded, texts[:_TEXTS])
+        results |= await _lanes(loaded, texts)
+        results |= await _overload(loaded, texts)
+    finally:
+        await asyncio.to_thread(loaded.backend.close)
+    return results
+
+
+@asynccontextmanager
+async def _served(loaded: LoadedModel, **fields: Any) -> AsyncIterator[ServedModel]:
+    """Yields a model with a queue of its own over an engine that outlives it."""
+    app = EmbedApp(EmbedSettings(**fields))
+    model = app.serve(LoadedModel(_Kept(loaded.backend), loaded.encoder), ModelId("bench"))
+    try:
+        yield model
+    finally:
+        await model.close()
+        await app.close()
+
+
+class _Kept:
+    """A backend that stays when the model over it is closed; counts the tokens that it ran."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.info = backend.info
+
+    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+        return self._backend.infer(batch)
+
+    def close(self) -> None:
+        """Keeps the engine."""
+
+
+# Packing
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    serial: int
+    ids: TokenIds
+
+    @property
+    def tokens(self) -> int:
+        return len(self.ids)
+
+
+def _packing(loaded: LoadedModel, texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    encoded = loaded.encoder.encode(texts, Truncation.END)
+    items = [
+        _Item(serial, item.ids)
+        for serial, item in enumerate(encoded)
+        if isinstance(item, EncodedText)
+    ]
+    plans = {
+        "fifo_8": _in_order(items, 8),
+        "fifo_32": _in_order(items, 32),
+        "packed": _packed(items, loaded.backend.info.token_budget),
+    }
+    useful = sum(item.tokens for item in items)
+    rates: dict[str, list[float]] = {name: [] for name in plans}
+    for _ in range(_ROUNDS):
+        for name, batches in plans.items():
+            rates[name].append(useful / _seconds_to_run(loaded.backend, batches))
+    median = {name: statistics.median(values) for name, values in rates.items()}
+    padded = sum(max(i.tokens for i in batch) * len(batch) for batch in plans["packed"])
+    say(f"packing: useful tokens/s {json.dumps({k: round(v) for k, v in median.items()})}")
+    to_8, to_32 = median["packed"] / median["fifo_8"], median["packed"] / median["fifo_32"]
+    return {
+        "embed_packed_to_fifo_8": figure(to_8, 1.5, met=to_8 >= 1.5),
+        "embed_packed_to_fifo_32": figure(to_32, 1.5, met=to_32 >= 1.5),
+        "embed_padding_share": figure(1 - useful / padded),
+        "embed_batch_texts": figure(len(items) / len(plans["packed"])),
+    }
+
+
+def _in_order(items: Sequence[_Item], size: int) -> list[list[_Item]]:
+    return [list(items[at : at + size]) for at in range(0, len(items), size)]
+
+
+def _packed(items: Sequence[_Item], token_budget: int) -> list[list[_Item]]:
+    """As the service does: the queue holds a window of four requests of 64 texts."""
+    queue: PackingQueue[_Item] = PackingQueue()
+    waiting = iter(items)
+    batches: list[list[_Item]] = []
+    while True:
+        for item in itertools.islice(waiting, max(0, 4 * _REQUEST_TEXTS - len(queue))):
+            queue.add(item)
+        if not queue:
+            return batches
+        batches.append(queue.take(token_budget=token_budget, max_items=256))
+
+
+def _seconds_to_run(backend: Backend, batches: Sequence[Sequence[_Item]]) -> float:
+    started = time.perf_counter()
+    with ThreadPoolExecutor(backend.info.concurrency) as threads:
+        list(threads.map(lambda batch: backend.infer([item.ids for item in batch]), batches))
+    return time.perf_counter() - started
+
+
+# Lanes
+
+
+async def _lanes(loaded: LoadedModel, texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    ways = {"alone": None, "one_queue": replace(_QUERY, lane=Lane.BULK), "two_lanes": _QUERY}
+    runs: dict[str, list[_Mixed]] = {name: [] for name in ways}
+    for _ in range(_ROUNDS):
+        for name, query in ways.items():
+            runs[name].append(await _bulk_and_queries(loaded, texts, query))
+    p99 = {name: statistics.median(run.p99_seconds for run in runs[name]) for name in ways}
+    rate = {name: statistics.median(run.bulk_per_second for run in runs[name]) for name in ways}
+    gain, kept = p99["one_queue"] / p99["two_lanes"], rate["two_lanes"] / rate["alone"]
+    say(
+        f"lanes: p99 {p99['one_queue'] * 1e3:.0f} ms in one queue, "
+        f"{p99['two_lanes'] * 1e3:.0f} ms in its own; bulk {kept:.2f} of alone"
+    )
+    return {
+        "embed_lane_p99_gain": figure(gain, 10.0, met=gain >= 10.0),
+        "embed_lane_query_p99_ms": figure(p99["two_lanes"] * 1e3),
+        "embed_lane_bulk_kept": figure(kept, 0.9, met=kept >= 0.9),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Mixed:
+    bulk_per_second: float
+    p99_seconds: float
+
+
+async def _bulk_and_queries(
+    loaded: LoadedModel, texts: Sequence[str], query: EmbedOptions | None
+) -> _Mixed:
+    """Keeps the queue full of bulk work, and asks one question after the other beside it."""
+    times: list[float] = []
+    texts_done = 0
+    async with _served(loaded) as model:
+        ends = time.monotonic() + _LANE_SECONDS
+
+        async def bulk(seed: int) -> None:
+            nonlocal texts_done
+            order = random.Random(seed)
+            while time.monotonic() < ends:
+                # A mark of its own: identical texts in flight would share a forward.
+                part = [f"{seed} {text}" for text in order.sample(texts, _REQUEST_TEXTS)]
+                await model.embed(part, _BULK)
+                texts_done += len(part) if time.monotonic() < ends else 0
+
+        async def ask() -> None:
+            for number in itertools.count():
+                if time.monotonic() >= ends or query is None:
+                    return
+                started = time.perf_counter()
+                await model.embed([f"where is number {number} handled"], query)
+                times.append(time.perf_counter() - started)
+                await asyncio.sleep(0.1)
+
+        await asyncio.gather(ask(), *(bulk(seed) for seed in range(_SATURATING)))
+    ordered = sorted(times) or [0.0]
+    return _Mixed(texts_done / _LANE_SECONDS, ordered[int(len(ordered) * 0.99)])
+
+
+# Overload
+
+
+async def _overload(loaded: LoadedModel, texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    plain, shedding, capacities = _Answers(), _Answers(), []
+    for _ in range(_ROUNDS):
+        capacity = (await _bulk_and_queries(loaded, texts, None)).bulk_per_second
+        capacities.append(capacity)
+        await _open_loop(loaded, texts, 2 * capacity, plain, sheds=False)
+        await _open_loop(loaded, texts, 2 * capacity, shedding, sheds=True)
+    gain = shedding.in_time / max(plain.in_time, 1)
+    wasted = shedding.late / max(shedding.late + shedding.in_time, 1)
+    in_time = shedding.in_time * _SMALL_REQUEST / (_ROUNDS * _OVERLOAD_SECONDS)
+    say(
+        f"overload: {shedding.in_time} answers in time, {plain.in_time} without shedding; "
+        f"{shedding.late} late, {shedding.refused} refused"
+    )
+    return {
+        "embed_overload_gain": figure(gain, 2.0, met=gain >= 2.0),
+        "embed_overload_wasted_share": figure(wasted, 0.01, met=wasted < 0.01),
+        "embed_overload_in_time_to_capacity": figure(in_time / statistics.median(capacities)),
+    }
+
+
+_SMALL_REQUEST = 8
+
+
+@dataclass
+class _Answers:
+    in_time: int = 0
+    late: int = 0
+    refused: int = 0
+
+
+async def _open_loop(
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    texts_per_second: float,
+    answers: _Answers,
+    *,
+    sheds: bool,
+) -> None:
+    """Sends requests at a fixed rate, whatever comes back; each caller waits for its deadline.
+
+    Without shedding, the queue takes all and runs it in order, as a plain server does: whoever has
+    gone away is not noticed.
+    """
+    order = random.Random(7)
+    async with _served(loaded, queue_tokens=1 << 24) as model:
+
+        async def call(number: int) -> None:
+            part = [f"{number} {text}" for text in order.sample(texts, _SMALL_REQUEST)]
+            started = time.monotonic()
+            try:
+                if sheds:
+                    async with asyncio.timeout(_DEADLINE_SECONDS):
+                        await model.embed(part, _BULK, deadline_seconds=_DEADLINE_SECONDS)
+                else:
+                    await model.embed(part, _BULK)
+            except (TimeoutError, LodestoneError) as error:
+                answers.late += isinstance(error, TimeoutError)
+                answers.refused += not isinstance(error, TimeoutError)
+                return
+            in_time = time.monotonic() - started <= _DEADLINE_SECONDS
+            answers.in_time += in_time
+            answers.late += not in_time
+
+        tasks = []
+        begin = time.monotonic()
+        for number in itertools.count():
+            due = begin + number * _SMALL_REQUEST / texts_per_second
+            if due > begin + _OVERLOAD_SECONDS:
+                break
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            tasks.append(asyncio.create_task(call(number)))
+        await asyncio.sleep(_DEADLINE_SECONDS)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Isolation
+
+
+class _Picky(HashingBackend):
+    """Fails every batch with a bad text in it, as an engine does."""
+
+    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+        bad = _bad_id()
+        if any(bad in ids for ids in batch):
+            raise RuntimeError
+        return super().infer(batch)
+
+
+def _bad_id() -> int:
+    (encoded,) = HashingEncoder(max_text_chars=100).encode([_BAD], Truncation.END)
+    assert isinstance(encoded, EncodedText)
+    return int(encoded.ids[1])
+
+
+async def _isolation(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Sends batches of 256 with 1% bad texts; returns the share of good ones that came back."""
+    backend: Backend = _Picky()
+    encoder = HashingEncoder(max_text_chars=1 << 20)
+    marked = [f"{text} {_BAD}" if at % 100 == 0 else text for at, text in enumerate(texts)]
+    good = delivered = 0
+    async with _served(LoadedModel(backend, encoder)) as model:
+        for at in range(0, len(marked), 256):
+            part = marked[at : at + 256]
+            outcomes = await model.embed(part, _BULK)
+            for text, outcome in zip(part, outcomes, strict=True):
+                good += _BAD not in text
+                delivered += isinstance(outcome, Embedding) and _BAD not in text
+    share = delivered / good
+    return {"embed_isolation_good_delivered": figure(share, 1.0, met=share == 1.0)}
+
+
+def main() -> None:
+    """Runs all; the last line is JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        sys.stdout.write(json.dumps(measure(Path(folder))) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A hashing model that ends, hangs or runs out of memory on a word; for engines in a process.
+
+The process that runs the model imports this module with the source that it is given, and so gets
+the poisoned backend; nowhere else is anything changed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.embed.backends.hashing import HashingBackend, HashingEncoder
+from services.embed.model import Truncation
+from services.embed.sources import HashingSource
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.model import TokenIds, Vectors
+
+DIES = "dieplease"
+HANGS = "hangplease"
+MOST_TOKENS = 48
+"""Padded tokens for which a poisoned engine has memory, where the text says so."""
+GREEDY = "greedyplease"
+
+
+@dataclass(frozen=True, slots=True)
+class PoisonedSource(HashingSource):
+    """Names this module, so that unpacking it imports it."""
+
+
+def _id_of(word: str) -> int:
+    (encoded,) = HashingEncoder(max_text_chars=100).encode([word], Truncation.END)
+    return int(encoded.ids[1])  # type: ignore[union-attr]
+
+
+def _poison() -> None:
+    plain = HashingBackend.infer
+    dies, hangs, greedy = map(_id_of, (DIES, HANGS, GREEDY))
+
+    def infer(self: HashingBackend, batch: Sequence[TokenIds]) -> Vectors:
+        for ids in batch:
+            if dies in ids:
+                os._exit(9)
+            if hangs in ids:
+                threading.Event().wait()
+            if greedy in ids and max(map(len, batch)) * len(batch) > MOST_TOKENS:
+                raise MemoryError
+        return plain(self, batch)
+
+    HashingBackend.infer = infer  # type: ignore[method-assign]
+
+
+_main = sys.modules["__main__"].__spec__
+if _main is not None and _main.name == "services.embed.hosting.child":
+    _poison()

@@ -1,0 +1,204 @@
+"""The engine in a process of its own: it may die or hang, its callers do not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from lodestone.embed.v1 import embed_service_pb2 as pb
+from lodestone.embed.v1 import embed_service_pb2_grpc
+from services.embed.backends.hashing import HashingBackend
+from services.embed.backends.protocol import LoadedModel
+from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngineError
+from services.embed.hosting.life import LoadRequest
+from services.embed.hosting.process import EngineProcess
+from services.embed.model import Embedding, ModelId
+from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
+from tests.unit.embed.poison import DIES, GREEDY, HANGS, MOST_TOKENS, PoisonedSource
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    import grpc
+
+    from services.embed.serving import ServedModel
+
+GOOD = [f"def function_{n}(): return {n}" for n in range(24)]
+pytestmark = pytest.mark.slow
+
+
+@asynccontextmanager
+async def hosted(**fields: Any) -> AsyncIterator[tuple[ServedModel, EngineProcess]]:
+    """Yields a model whose engine is a process with the poisoned backend."""
+    from services.embed.app import EmbedApp
+
+    settings = settings_of(**{"rebuild_seconds": 20.0, "hang_seconds": 5.0, **fields})
+    told: list[bool] = []
+    engine = EngineProcess(
+        LoadRequest(PoisonedSource(ModelId("hashing"), 384), settings, 0),
+        hang_seconds=settings.hang_seconds,
+        rebuild_seconds=settings.rebuild_seconds,
+        tell=told.append,
+    )
+    app = EmbedApp(settings)
+    try:
+        encoder = await asyncio.to_thread(engine.wait_until_loaded)
+        model = app.serve(LoadedModel(engine, encoder), ModelId("hashing"))
+        yield model, engine
+        await model.close()
+    finally:
+        await asyncio.to_thread(engine.close)
+        await app.close()
+
+
+async def test_vectors_are_those_of_the_backend() -> None:
+    async with hosted() as (model, _):
+        outcomes = await model.embed(GOOD, DOCUMENT)
+
+    for text, outcome in zip(GOOD, outcomes, strict=True):
+        assert isinstance(outcome, Embedding)
+        assert outcome.vector == HashingBackend().infer([ids_of(text)])[0].tobytes()
+
+
+async def test_a_text_that_ends_the_engine_fails_alone() -> None:
+    """Red without the bisection of suspects: its whole batch fails, or nobody is ever answered."""
+    async with hosted() as (model, engine):
+        first = engine.pid
+        outcomes = await model.embed([*GOOD[:10], DIES, *GOOD[10:]], DOCUMENT)
+        (after,) = await model.embed(["after"], DOCUMENT)
+
+    assert isinstance(outcomes.pop(10), TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert isinstance(after, Embedding)
+    assert engine.pid != first
+
+
+async def test_a_text_that_hangs_the_engine_fails_alone() -> None:
+    """Red without the watchdog: the call never ends."""
+    async with hosted(hang_seconds=0.5) as (model, _):
+        outcomes = await model.embed([*GOOD[:2], HANGS], DOCUMENT)
+
+    assert isinstance(outcomes.pop(2), TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_engine_that_is_killed_or_frozen_costs_its_callers_nothing_but_time(
+    number: signal.Signals,
+) -> None:
+    """Red when a lost batch is blamed at once: a text that did nothing would end failed."""
+    async with hosted(hang_seconds=0.5) as (model, engine):
+        await model.embed(GOOD[:1], DOCUMENT)
+        first = engine.pid
+        os.kill(first, number)
+        outcomes = await model.embed(GOOD, DOCUMENT)
+
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert engine.pid != first
+
+
+async def test_texts_do_not_wait_for_ever_for_an_engine_that_does_not_come_back() -> None:
+    """Red when a caller waits without end; the outcome says that trying again may help."""
+    async with hosted(rebuild_seconds=0.3) as (model, engine):
+        engine._canary = -engine._canary  # type: ignore[operator] # no new engine will agree
+        os.kill(engine.pid, signal.SIGKILL)
+        (outcome,) = await model.embed(["text"], DOCUMENT)
+
+    assert isinstance(outcome, EngineAwayError)
+    assert outcome.retry_after_seconds
+
+
+async def test_a_batch_that_finds_no_memory_is_halved_and_the_next_ones_are_smaller() -> None:
+    """Red when the budget does not shrink: each batch fails once more before it is halved."""
+    texts = [f"{GREEDY} number {n} of them" for n in range(32)]
+    async with hosted() as (model, engine):
+        first = engine.pid
+        outcomes = await model.embed(texts, DOCUMENT)
+        budget = model._batcher._budget.tokens
+        again = await model.embed([f"{text} again" for text in texts], DOCUMENT)
+
+    assert all(isinstance(outcome, Embedding) for outcome in [*outcomes, *again])
+    assert budget <= 2 * MOST_TOKENS
+    assert engine.pid == first
+
+
+async def test_a_text_that_finds_no_memory_alone_fails_alone() -> None:
+    huge = f"{GREEDY} " + "word " * MOST_TOKENS
+    async with hosted() as (model, engine):
+        first = engine.pid
+        good, bad = await model.embed([GOOD[0], huge], DOCUMENT)
+
+    assert isinstance(good, Embedding)
+    assert isinstance(bad, BadVectorError)
+    assert engine.pid == first
+
+
+async def _state(channel: grpc.aio.Channel) -> int:
+    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+    return int(answer.status)
+
+
+def _engine_pid() -> int:
+    (child,) = [
+        child
+        for child in psutil.Process().children()
+        if "services.embed.hosting.child" in child.cmdline()
+    ]
+    return child.pid
+
+
+async def test_health_says_not_serving_until_the_engine_is_back(address: str) -> None:
+    """Red when health is not told: it stays SERVING while every text fails."""
+    serving = health_pb2.HealthCheckResponse.SERVING
+    async with service(address, isolation="process") as channel:
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        states = aiter(watch)
+        assert (await anext(states)).status == serving
+        first = _engine_pid()
+        os.kill(first, signal.SIGKILL)
+
+        assert (await anext(states)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert (await anext(states)).status == serving
+
+        watch.cancel()
+        request = pb.EmbedRequest(
+            model="models/hashing",
+            options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT),
+            texts=["text"],
+        )
+        response = await stub.Embed(request, timeout=20)
+        assert response.results[0].HasField("embedding")
+        assert _engine_pid() != first
+
+
+async def test_the_engine_ends_with_the_service(address: str) -> None:
+    async with service(address, isolation="process"):
+        process = psutil.Process(_engine_pid())
+    await eventually(lambda: not process.is_running())
+
+
+async def test_the_bundled_model_is_rebuilt_after_a_kill(address: str) -> None:
+    """The real engine, killed while it works: every text is answered."""
+    async with service(address, model="minilm", backend="openvino") as channel:
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        request = pb.EmbedRequest(
+            model="models/all-minilm-l6-v2",
+            options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT, truncation=pb.TRUNCATION_END),
+            texts=[f"{text} " * 40 for text in GOOD] * 4,
+        )
+        before = await stub.Embed(request, timeout=60)
+        call = asyncio.ensure_future(stub.Embed(request, timeout=60))
+        await asyncio.to_thread(os.kill, _engine_pid(), signal.SIGKILL)
+        after = await call
+
+    assert [r.embedding.vector for r in after.results] == [
+        r.embedding.vector for r in before.results
+    ]

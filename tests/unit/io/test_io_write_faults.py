@@ -1,0 +1,203 @@
+"""A write that fails or dies at any system call leaves the old file or the new one.
+
+`strace` makes the N-th call of a kind fail, or kills the process there, for every kind and N that a
+write makes. The tests skip where there is no strace or it may not trace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import re
+import shutil
+import subprocess
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.io.changes import WrittenFile
+from services.io.edit_journal import SHARDS, DiskJournal
+from services.io.journal_upkeep import JournalUpkeep
+from tests.unit.io.injected_write import NEW, OLD, TOLD, asked_for, write_once
+from tests.unit.io.writing import opened_writer, temporary_files, writable_root
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.io.changes import Outcome
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+FAULTY_CALLS = ("openat", "openat2", "write", "pwrite64", "fsync", "rename", "renameat",
+                "renameat2", "linkat", "mkdir", "mkdirat")  # fmt: skip
+TRACED = ",".join((*FAULTY_CALLS, "access", "unlinkat"))
+FAULTS = ("error=EIO", "error=ENOSPC", "error=EINTR", "signal=SIGKILL")
+_CALL = re.compile(r"(\w+)\(")
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.unit.io.injected_write"])
+_WAIT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """One write under strace: what its caller was told, None when it died, and its calls."""
+
+    told: str | None
+    calls: list[str]
+
+    def index_of(self, pattern: str) -> int:
+        """Returns where the last call that matches stands."""
+        found = [i for i, call in enumerate(self.calls) if re.search(pattern, call)]
+        assert found, (pattern, self.calls)
+        return found[-1]
+
+
+@cache
+def why_not_traced() -> str:
+    """Returns why strace cannot be used here, or nothing."""
+    if not shutil.which("strace"):
+        return "strace is not installed"
+    tried = subprocess.run(
+        ["strace", "-o", "/dev/null", "-e", "inject=getpgid:error=EIO", "true"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return f"strace may not trace: {tried.stderr.strip()[:100]}" if tried.returncode else ""
+
+
+@pytest.fixture(autouse=True)
+def _need_strace() -> None:
+    if reason := why_not_traced():
+        pytest.skip(reason)
+
+
+def make_tree(folder: Path) -> tuple[Path, Path]:
+    """Makes a tree with one file and a folder for the journal."""
+    top, state = folder / "tree", folder / "state"
+    top.mkdir(parents=True)
+    state.mkdir()
+    (top / "file").write_bytes(OLD)
+    return top, state
+
+
+def traced_write(kind: str, top: Path, state: Path, fault: str = "") -> Run:
+    """Runs one write in a process whose thread that writes is under strace."""
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(target=write_once, args=(theirs, kind, str(top), str(state)))
+    process.start()
+    theirs.close()
+    assert ours.poll(_WAIT_SECONDS)
+    thread = ours.recv()
+    log = top.parent / "strace.log"
+    inject = ["-e", f"inject={fault}"] if fault else []
+    command = ["strace", "-p", str(thread), "-y", "-s", "16", "-o", str(log),
+               "-e", f"trace={TRACED}", *inject]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        try:
+            assert strace.stderr is not None
+            assert "attached" in strace.stderr.readline()
+            ours.send("go")
+            assert ours.poll(_WAIT_SECONDS)
+            try:
+                told = ours.recv()
+            except EOFError:
+                told = None
+            process.join(_WAIT_SECONDS)
+        finally:
+            process.kill()
+            process.join()
+            strace.wait(_WAIT_SECONDS)
+    ours.close()
+    return Run(told, log.read_text().splitlines())
+
+
+def place_of(kind: str, top: Path) -> Path:
+    return top / ("file" if kind == "edit" else "a/b/file")
+
+
+def content_of(kind: str, top: Path) -> bytes:
+    place = place_of(kind, top)
+    return place.read_bytes() if place.exists() else b""
+
+
+async def repeated(kind: str, top: Path, state: Path) -> Outcome:
+    """Sends the same request once more, as after a restart and with nothing in the way."""
+    async with opened_writer(top, journal=DiskJournal(state)) as writer:
+        [outcome] = await writer.write(asked_for(kind))
+        return outcome
+
+
+def swept(top: Path, state: Path) -> None:
+    """Does what a start does about the dead."""
+    with ThreadPoolExecutor(1) as executor:
+        upkeep = JournalUpkeep(DiskJournal(state), writable_root(top), executor)
+        for shard in range(SHARDS):
+            upkeep.sweep(shard)
+
+
+@pytest.mark.parametrize("kind", ["edit", "create"])
+def test_success_is_told_when_file_and_folder_are_on_the_disk(kind: str, tmp_path: Path) -> None:
+    """Red when the folder's fsync is left out, comes before the rename, or the intent's after."""
+    top, state = make_tree(tmp_path)
+    run = traced_write(kind, top, state)
+    folder = re.escape(str(place_of(kind, top).parent))
+    order = [
+        run.index_of(rf"fsync\(\d+<{folder}/\.lodestone-\w+\.tmp>\) += 0"),
+        run.index_of(r"(renameat2?|linkat)\(.* = 0"),
+        run.index_of(rf"fsync\(\d+<{folder}>\) += 0"),
+        run.index_of(re.escape(TOLD)),
+    ]
+    noted = [i for i, call in enumerate(run.calls) if re.search(rf"fsync\(\d+<{state}/", call)]
+    assert run.told == "written"
+    assert order == sorted(order), run.calls
+    assert noted
+    assert max(noted) < order[1]
+    if kind == "create":
+        for made in (top, top / "a"):
+            assert run.index_of(rf"fsync\(\d+<{re.escape(str(made))}>\) += 0") < order[1]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("kind", ["edit", "create"])
+def test_a_write_that_fails_or_dies_at_any_call_leaves_the_old_file_or_the_new_one(
+    kind: str, fault: str, tmp_path: Path
+) -> None:
+    """Red when content is written in place, or temporary files stay after an error.
+
+    Also when the journal is not written before the rename, or not before the temporary file; when
+    the rename does not wait for its flush; and when a failed fsync is told as success.
+    """
+    top, state = make_tree(tmp_path / "whole")
+    whole = traced_write(kind, top, state)
+    assert whole.told == "written"
+    counts = Counter(match[1] for call in whole.calls if (match := _CALL.match(call)))
+    old = OLD if kind == "edit" else b""
+    ends: Counter[str] = Counter()
+    for name in FAULTY_CALLS:
+        for number in range(1, counts[name] + 1):
+            top, state = make_tree(tmp_path / f"{name}-{number}")
+            run = traced_write(kind, top, state, f"{name}:{fault}:when={number}")
+            where = (name, number, run.told, run.calls)
+            content = content_of(kind, top)
+            assert any("INJECTED" in call or "SIGKILL" in call for call in run.calls), where
+            assert content in {old, NEW}, where
+            if run.told == "written":
+                assert content == NEW, where
+            elif run.told != "ERROR_REASON_DEPENDENCY_UNAVAILABLE" and run.told is not None:
+                assert content == old, where
+            if run.told is not None:
+                assert not temporary_files(top), where
+            swept(top, state)
+            assert not temporary_files(top), where
+            assert isinstance(asyncio.run(repeated(kind, top, state)), WrittenFile), where
+            assert content_of(kind, top) == NEW, where
+            refused = name == "fsync" and fault in {"error=EIO", "error=ENOSPC"}
+            assert not refused or run.told != "written", where
+            assert "EINTR" not in fault or run.told == "written", where
+            assert "SIGKILL" not in fault or run.told is None, where
+            ends[str(run.told)] += 1
+            shutil.rmtree(top.parent)
+    assert sum(ends.values()) > 10
