@@ -7,6 +7,7 @@ import base64
 import shutil
 import threading
 import time
+import uuid
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
+from lodestone.io.v1 import (
+    edit_service_pb2,
+    edit_service_pb2_grpc,
+    root_service_pb2,
+    root_service_pb2_grpc,
+    tree_pb2,
+    watch_service_pb2,
+    watch_service_pb2_grpc,
+)
 from services.io.model import Root, SymlinkPolicy
 from services.io.origins import Origins
 from services.io.roots import Roots
@@ -38,8 +47,14 @@ RESCAN = watch_service_pb2.FileEvent.TYPE_RESCAN
 class Watch:
     """An open watch."""
 
-    def __init__(self, channel: grpc.aio.Channel, directory: str = "", **request: Any) -> None:
-        tree = tree_pb2.Tree(root="roots/test", directory=directory)
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        directory: str = "",
+        root: str = "roots/test",
+        **request: Any,
+    ) -> None:
+        tree = tree_pb2.Tree(root=root, directory=directory)
         message = watch_service_pb2.WatchTreeRequest(tree=tree, **request)
         stub: Any = watch_service_pb2_grpc.WatchServiceStub(channel)
         self.call: Any = stub.WatchTree(message)
@@ -160,6 +175,33 @@ async def test_a_writer_does_not_hear_its_own_echo(make_files: MakeFiles, tmp_pa
         message = await asyncio.wait_for(own.call.read(), WAIT_SECONDS)
 
         assert [(e.path, e.origin_id) for e in message.events] == [("a.py", "")]
+
+
+async def test_a_file_that_the_service_writes_is_told_once_with_its_origin(
+    make_files: MakeFiles, tmp_path: Path
+) -> None:
+    """Red when the writer's temporary file is told, or the origin is noted after the rename."""
+    top = make_files(FILES)
+    tree = tree_pb2.Tree(root="roots/test")
+    async with watching(top, tmp_path) as channel:
+        edits: Any = edit_service_pb2_grpc.EditServiceStub(channel)
+        own, other = Watch(channel, ignore_origin_id="me"), Watch(channel)
+        await own.next()
+        await other.next()
+        for number in range(5):
+            request = edit_service_pb2.CreateFileRequest(
+                request_id=str(uuid.uuid4()), tree=tree, path=f"n{number}.py", content=b"new",
+                origin_id="me",
+            )  # fmt: skip
+            await edits.CreateFile(request)
+        (top / "last.py").write_text("by another")
+        told: list[tuple[str, str]] = []
+        while ("last.py", "") not in told:
+            message = await asyncio.wait_for(other.call.read(), WAIT_SECONDS)
+            told += [(event.path, event.origin_id) for event in message.events]
+
+        assert sorted(told) == [("last.py", ""), *((f"n{number}.py", "me") for number in range(5))]
+        assert await own.paths("last.py") == ["last.py"]
 
 
 async def test_a_watch_resumes_after_the_last_message(
@@ -332,6 +374,25 @@ async def test_a_tree_that_is_gone_ends_its_watches(
         if how == "replaced":
             again = Watch(channel, "up/t", resume_token=watch.token)
             assert await again.next() == [(RESCAN, "")]
+
+
+async def test_a_root_that_is_removed_ends_its_watches(
+    make_files: MakeFiles, tmp_path: Path
+) -> None:
+    """Also when nothing happens in it."""
+    top = make_files({"added/a.py": "a"})
+    async with watching(top, tmp_path, root_parents=str(top)) as channel:
+        roots: Any = root_service_pb2_grpc.RootServiceStub(channel)
+        root = root_service_pb2.Root(
+            path=str(top / "added"), symlink_policy=root_service_pb2.SYMLINK_POLICY_DENY
+        )
+        await roots.CreateRoot(root_service_pb2.CreateRootRequest(root_id="added", root=root))
+        watch = Watch(channel, root="roots/added")
+        await watch.next()
+        await roots.DeleteRoot(root_service_pb2.DeleteRootRequest(name="roots/added"))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await watch.paths("never told")
+    assert ended.value.code() is grpc.StatusCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("directory", ["none", "../up", "/etc", "a.py"])
