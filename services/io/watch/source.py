@@ -29,6 +29,7 @@ class Source:
         self._held_bytes = 0
         self._overflowed = False
         self._woken = False
+        self._error: OSError | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         try:
@@ -55,13 +56,19 @@ class Source:
             self._inotify.remove(wd)
 
     def take(self, timeout_seconds: float) -> list[RawEvent]:
-        """Returns the next events, at most a read's; none after the time, or when woken."""
+        """Returns the next events, at most a read's; none after the time, or when woken.
+
+        Raises:
+            OSError: the kernel's events cannot be read any more.
+        """
         with self._changed:
             self._changed.wait_for(self._has_news, max(0.0, timeout_seconds))
             self._woken = False
             if self._chunks:
                 chunk = self._chunks.popleft()
                 self._held_bytes -= len(chunk)
+            elif self._error is not None:
+                raise self._error
             elif self._overflowed:
                 self._overflowed = False
                 chunk = overflow()
@@ -87,9 +94,17 @@ class Source:
         os.close(self._stop_write)
 
     def _has_news(self) -> bool:
-        return bool(self._chunks) or self._overflowed or self._woken
+        return bool(self._chunks) or self._overflowed or self._woken or self._error is not None
 
     def _read_all(self) -> None:
+        try:
+            self._read_until_stopped()
+        except OSError as error:  # told to the taker: a reader that ended alone would be silence
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _read_until_stopped(self) -> None:
         poll = select.poll()
         poll.register(self._inotify.fd, select.POLLIN)
         poll.register(self._stop_read, select.POLLIN)
