@@ -87,9 +87,12 @@ format: setup ## Formats code and contracts.
 	@$(BIN)/ruff check --fix --quiet services tests protos || true
 	@$(BIN)/buf format --write protos
 
-.PHONY: bench
+.PHONY: bench bench-embed
 bench: setup corpora ## Measures against the plain library; the last line is JSON.
 	@$(BIN)/python -m tests.bench.main
+
+bench-embed: setup corpora ## Measures the embed service; the last line is JSON.
+	@$(BIN)/python -m tests.bench.embed
 
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.

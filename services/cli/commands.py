@@ -4,35 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.folder import default_root
+from services.cli.options import common
+from services.cli.run_commands import RUN_COMMANDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from pathlib import Path
 
     from services.runtime.exits import ExitCode
-
-
-def _common(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options that every command takes."""
-    data_dir = click.option(
-        "--data-dir",
-        "root",
-        type=click.Path(path_type=Path),
-        callback=_absolute,
-        help="Folder that holds the index and everything else. "
-        "Default: LODESTONE_DATA_DIR, else a folder of yours.",
-    )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-    return data_dir(as_json(function))
-
-
-def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:
-    return value.absolute() if value is not None else default_root(os.environ)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,7 +29,7 @@ def cli() -> None:
 
 
 @cli.command()
-@_common
+@common
 def up(*, root: Path, as_json: bool) -> ExitCode:
     """Start PostgreSQL and the services, and wait until they serve."""
     from services.cli.stack import Stack
@@ -58,7 +40,7 @@ def up(*, root: Path, as_json: bool) -> ExitCode:
 
 
 @cli.command()
-@_common
+@common
 def down(*, root: Path, as_json: bool) -> None:
     """Stop the services and PostgreSQL; work in flight is given back first."""
     from services.cli.stack import Stack
@@ -71,7 +53,7 @@ def down(*, root: Path, as_json: bool) -> None:
 
 
 @cli.command()
-@_common
+@common
 def status(*, root: Path, as_json: bool) -> ExitCode:
     """Show what runs, the model, the workspaces and the sizes; start nothing."""
     from services.cli.status import show_status
@@ -84,10 +66,13 @@ def status(*, root: Path, as_json: bool) -> ExitCode:
 @click.option("--workspace", default="", help="Name of the workspace. Default: from the path.")
 @click.option("--full", is_flag=True, help="Look at every file, also at those that seem unchanged.")
 @click.option("--exclude", multiple=True, metavar="GLOB", help="Leave files out. Repeatable.")
+@click.option(
+    "--only", multiple=True, metavar="PATH", help="Look at these files, folders or globs alone."
+)
 @click.option("--model", default="", help="Model of the embed service (LODESTONE_EMBED_MODEL).")
 @click.option("--first-search", is_flag=True, help="Search once at the end.")
 @click.option("--query", default="", help="What the first search looks for.")
-@_common
+@common
 def index(**options: Any) -> ExitCode:
     """Bring the index of the folder PATH up to date, and report what that took.
 
@@ -105,7 +90,7 @@ def index(**options: Any) -> ExitCode:
 @click.option(
     "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
 )
-@_common
+@common
 def search(**options: Any) -> ExitCode:
     """Find the code that is closest to QUERY, in words or code."""
     from services.cli.search import SearchOptions, run_search
@@ -116,7 +101,7 @@ def search(**options: Any) -> ExitCode:
 @cli.command()
 @click.option("--workspace", default="", help="Runs of this workspace alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@_common
+@common
 def runs(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
     """List runs, newest first."""
     from services.cli.listing import show_runs
@@ -126,7 +111,7 @@ def runs(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
 
 @cli.command()
 @click.argument("name")
-@_common
+@common
 def run(*, root: Path, name: str, as_json: bool) -> ExitCode:
     """Show the run NAME: counts, stages, and everything that failed."""
     from services.cli.listing import show_run
@@ -135,7 +120,7 @@ def run(*, root: Path, name: str, as_json: bool) -> ExitCode:
 
 
 @cli.command()
-@_common
+@common
 def workspaces(*, root: Path, as_json: bool) -> ExitCode:
     """List workspaces with what is indexed of each."""
     from services.cli.listing import show_workspaces
@@ -144,9 +129,13 @@ def workspaces(*, root: Path, as_json: bool) -> ExitCode:
 
 
 @cli.command()
-@_common
+@common
 def doctor(*, root: Path, as_json: bool) -> ExitCode:
     """Check what a start needs, and say what to do about what is wrong."""
     from services.cli.doctor import run_doctor
 
     return run_doctor(root, as_json=as_json)
+
+
+for command in RUN_COMMANDS:
+    cli.add_command(command)

@@ -120,9 +120,9 @@ def check_before_restart(
 
     if "embed" in changed:
         from services.embed.settings import EmbedSettings
-        from services.embed.sources import resolve_source
+        from services.embed.specs import specs_of
 
-        resolve_source(load_settings(EmbedSettings, environment))
+        specs_of(load_settings(EmbedSettings, environment))
     if DATABASE_URL in changed.get("indexer", ()):
         import asyncio
 

@@ -82,7 +82,7 @@ class RunFollower:
         self._checked_at = time.monotonic()
 
     def follow(self, run: runs_pb2.IndexRun) -> runs_pb2.IndexRun:
-        """Returns the finished run. Ctrl+C cancels it and waits; a second one stops waiting.
+        """Returns the run, finished or paused. Ctrl+C cancels and waits; a second one leaves.
 
         Raises:
             StartError: a service died, the indexer does not answer for long, or the disk fills up:
@@ -95,7 +95,7 @@ class RunFollower:
         }
         try:
             self._connect(run.name)
-            while run.state not in FINISHED:
+            while run.state not in FINISHED and run.state != runs_pb2.IndexRun.STATE_PAUSED:
                 run = self._step(run)
                 self._display.update(run)
             if self._full_at is not None:

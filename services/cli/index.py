@@ -47,6 +47,7 @@ class IndexOptions:
     workspace: str
     full: bool
     exclude: Sequence[str]
+    only: Sequence[str]
     model: str
     as_json: bool
     first_search: bool
@@ -87,11 +88,13 @@ def _run_to_end(
     The other run may have passed files before they changed; the own one finds that out.
     """
     for _ in range(_MOST_JOINS):
-        run, created = indexer.create_run(workspace, full=options.full, exclude=options.exclude)
+        run, created = indexer.create_run(
+            workspace, full=options.full, exclude=options.exclude, only=options.only
+        )
         if not created:
             note("A run of this workspace is not finished: following it to its end first.")
         run = RunFollower(indexer, folder, ProgressDisplay()).follow(run)
-        if created or run.state == IndexRun.STATE_CANCELLED:
+        if created or run.state in {IndexRun.STATE_CANCELLED, IndexRun.STATE_PAUSED}:
             break
     return run
 
@@ -115,6 +118,8 @@ def _tell(run: IndexRun, failures: Sequence[Outcome], options: IndexOptions) -> 
         print_report(run, failures)
     if run.state == IndexRun.STATE_CANCELLED:
         note("Cancelled. Run the same command again: it goes on where it was.")
+    elif run.state == IndexRun.STATE_PAUSED:
+        note(f"Paused. It goes on with: lodestone resume {run.name.rpartition('/')[2]}")
     elif exit_code(run) is not ExitCode.OK:
         note(f"What failed: lodestone run {run.name}")
     elif not options.as_json and not options.first_search:

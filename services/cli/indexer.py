@@ -38,6 +38,11 @@ class Indexer:
         self._runs = IndexRunServiceStub(self._channel)
         self._workspaces = WorkspaceServiceStub(self._channel)
 
+    @property
+    def channel(self) -> grpc.Channel:
+        """The channel, for other services of the indexer."""
+        return self._channel
+
     def close(self) -> None:
         """Ends all calls."""
         self._channel.close()
@@ -74,20 +79,39 @@ class Indexer:
             return self._workspaces.GetWorkspaceStats(request, timeout=_CALL_SECONDS)
 
     def create_run(
-        self, workspace: str, *, full: bool, exclude: Sequence[str]
+        self, workspace: str, *, full: bool, exclude: Sequence[str], only: Sequence[str] = ()
     ) -> tuple[runs_pb2.IndexRun, bool]:
-        """Queues a run, or returns the one that is not finished; and whether it is new."""
+        """Queues a run, or returns the one that is not finished; and whether it is new.
+
+        One over named paths alone waits for no other to be joined: it is queued behind it.
+        """
         mode = runs_pb2.IndexRun.MODE_FULL if full else runs_pb2.IndexRun.MODE_INCREMENTAL
+        if_running = runs_pb2.CreateIndexRunRequest.IF_RUNNING_JOIN
+        if only:
+            mode = runs_pb2.IndexRun.MODE_SCOPED
+            if_running = runs_pb2.CreateIndexRunRequest.IF_RUNNING_QUEUE
         request = runs_pb2.CreateIndexRunRequest(
             parent=workspace,
             request_id=str(uuid.uuid4()),
             mode=mode,
-            if_running=runs_pb2.CreateIndexRunRequest.IF_RUNNING_JOIN,
+            if_running=if_running,
             exclude=exclude,
+            paths=only,
         )
         with _explained():
             response = self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS)
         return response.index_run, response.created
+
+    def create_repair(self, workspace: str) -> runs_pb2.IndexRun:
+        """Queues a run over what a check marked."""
+        request = runs_pb2.CreateIndexRunRequest(
+            parent=workspace,
+            request_id=str(uuid.uuid4()),
+            mode=runs_pb2.IndexRun.MODE_REPAIR,
+            if_running=runs_pb2.CreateIndexRunRequest.IF_RUNNING_QUEUE,
+        )
+        with _explained():
+            return self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS).index_run
 
     def watch_run(self, name: str, resume_token: str) -> Iterator[runs_pb2.WatchIndexRunResponse]:
         """Streams a run until it is finished; iterating raises RpcError."""
@@ -108,6 +132,24 @@ class Indexer:
             self._runs.CancelIndexRun(
                 runs_pb2.CancelIndexRunRequest(name=name), timeout=_CALL_SECONDS
             )
+
+    def pause_run(self, name: str) -> runs_pb2.IndexRun:
+        """Asks a run to pause; returns it."""
+        request = runs_pb2.PauseIndexRunRequest(name=name)
+        with _explained():
+            return self._runs.PauseIndexRun(request, timeout=_CALL_SECONDS).index_run
+
+    def resume_run(self, name: str) -> runs_pb2.IndexRun:
+        """Puts a paused run back in the queue; returns it."""
+        request = runs_pb2.ResumeIndexRunRequest(name=name)
+        with _explained():
+            return self._runs.ResumeIndexRun(request, timeout=_CALL_SECONDS).index_run
+
+    def retry_run(self, name: str) -> runs_pb2.IndexRun:
+        """Queues a run over what is left of a finished one; returns the new one."""
+        request = runs_pb2.RetryIndexRunRequest(name=name, request_id=str(uuid.uuid4()))
+        with _explained():
+            return self._runs.RetryIndexRun(request, timeout=_CALL_SECONDS).index_run
 
     def list_runs(self, workspace: str, limit: int) -> list[runs_pb2.IndexRun]:
         """Returns the newest runs; `workspaces/-` means those of all workspaces."""

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from services.cli.follow import FINISHED
 from services.cli.indexer import Indexer
-from services.cli.report import outcome_json, print_report, run_json, seconds_of, state_name
+from services.cli.report import (
+    mode_name,
+    outcome_json,
+    phase_name,
+    print_report,
+    run_json,
+    seconds_of,
+    state_name,
+)
 from services.cli.stack import Stack
 from services.cli.trees import check_workspace_id, tree_path
 from services.runtime.exits import ExitCode, StartError
@@ -28,23 +37,24 @@ _SHORT_RUN = 8
 def show_runs(root: Path, workspace: str, limit: int, *, as_json: bool) -> ExitCode:
     """Prints the newest runs, newest first."""
     parent = f"workspaces/{check_workspace_id(workspace) if workspace else '-'}"
-    indexer, _ = _connect(root)
+    indexer, _ = connect(root)
     runs = indexer.list_runs(parent, limit)
     if as_json:
-        click.echo(json.dumps([{**run_json(run), "created_at": _created(run)} for run in runs]))
+        click.echo(json.dumps([{**run_json(run), **_place(run)} for run in runs]))
         return ExitCode.OK
     rows = [
         (
             _created(run),
             run.name,
-            state_name(run),
+            mode_name(run),
+            state_name(run) if run.state in FINISHED else f"{state_name(run)}, {phase_name(run)}",
             f"{seconds_of(run):.1f} s",
             f"{run.progress.nodes_total:,}",
             f"{run.progress.forwards:,}",
         )
         for run in runs
     ]
-    print_table(("created", "run", "state", "time", "nodes", "forwards"), rows)
+    print_table(("created", "run", "mode", "state", "time", "nodes", "forwards"), rows)
     return ExitCode.OK
 
 
@@ -54,11 +64,11 @@ def show_run(root: Path, name: str, *, as_json: bool) -> ExitCode:
     Raises:
         StartError: no run has this name, or several end with these characters.
     """
-    indexer, _ = _connect(root)
-    run = _find_run(indexer, name)
+    indexer, _ = connect(root)
+    run = find_run(indexer, name)
     failures = indexer.failures(run.name, _MOST_FAILURES)
     if as_json:
-        shown = {**run_json(run), "created_at": _created(run), "warnings": list(run.warnings)}
+        shown = {**run_json(run), **_place(run), "warnings": list(run.warnings)}
         failed = [outcome_json(outcome) for outcome in failures]
         click.echo(json.dumps({**shown, "failures": failed}))
         return ExitCode.OK
@@ -70,7 +80,7 @@ def show_run(root: Path, name: str, *, as_json: bool) -> ExitCode:
 
 def show_workspaces(root: Path, *, as_json: bool) -> ExitCode:
     """Prints the workspaces with what the tables hold of each."""
-    indexer, roots = _connect(root)
+    indexer, roots = connect(root)
     shown = [
         workspace_json(workspace, roots) | _counts(indexer, workspace)
         for workspace in indexer.list_workspaces()
@@ -105,12 +115,14 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         click.secho(line.rstrip(), bold=number == 0)
 
 
-def _connect(root: Path) -> tuple[Indexer, str]:
+def connect(root: Path) -> tuple[Indexer, str]:
+    """Returns a client of the running indexer, started when it does not run, and io's roots."""
     state = Stack(root, os.environ).ensure()
     return Indexer(state.processes["indexer"].address), state.roots
 
 
-def _find_run(indexer: Indexer, name: str) -> IndexRun:
+def find_run(indexer: Indexer, name: str) -> IndexRun:
+    """Returns the run of a name, an id, or the first characters of an id. Raises StartError."""
     if "/" in name:
         return indexer.get_run(name)
     found = [run for run in indexer.list_runs("workspaces/-", 1000) if _id_of(run) == name]
@@ -143,6 +155,11 @@ def _print_all(failures: Sequence[Outcome]) -> None:
         shown = outcome_json(outcome)
         where = f"{shown['path']} {shown['name']}".rstrip()
         click.echo(f"  {where}: {shown['reason']} ({shown['stage']})")
+
+
+def _place(run: IndexRun) -> dict[str, object]:
+    """Returns what tells a run from others, and where it is in its life."""
+    return {"created_at": _created(run), "mode": mode_name(run), "phase": phase_name(run)}
 
 
 def _created(run: IndexRun) -> str:

@@ -29,6 +29,16 @@ def state_name(run: IndexRun) -> str:
     return IndexRun.State.Name(run.state).removeprefix("STATE_").lower()
 
 
+def mode_name(run: IndexRun) -> str:
+    """Returns the mode as a plain word, e.g. `embed_only`."""
+    return IndexRun.Mode.Name(run.mode).removeprefix("MODE_").lower()
+
+
+def phase_name(run: IndexRun) -> str:
+    """Returns what the run does at the moment as a plain word, e.g. `embed`."""
+    return IndexRun.Phase.Name(run.phase).removeprefix("PHASE_").lower()
+
+
 def exit_code(run: IndexRun) -> ExitCode:
     """Returns what the command ends with."""
     return _EXIT_CODES.get(run.state, ExitCode.FAILED)

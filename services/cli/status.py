@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from services.cli.folder import DataFolder
 
-_CALL_SECONDS = 5.0
-
 
 def show_status(root: Path, *, as_json: bool) -> ExitCode:
     """Prints the status; ends with UNAVAILABLE unless everything serves."""
@@ -33,15 +31,20 @@ def show_status(root: Path, *, as_json: bool) -> ExitCode:
 
 def collect_status(root: Path) -> dict[str, Any]:
     """Returns the status as JSON."""
+    from services.cli.models import default_model, list_models
+
     folder = find_folder(root)
     state = read_state(folder.state) if folder else StackState()
     processes = _processes(state)
+    embed = processes["embed"]
+    models = list_models(embed["address"]) if embed["health"] == "serving" else []
     return {
         "data_dir": str(root),
         "exists": folder is not None,
         "serving": all(each["health"] == "serving" for each in processes.values()),
         "processes": processes,
-        "model": _model(state) if processes["embed"]["health"] == "serving" else None,
+        "model": default_model(models),
+        "models": models,
         "workspaces": _workspaces(state) if processes["indexer"]["health"] == "serving" else [],
         "bytes": _sizes(folder) if folder else {},
     }
@@ -66,32 +69,6 @@ def _processes(state: StackState) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _model(state: StackState) -> dict[str, Any] | None:
-    import grpc
-
-    from lodestone.embed.v1.model_service_pb2 import ListModelsRequest
-    from lodestone.embed.v1.model_service_pb2_grpc import ModelServiceStub
-    from services.cli.health import CHANNEL_OPTIONS
-
-    address = state.processes["embed"].address
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        try:
-            models = ModelServiceStub(channel).ListModels(
-                ListModelsRequest(), timeout=_CALL_SECONDS
-            )
-        except grpc.RpcError:
-            return None
-    for model in models.models:
-        return {
-            "name": model.name.removeprefix("models/"),
-            "backend": model.backend,
-            "precision": model.precision,
-            "dimensions": model.dimensions,
-            "fingerprint": model.fingerprint,
-        }
-    return None
-
-
 def _workspaces(state: StackState) -> list[dict[str, object]]:
     from services.cli.indexer import Indexer
     from services.cli.listing import workspace_json
@@ -111,17 +88,12 @@ def _sizes(folder: DataFolder) -> dict[str, int]:
 
 def _print_status(status: dict[str, Any]) -> None:
     from services.cli.listing import print_table
+    from services.cli.models import print_models
 
     click.echo(f"Data folder  {status['data_dir']}{'' if status['exists'] else ' (not made yet)'}")
     if status["bytes"]:
         sizes = ", ".join(f"{name} {size / 1e6:,.1f} MB" for name, size in status["bytes"].items())
         click.echo(f"Sizes        {sizes}")
-    model = status["model"]
-    if model:
-        click.echo(
-            f"Model        {model['name']}, {model['dimensions']} dimensions, "
-            f"{model['backend']} {model['precision']}"
-        )
     names = (*SERVICES, POSTGRES)
     rows = [
         (name, each["health"], str(each["pid"] or ""), each["address"] or "")
@@ -129,6 +101,8 @@ def _print_status(status: dict[str, Any]) -> None:
         if name in names
     ]
     print_table(("process", "health", "pid", "address"), rows)
+    if status["models"]:
+        print_models(status["models"])
     for workspace in status["workspaces"]:
         click.echo(f"Workspace    {workspace['workspace']}  {workspace['path']}")
     if not status["serving"]:

@@ -94,7 +94,7 @@ class Admission:
         self._bytes += size
         assert self._tokens_of[lane] >= 0
         assert self._bytes >= 0
-        metrics.ADMITTED_TOKENS.set(self.tokens)
+        metrics.ADMITTED_TOKENS.inc(tokens)
         if tokens < 0:
             self._room.set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,23 +18,30 @@ from lodestone.embed.v1 import (
 from services.embed.admission import Admission
 from services.embed.batcher import Batcher
 from services.embed.engine_health import EngineHealth
+from services.embed.errors import LimitReachedError
 from services.embed.fingerprint import fingerprint_of
 from services.embed.hosting.loading import load_hosted
 from services.embed.lanes import LaneTurns
+from services.embed.loader import ModelLoader
+from services.embed.matryoshka import declared_sizes, shorter_sizes
+from services.embed.memory import MemoryBound, estimate_bytes
 from services.embed.model import Lane, ModelInfo
 from services.embed.registry import ModelRegistry
 from services.embed.servicers import EmbedServicer, ModelServicer
 from services.embed.serving import ServedModel
-from services.embed.sources import resolve_source
+from services.embed.sharing import Devices
+from services.embed.sources import FolderSource, resolve_source
+from services.embed.specs import settings_for, specs_of
+from services.runtime.exits import ExitCode, StartError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import grpc
 
     from services.embed.backends.protocol import LoadedModel
-    from services.embed.model import ModelId
+    from services.embed.model import ModelSpec
     from services.embed.settings import EmbedSettings
 
 
@@ -50,6 +58,14 @@ class EmbedApp:
     def __init__(self, settings: EmbedSettings) -> None:
         self._settings = settings
         self._registry = ModelRegistry()
+        self._loader = ModelLoader(
+            self._registry,
+            self._open,
+            max_models=settings.max_models,
+            unload_seconds=settings.unload_seconds,
+        )
+        self._memory = MemoryBound(settings.max_memory_bytes)
+        self._devices = Devices()
         self._embed = EmbedServicer(self._registry, stream_groups=settings.stream_groups)
         self._tokenizers = ThreadPoolExecutor(settings.tokenizer_threads, "tokenize")
         self._engine_health = EngineHealth()
@@ -62,7 +78,7 @@ class EmbedApp:
         """Adds the servicers."""
         embed_service_pb2_grpc.add_EmbedServiceServicer_to_server(self._embed, server)
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelServicer(self._registry),
+            ModelServicer(self._registry, self._loader, self._settings),
             server,
         )
         # Built later: the generated class answers UNIMPLEMENTED.
@@ -72,17 +88,41 @@ class EmbedApp:
         )
 
     async def start(self) -> None:
-        """Loads the model.
+        """Loads the first model, and begins with the others.
 
         Raises:
-            StartError: the model is unknown or does not load.
+            StartError: a model is unknown, or the first one does not load.
+        """
+        first, *others = specs_of(self._settings)
+        try:
+            await self._loader.load_first(first)
+            for spec in others:
+                self._loader.begin(spec)
+        except LimitReachedError as error:
+            raise StartError(ExitCode.MODEL, error.message) from None
+
+    async def _open(self, spec: ModelSpec) -> ServedModel:
+        """Returns a model that serves; what it took is given back when it may not stay.
+
+        Raises:
+            StartError: it does not load.
+            LimitReachedError: it takes more memory than there may be.
         """
         started = time.monotonic()
-        source = resolve_source(self._settings)
-        tell = self._engine_health.teller_of(source.model_id)
-        loaded = await load_hosted(source, self._settings, tell)
-        model = self.serve(loaded, source.model_id)
-        self._registry.add(model)
+        settings = settings_for(spec, self._settings)
+        source = resolve_source(settings)
+        folder = source.folder if isinstance(source, FolderSource) else None
+        if folder is not None:
+            self._memory.check(await asyncio.to_thread(estimate_bytes, folder))
+        tell = self._engine_health.teller_of(spec.model_id)
+        loaded = await load_hosted(source, settings, tell)
+        try:
+            self._memory.check()
+        except LimitReachedError:
+            await asyncio.to_thread(loaded.backend.close)
+            raise
+        declared = await asyncio.to_thread(declared_sizes, folder) if folder else ()
+        model = self.serve(loaded, spec, declared=declared)
         get_logger().info(
             "model_loaded",
             model=model.info.model_id,
@@ -93,10 +133,14 @@ class EmbedApp:
             streams=loaded.backend.info.concurrency,
             seconds=round(time.monotonic() - started, 3),
         )
+        return model
 
-    def serve(self, loaded: LoadedModel, model_id: ModelId) -> ServedModel:
+    def serve(
+        self, loaded: LoadedModel, spec: ModelSpec, *, declared: Sequence[int] = ()
+    ) -> ServedModel:
         """Returns a loaded model with a queue of its own; the caller closes it."""
         settings, facts = self._settings, loaded.backend.info
+        backend = self._devices.shared(loaded.backend, weight=spec.share)
         admission = Admission(
             max_tokens=settings.queue_tokens,
             max_bytes=settings.queue_bytes,
@@ -105,14 +149,14 @@ class EmbedApp:
         )
         weights = {Lane.INTERACTIVE: settings.interactive_weight, Lane.BULK: 1.0}
         batcher = Batcher(
-            loaded.backend,
+            backend,
             admission,
             token_budget=facts.token_budget,
             max_texts=settings.batch_max_texts,
             turns=LaneTurns(weights, max_age_seconds=settings.lane_max_age_seconds),
         )
         info = ModelInfo(
-            model_id=model_id,
+            model_id=spec.model_id,
             dimensions=facts.dimensions,
             max_tokens=loaded.encoder.max_tokens,
             max_batch_texts=settings.max_batch_texts,
@@ -121,11 +165,14 @@ class EmbedApp:
             ),
             backend=facts.name,
             precision=facts.precision,
+            matryoshka_dimensions=shorter_sizes(
+                declared, spec.matryoshka_dimensions, dimensions=facts.dimensions
+            ),
         )
         return ServedModel(
             info=info,
             prompts=facts.identity.prompts,
-            backend=loaded.backend,
+            backend=backend,
             encoder=loaded.encoder,
             batcher=batcher,
             admission=admission,
@@ -137,6 +184,6 @@ class EmbedApp:
         self._embed.stop_streams()
 
     async def close(self) -> None:
-        """Unloads the model."""
-        await self._registry.close()
+        """Unloads all models."""
+        await self._loader.close()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)

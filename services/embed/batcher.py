@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from services.embed.admission import Admission
     from services.embed.backends.protocol import Backend
     from services.embed.lanes import LaneTurns
-    from services.embed.model import TokenIds, VectorType
+    from services.embed.model import TokenIds, VectorLayout
     from services.embed.work import Result, WorkKey
 
 _PREPARED_BATCHES = 1
@@ -55,11 +55,13 @@ class Batcher:
         self._in_flight: dict[WorkKey, Work] = {}
         self._serials = itertools.count()
         self._outstanding = dict.fromkeys(Lane, 0)
+        self._queued = {lane: metrics.Part(metrics.QUEUED_TEXTS.labels(lane)) for lane in Lane}
+        self._running = metrics.Part(metrics.RUNNING_BATCHES)
         self._closed = False
         self._engine = Engine(backend, self._on_done, turns=turns, budget=self._budget)
 
     async def run(
-        self, texts: Sequence[TokenIds], *, vector_type: VectorType, lane: Lane
+        self, texts: Sequence[TokenIds], *, layout: VectorLayout, lane: Lane
     ) -> list[Result]:
         """Returns one result per text, in order; ends early only when cancelled.
 
@@ -72,7 +74,7 @@ class Batcher:
             return []
         request = Request(len(texts))
         for position, ids in enumerate(texts):
-            self._join(request, position, ids, vector_type, lane)
+            self._join(request, position, ids, layout, lane)
         self._dispatch()
         try:
             await request.future
@@ -90,15 +92,17 @@ class Batcher:
             if not work.abandoned:
                 self._finish(work, error)
         self._in_flight.clear()
+        for part in (*self._queued.values(), self._running):
+            part.set(0)
 
     def _join(
-        self, request: Request, position: int, ids: TokenIds, vector_type: VectorType, lane: Lane
+        self, request: Request, position: int, ids: TokenIds, layout: VectorLayout, lane: Lane
     ) -> None:
         """Makes a request wait for a text: for an identical one in flight, if there is one."""
-        key = (ids.tobytes(), str(vector_type))
+        key = (ids.tobytes(), layout)
         work = self._in_flight.get(key)
         if work is None:
-            work = Work(next(self._serials), key, ids, vector_type, lane)
+            work = Work(next(self._serials), key, ids, layout, lane)
             self._in_flight[key] = work
             self._lanes[lane].add(work)
         else:
@@ -124,17 +128,15 @@ class Batcher:
                 if works:
                     self._outstanding[lane] += 1
                     self._engine.submit(Batch(works, lane))
-            metrics.QUEUED_TEXTS.labels(lane).set(len(queue))
-        metrics.RUNNING_BATCHES.set(sum(self._outstanding.values()))
+            self._queued[lane].set(len(queue))
+        self._running.set(sum(self._outstanding.values()))
 
     def _take(self, lane: Lane) -> list[Work]:
         """Takes the next batch of a lane, without what nobody waits for any more."""
         queue = self._lanes[lane]
         idle = max(self._concurrency - sum(self._outstanding.values()), 1)
         share = max(-(-queue.tokens // idle), _LEAST_BATCH_TOKENS)
-        budget = self._budget.tokens
-        metrics.TOKEN_BUDGET.set(budget)
-        taken = queue.take(token_budget=min(budget, share), max_items=self._max_texts)
+        taken = queue.take(token_budget=min(self._budget.tokens, share), max_items=self._max_texts)
         alive = []
         for work in taken:
             if work.abandoned:

@@ -11,6 +11,7 @@ from services.embed.model import (
     EmbedOptions,
     Lane,
     ModelId,
+    ModelSpec,
     ModelState,
     Purpose,
     Truncation,
@@ -19,7 +20,7 @@ from services.embed.model import (
 from services.runtime.status import status_of
 
 if TYPE_CHECKING:
-    from services.embed.model import ModelInfo, Outcome
+    from services.embed.model import ModelStatus, Outcome
 
 DOMAIN = "embed.lodestone"
 _PREFIX = "models/"
@@ -64,6 +65,18 @@ def options_of(message: pb.EmbedOptions) -> EmbedOptions:
     )
 
 
+def spec_of(message: model_pb.LoadModelRequest) -> ModelSpec:
+    """Returns what a caller wants to be loaded; what it leaves open is empty or 0."""
+    return ModelSpec(
+        ModelId(message.model_id),
+        message.source,
+        message.backend,
+        message.precision,
+        message.share,
+        tuple(message.matryoshka_dimensions),
+    )
+
+
 def result_to_proto(outcome: Outcome) -> pb.EmbedResult:
     """Returns the message of one text's outcome."""
     if isinstance(outcome, Embedding):
@@ -77,16 +90,23 @@ def result_to_proto(outcome: Outcome) -> pb.EmbedResult:
     return pb.EmbedResult(error=status_of(outcome, DOMAIN))
 
 
-def model_to_proto(info: ModelInfo) -> model_pb.Model:
-    """Returns the message of a model."""
-    return model_pb.Model(
-        name=f"{_PREFIX}{info.model_id}",
-        state=_STATES[info.state],
-        dimensions=info.dimensions,
-        matryoshka_dimensions=info.matryoshka_dimensions,
-        max_tokens=info.max_tokens,
-        max_batch_size=info.max_batch_texts,
-        fingerprint=info.fingerprint,
-        backend=info.backend,
-        precision=str(info.precision),
+def model_to_proto(status: ModelStatus) -> model_pb.Model:
+    """Returns the message of a model; what only a served one has is left out of others."""
+    message = model_pb.Model(
+        name=f"{_PREFIX}{status.model_id}",
+        state=_STATES[status.state],
+        is_default=status.is_default,
+        share=status.share,
+        queued_tokens=status.queued_tokens,
     )
+    if status.error is not None:
+        message.error.CopyFrom(status_of(status.error, DOMAIN))
+    if (info := status.info) is not None:
+        message.dimensions = info.dimensions
+        message.matryoshka_dimensions.extend(info.matryoshka_dimensions)
+        message.max_tokens = info.max_tokens
+        message.max_batch_size = info.max_batch_texts
+        message.fingerprint = info.fingerprint
+        message.backend = info.backend
+        message.precision = str(info.precision)
+    return message

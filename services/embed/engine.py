@@ -173,13 +173,11 @@ class Engine:
         good = vectors.good_rows(rows, dimensions=self._backend.info.dimensions)
         bad = BadVectorError("The model's vector is not finite, is zero, or has the wrong size.")
         results: list[Result] = [bad] * len(works)
-        for vector_type in {work.vector_type for work in works}:
-            wanted = [
-                at for at, work in enumerate(works) if good[at] and work.vector_type is vector_type
-            ]
+        for layout in {work.layout for work in works}:
+            wanted = [at for at, work in enumerate(works) if good[at] and work.layout == layout]
             chosen = rows if len(wanted) == len(works) else rows[wanted]
-            for at, data in zip(wanted, vectors.to_bytes(chosen, vector_type), strict=True):
-                results[at] = data
+            for at, data in zip(wanted, vectors.to_bytes(chosen, layout), strict=True):
+                results[at] = data or bad
         return results
 
 

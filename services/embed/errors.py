@@ -59,6 +59,33 @@ class ModelNotLoadedError(LodestoneError):
         super().__init__(f"{name} is not loaded.", metadata={"model": name})
 
 
+class ModelLoadError(LodestoneError):
+    """A model does not load; the message names no path and quotes no file."""
+
+    reason = "ERROR_REASON_MODEL_LOAD_FAILED"
+    code = Code.FAILED_PRECONDITION
+
+
+class LimitReachedError(LodestoneError):
+    """One more model would be more than this server may hold."""
+
+    reason = "ERROR_REASON_LIMIT_REACHED"
+    code = Code.RESOURCE_EXHAUSTED
+
+    def __init__(self, message: str, *, resource: str, limit: int, needed: int) -> None:
+        super().__init__(
+            message,
+            metadata={"resource": resource, "limit": str(limit), "needed": str(needed)},
+        )
+
+
+class ForbiddenError(LodestoneError):
+    """The caller may not do this."""
+
+    reason = "ERROR_REASON_FORBIDDEN"
+    code = Code.PERMISSION_DENIED
+
+
 class FingerprintMismatchError(LodestoneError):
     """The model's vectors would not be comparable with the caller's."""
 

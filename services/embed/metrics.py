@@ -48,7 +48,6 @@ RUNNING_BATCHES = Gauge(
 OUT_OF_MEMORY = Counter(
     "lodestone_embed_out_of_memory_total", "Forwards that found no memory, and were halved."
 )
-TOKEN_BUDGET = Gauge("lodestone_embed_token_budget", "Padded tokens that a batch may have now.")
 REFUSALS = Counter(
     "lodestone_embed_refusals_total",
     "Requests that were refused at once, by reason: full, deadline.",
@@ -60,6 +59,30 @@ ENGINE_LOSSES = Counter(
     "Engines that were lost, by cause: died, hung, out_of_memory, wrong_vectors.",
     ("cause",),
 )
+MODELS = Gauge("lodestone_embed_models", "Models by state: loading, ready, failed.", ("state",))
+MODEL_LOADS = Counter(
+    "lodestone_embed_model_loads_total",
+    "Loads of models after the start, by how they ended: ok, failed, refused.",
+    ("outcome",),
+)
+TURN_WAIT_SECONDS = Histogram(
+    "lodestone_embed_turn_wait_seconds",
+    "Time that a forward waited because another model had its turn.",
+    buckets=_SECONDS_BUCKETS,
+)
+
+
+class Part:
+    """One model's part of a gauge that counts over all models."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._gauge = gauge
+        self._value = 0.0
+
+    def set(self, value: float) -> None:
+        """Replaces what this part adds to the gauge."""
+        self._gauge.inc(value - self._value)
+        self._value = value
 
 
 def note_forward(lengths: Sequence[int]) -> None:

@@ -52,6 +52,14 @@ class VectorType(StrEnum):
     BINARY = "binary"
 
 
+@dataclass(frozen=True, slots=True)
+class VectorLayout:
+    """How a vector leaves: its type and its length; a length of 0 is the model's own."""
+
+    vector_type: VectorType = VectorType.FLOAT32
+    dimensions: int = 0
+
+
 class Precision(StrEnum):
     """Numbers that a forward computes with."""
 
@@ -130,8 +138,46 @@ class ModelInfo:
     fingerprint: str
     backend: str
     precision: Precision
-    state: ModelState = ModelState.READY
     matryoshka_dimensions: Sequence[int] = field(default=())
+
+    @property
+    def allowed_dimensions(self) -> list[int]:
+        """Lengths that its vectors may have, the shortest first."""
+        return sorted({*self.matryoshka_dimensions, self.dimensions})
+
+    def layout_of(self, options: EmbedOptions) -> VectorLayout:
+        """Returns the layout that options ask for; the model's own length has one name, 0."""
+        cut = options.dimensions if options.dimensions != self.dimensions else 0
+        return VectorLayout(options.vector_type, cut)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """What is to be loaded under which name; two that are equal are one model.
+
+    `source`, `backend` and `precision` are written as in the settings. `share` is the weight of
+    its turns on the machine, `matryoshka_dimensions` what counts where the model says nothing.
+    """
+
+    model_id: ModelId
+    source: str
+    backend: str
+    precision: str
+    share: int = 1
+    matryoshka_dimensions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """How far a model is; `info` tells what it is once it serves, `error` why it does not."""
+
+    model_id: ModelId
+    state: ModelState
+    share: int
+    is_default: bool
+    info: ModelInfo | None = None
+    error: LodestoneError | None = None
+    queued_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,44 +1,130 @@
-"""The models that this server has loaded, by id."""
+"""The models of this server by id, whether they serve or not."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from services.embed import metrics
 from services.embed.errors import ModelNotLoadedError
+from services.embed.model import ModelState, ModelStatus
 
 if TYPE_CHECKING:
-    from services.embed.model import ModelId, ModelInfo
+    from collections.abc import Iterator
+
+    from services.embed.model import ModelId, ModelSpec
     from services.embed.serving import ServedModel
+    from services.runtime.errors import LodestoneError
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One model on its way from asked for to gone. Only the event loop changes it."""
+
+    spec: ModelSpec
+    is_default: bool = False
+    model: ServedModel | None = None
+    error: LodestoneError | None = None
+    loading: asyncio.Task[None] | None = None
+    users: int = 0
+    unused: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def state(self) -> ModelState:
+        """How far it is."""
+        if self.model is not None:
+            return ModelState.READY
+        return ModelState.LOADING if self.error is None else ModelState.FAILED
+
+    @property
+    def status(self) -> ModelStatus:
+        """What callers may know of it."""
+        model = self.model
+        return ModelStatus(
+            model_id=self.spec.model_id,
+            state=self.state,
+            share=self.spec.share,
+            is_default=self.is_default,
+            info=model.info if model else None,
+            error=self.error,
+            queued_tokens=model.queued_tokens if model else 0,
+        )
 
 
 class ModelRegistry:
-    """Finds a served model by the last part of its resource name."""
+    """Finds a model by the last part of its resource name."""
 
     def __init__(self) -> None:
-        self._models: dict[ModelId, ServedModel] = {}
+        self._entries: dict[ModelId, Entry] = {}
 
-    def get(self, model_id: ModelId) -> ServedModel:
-        """Returns a model.
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @contextmanager
+    def borrowed(self, model_id: ModelId) -> Iterator[ServedModel]:
+        """Lends a model that serves; it is not unloaded before it is given back.
 
         Raises:
-            ModelNotLoadedError: no such model is loaded.
+            ModelNotLoadedError: no such model serves.
         """
-        model = self._models.get(model_id)
-        if model is None:
+        entry = self._entries.get(model_id)
+        if entry is None or entry.model is None:
             raise ModelNotLoadedError(f"models/{model_id}")
-        return model
+        entry.users += 1
+        try:
+            yield entry.model
+        finally:
+            entry.users -= 1
+            if entry.users == 0:
+                entry.unused.set()
 
-    def add(self, model: ServedModel) -> None:
-        """Serves a model from now on."""
-        assert model.info.model_id not in self._models
-        self._models[model.info.model_id] = model
+    def find(self, model_id: ModelId) -> Entry | None:
+        """Returns a model in any state, if there is one of that id."""
+        return self._entries.get(model_id)
 
-    def infos(self) -> list[ModelInfo]:
-        """Returns what is loaded, by id."""
-        return [self._models[model_id].info for model_id in sorted(self._models)]
+    def status(self, model_id: ModelId) -> ModelStatus:
+        """Returns how far a model is.
 
-    async def close(self) -> None:
-        """Unloads all models."""
-        while self._models:
-            _, model = self._models.popitem()
-            await model.close()
+        Raises:
+            ModelNotLoadedError: there is none of that id.
+        """
+        entry = self._entries.get(model_id)
+        if entry is None:
+            raise ModelNotLoadedError(f"models/{model_id}")
+        return entry.status
+
+    def statuses(self) -> list[ModelStatus]:
+        """Returns how far every model is, by id."""
+        return [self._entries[model_id].status for model_id in sorted(self._entries)]
+
+    def add(self, entry: Entry) -> None:
+        """Takes in a model under an id that is free."""
+        assert entry.spec.model_id not in self._entries
+        self._entries[entry.spec.model_id] = entry
+        self.count()
+
+    def remove(self, model_id: ModelId) -> Entry:
+        """Forgets a model; nobody finds it from now on, who borrowed it keeps it."""
+        entry = self._entries.pop(model_id)
+        self.count()
+        return entry
+
+    def count(self) -> None:
+        """Tells metrics how many models there are in each state."""
+        for state in ModelState:
+            number = sum(entry.state is state for entry in self._entries.values())
+            metrics.MODELS.labels(state).set(number)
+
+
+async def wait_until_unused(entry: Entry, timeout_seconds: float) -> bool:
+    """Waits until nobody has borrowed a model any more; tells whether that came in time."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            while entry.users:
+                entry.unused.clear()
+                await entry.unused.wait()
+    except TimeoutError:
+        return False
+    return True

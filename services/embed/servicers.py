@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from lodestone.embed.v1 import (
@@ -13,13 +14,17 @@ from lodestone.embed.v1 import (
     model_service_pb2_grpc,
 )
 from services.embed import convert
+from services.embed.errors import ForbiddenError
+from services.embed.specs import admitted
 from services.embed.streaming import EmbedSession, StreamText
 from services.runtime.errors import PageTokenError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from services.embed.loader import ModelLoader
     from services.embed.registry import ModelRegistry
+    from services.embed.settings import EmbedSettings
 
 _DEFAULT_PAGE = 50
 _LARGEST_PAGE = 1000
@@ -35,12 +40,12 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Embeds a batch: one result per text, in order."""
-        model = self._registry.get(convert.model_id_of(request.model))
-        outcomes = await model.embed(
-            request.texts,
-            convert.options_of(request.options),
-            deadline_seconds=context.time_remaining(),
-        )
+        with self._registry.borrowed(convert.model_id_of(request.model)) as model:
+            outcomes = await model.embed(
+                request.texts,
+                convert.options_of(request.options),
+                deadline_seconds=context.time_remaining(),
+            )
         return pb.EmbedResponse(
             results=map(convert.result_to_proto, outcomes),
             model_fingerprint=model.info.fingerprint,
@@ -69,33 +74,63 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
-    """Tells what is loaded. Models are loaded at start: LoadModel and UnloadModel are not built."""
+    """Tells what is loaded, and changes it for those who may."""
 
-    def __init__(self, registry: ModelRegistry) -> None:
+    def __init__(
+        self, registry: ModelRegistry, loader: ModelLoader, settings: EmbedSettings
+    ) -> None:
         self._registry = registry
+        self._loader = loader
+        self._settings = settings
 
     async def GetModel(
         self, request: model_service_pb2.GetModelRequest, _context: Any
     ) -> model_service_pb2.GetModelResponse:
         """Returns one model."""
-        model = self._registry.get(convert.model_id_of(request.name))
-        return model_service_pb2.GetModelResponse(model=convert.model_to_proto(model.info))
+        status = self._registry.status(convert.model_id_of(request.name))
+        return model_service_pb2.GetModelResponse(model=convert.model_to_proto(status))
 
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, _context: Any
     ) -> model_service_pb2.ListModelsResponse:
         """Returns a page of models by name; a page token is the name to go on after."""
-        infos = self._registry.infos()
+        statuses = self._registry.statuses()
         after = request.page_token
-        if after and not any(info.model_id == after for info in infos):
+        if after and not any(status.model_id == after for status in statuses):
             raise PageTokenError("The page token is not of this list.")
-        left = [info for info in infos if info.model_id > after]
+        left = [status for status in statuses if status.model_id > after]
         size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
         page = left[:size]
         return model_service_pb2.ListModelsResponse(
             models=map(convert.model_to_proto, page),
             next_page_token=page[-1].model_id if len(left) > size else "",
         )
+
+    async def LoadModel(
+        self, request: model_service_pb2.LoadModelRequest, _context: Any
+    ) -> model_service_pb2.LoadModelResponse:
+        """Loads a model and answers when it serves."""
+        self._check_admin()
+        asked = convert.spec_of(request)
+        entry = self._registry.find(asked.model_id)
+        spec = await asyncio.to_thread(
+            admitted, asked, self._settings, entry.spec if entry else None
+        )
+        status = await self._loader.load(spec)
+        return model_service_pb2.LoadModelResponse(model=convert.model_to_proto(status))
+
+    async def UnloadModel(
+        self, request: model_service_pb2.UnloadModelRequest, _context: Any
+    ) -> model_service_pb2.UnloadModelResponse:
+        """Unloads a model and answers when its memory is free."""
+        self._check_admin()
+        await self._loader.unload(convert.model_id_of(request.name))
+        return model_service_pb2.UnloadModelResponse()
+
+    def _check_admin(self) -> None:
+        """Refuses unless the settings let callers administer models: they have no identity yet."""
+        if not self._settings.model_admin:
+            raise ForbiddenError("Callers may not change the models of this server.")
 
 
 async def _stream_texts(

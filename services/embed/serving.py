@@ -86,6 +86,11 @@ class ServedModel:
             metrics.TEXTS.labels(options.lane, "cancelled").inc(len(texts))
             raise
 
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens of all texts that wait or run."""
+        return self._admission.tokens
+
     async def close(self) -> None:
         """Ends forwards and releases the model."""
         await self._batcher.close()
@@ -98,10 +103,11 @@ class ServedModel:
                 f"At most {info.max_batch_texts} texts a request.",
                 metadata={"texts": f"has {len(texts)} items"},
             )
-        if options.dimensions not in {0, info.dimensions, *info.matryoshka_dimensions}:
+        if options.dimensions not in {0, *info.allowed_dimensions}:
+            sizes = ", ".join(map(str, info.allowed_dimensions))
             raise InvalidRequestError(
-                f"{info.model_id} has vectors of {info.dimensions} dimensions.",
-                metadata={"options.dimensions": f"must be 0 or {info.dimensions}"},
+                f"Vectors of {info.model_id} may have these numbers of dimensions: {sizes}.",
+                metadata={"options.dimensions": f"must be 0 or one of {sizes}"},
             )
         expected = options.expect_fingerprint
         if expected and expected != info.fingerprint:
@@ -114,7 +120,7 @@ class ServedModel:
         good = [item for item in encoded if isinstance(item, EncodedText)]
         ticket.correct(sum(len(item.ids) for item in good))
         results = await self._batcher.run(
-            [item.ids for item in good], vector_type=options.vector_type, lane=options.lane
+            [item.ids for item in good], layout=self.info.layout_of(options), lane=options.lane
         )
         assert len(results) == len(good)
         left = iter(results)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path  # noqa: TC003 - pydantic reads it
 from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from pydantic import Field, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-from services.runtime.settings import ServiceSettings
+from services.runtime.settings import Names, ServiceSettings
+
+_MOST_DIMENSIONS = 1 << 16
+_NAMED = re.compile(r"[a-z0-9._-]{1,63}=.{1,4096}")
+_SHARE = re.compile(r"[a-z0-9._-]{1,63}=(?:[1-9][0-9]?|100)")
 
 
 class EmbedSettings(ServiceSettings):
@@ -27,6 +32,31 @@ class EmbedSettings(ServiceSettings):
 
     model_id: Annotated[str, Field(pattern=r"^$|^[a-z0-9._-]{1,63}$")] = ""
     """Last part of the model's resource name; empty derives it from `model`."""
+
+    extra_models: Names = ()
+    """More models, `id=source` separated by commas; they are loaded once the first one serves."""
+
+    model_shares: Names = ()
+    """Weights of models while several have work, `id=weight` from 1 to 100; 1 unless named."""
+
+    matryoshka_dimensions: Annotated[tuple[int, ...], NoDecode] = ()
+    """Shorter vectors that the first model allows, where its own configuration names none."""
+
+    model_admin: bool = False
+    """Whether callers may load and unload models. Callers have no identity in this version, so
+    that whoever can connect may, or nobody."""
+
+    model_dirs: Annotated[tuple[Path, ...], NoDecode] = ()
+    """Folders, separated by commas, beneath which callers may load models."""
+
+    max_models: Annotated[int, Field(ge=1, le=32)] = 8
+    """Most models at once, those that failed to load included."""
+
+    max_memory_bytes: Annotated[int, Field(ge=0, le=1 << 50)] = 0
+    """Memory of this service and its children above which no model is loaded; 0 is no limit."""
+
+    unload_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """Longest time that calls in flight hold up unloading a model."""
 
     backend: Literal["auto", "openvino", "torch", "hashing"] = "auto"
     """What runs the model; `auto` is torch when there is a GPU, else OpenVINO."""
@@ -86,3 +116,40 @@ class EmbedSettings(ServiceSettings):
 
     stream_groups: Annotated[int, Field(ge=1, le=64)] = 4
     """Groups of texts in flight of one EmbedStream call; further texts are not read meanwhile."""
+
+    @field_validator(
+        "extra_models", "model_shares", "matryoshka_dimensions", "model_dirs", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("extra_models")
+    @classmethod
+    def _check_extra_models(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_NAMED.fullmatch, value)):
+            raise ValueError("write id=source, with commas between; an id has [a-z0-9._-]")
+        return value
+
+    @field_validator("model_shares")
+    @classmethod
+    def _check_model_shares(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(_SHARE.fullmatch, value)):
+            raise ValueError("write id=weight, with commas between; a weight is 1 to 100")
+        return value
+
+    @field_validator("matryoshka_dimensions")
+    @classmethod
+    def _check_sizes(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not all(0 < size <= _MOST_DIMENSIONS for size in value):
+            raise ValueError(f"write numbers from 1 to {_MOST_DIMENSIONS}, with commas between")
+        return value
+
+    @field_validator("model_dirs")
+    @classmethod
+    def _check_folders(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        if not all(folder.is_absolute() for folder in value):
+            raise ValueError("write absolute paths, with commas between")
+        return value

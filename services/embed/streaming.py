@@ -123,11 +123,11 @@ class EmbedSession:
         fingerprint = ""
         outcomes: list[Outcome]
         try:
-            model = self._registry.get(group[0].model_id)
-            fingerprint = model.info.fingerprint
-            outcomes = await model.embed(
-                [item.text for item in group], group[0].options, wait_for_room=True
-            )
+            with self._registry.borrowed(group[0].model_id) as model:
+                fingerprint = model.info.fingerprint
+                outcomes = await model.embed(
+                    [item.text for item in group], group[0].options, wait_for_room=True
+                )
         except LodestoneError as error:
             outcomes = [error] * len(group)
         finally:

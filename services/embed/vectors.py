@@ -1,4 +1,4 @@
-"""Checks rows that a model returned, and lays them out as bytes."""
+"""Checks rows that a model returned, cuts them, and lays them out as bytes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from services.embed.model import VectorType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.embed.model import Vectors
+    from services.embed.model import VectorLayout, Vectors
 
 _LEAST_NORM = 0.5
 _MOST_NORM = 2.0
 """Rows come L2-normalised; 16-bit arithmetic moves a norm by thousandths. Anything beyond these
 bounds is a bug or an overflow, and a vector of norm zero has no direction."""
+_LEAST_CUT_NORM = 1e-4
+"""What is left of a row of length one after it was cut. Below this it is rounding, not meaning."""
 _INT8_SCALE = 127.0
 
 
@@ -31,8 +33,20 @@ def good_rows(vectors: Vectors, *, dimensions: int) -> Sequence[bool]:
     return good
 
 
-def to_bytes(vectors: Vectors, vector_type: VectorType) -> list[bytes]:
-    """Returns each row in the layout of `vector_type`, little-endian."""
+def to_bytes(vectors: Vectors, layout: VectorLayout) -> list[bytes]:
+    """Returns each row in its layout, little-endian; empty where cutting left no direction."""
+    if not layout.dimensions:
+        return _packed(vectors, layout.vector_type)
+    cut = vectors[:, : layout.dimensions]
+    norms = np.linalg.norm(cut, axis=1)
+    kept = norms >= _LEAST_CUT_NORM
+    # A part of a vector of length one is shorter than one: without this, inner products of cut
+    # vectors would rank by how much of each vector the cut left, not by direction.
+    packed = iter(_packed(cut[kept] / norms[kept, None], layout.vector_type))
+    return [next(packed) if keep else b"" for keep in kept]
+
+
+def _packed(vectors: Vectors, vector_type: VectorType) -> list[bytes]:
     match vector_type:
         case VectorType.FLOAT32:
             packed = vectors.astype("<f4", copy=False)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeAlias
 from services.runtime.errors import LodestoneError
 
 if TYPE_CHECKING:
-    from services.embed.model import Lane, TokenIds, VectorType
+    from services.embed.model import Lane, TokenIds, VectorLayout
 
 Result: TypeAlias = bytes | LodestoneError
 """A vector in the layout that was asked for, or why there is none."""
-WorkKey: TypeAlias = tuple[bytes, str]
+WorkKey: TypeAlias = "tuple[bytes, VectorLayout]"
 """Token ids and layout: texts with one key share a forward."""
 
 
@@ -41,7 +41,7 @@ class Work:
     serial: int
     key: WorkKey
     ids: TokenIds
-    vector_type: VectorType
+    layout: VectorLayout
     lane: Lane
     waiters: list[tuple[Request, int]] = field(default_factory=list)
 

@@ -11,6 +11,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from lodestone.indexer.v1 import (
     index_run_service_pb2,
+    maintenance_service_pb2,
+    queue_service_pb2,
     search_service_pb2,
     workspace_service_pb2,
 )
@@ -26,6 +28,8 @@ from services.indexer.model import (
     Tree,
     Workspace,
 )
+from services.indexer.run_spec import IfRunning, RunPhase, RunPriority, RunSpec
+from services.indexer.scope import normal_entries
 from services.indexer.transitions import RunState
 from services.runtime.errors import InvalidRequestError, NotImplementedYetError
 
@@ -33,17 +37,23 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.indexer.search.engine import FoundText
+    from services.indexer.storage.marks import Mark
+    from services.indexer.storage.queue_admin import FailedNode, QueueStats
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _RUN_NAME = re.compile(rf"^workspaces/([a-z0-9-]{{4,63}})/indexRuns/({_UUID})$")
 _STATE = index_run_service_pb2.IndexRun.State
 _MODE = index_run_service_pb2.IndexRun.Mode
+_PHASE = index_run_service_pb2.IndexRun.Phase
+_PRIORITY = index_run_service_pb2.IndexRun.Priority
+_IF_RUNNING = index_run_service_pb2.CreateIndexRunRequest.IfRunning
 _RESULT = index_run_service_pb2.Outcome.Result
 _ENTITY = index_run_service_pb2.Outcome.Entity
 _FRESHNESS = search_service_pb2.NodeHit.Freshness
 
 STATES = {state: _STATE.Value(f"STATE_{state.name}") for state in RunState}
 MODES = {mode: _MODE.Value(f"MODE_{mode.name}") for mode in RunMode}
+PHASES = {phase: _PHASE.Value(f"PHASE_{phase.name}") for phase in RunPhase}
 RESULTS = {result: _RESULT.Value(f"RESULT_{result.name}") for result in OutcomeResult}
 
 
@@ -63,13 +73,41 @@ def run_id_of(name: str) -> tuple[str, UUID]:
     return match[1], UUID(match[2])
 
 
-def mode_of(mode: index_run_service_pb2.IndexRun.Mode.ValueType) -> RunMode:
-    """Returns the mode of a request. Raises NotImplementedYetError."""
-    if mode in {_MODE.MODE_UNSPECIFIED, _MODE.MODE_INCREMENTAL}:
-        return RunMode.INCREMENTAL
-    if mode == _MODE.MODE_FULL:
-        return RunMode.FULL
-    raise NotImplementedYetError(f"This version has no runs of {_MODE.Name(mode)}.")
+def spec_of(request: index_run_service_pb2.CreateIndexRunRequest) -> RunSpec:
+    """Returns what a request asks a run to be.
+
+    Raises:
+        InvalidRequestError: the fields do not go together.
+        PathOutsideTreeError: a path leads out of the tree.
+    """
+    mode = RunMode.INCREMENTAL
+    if request.mode != _MODE.MODE_UNSPECIFIED:
+        mode = RunMode(_MODE.Name(request.mode).removeprefix("MODE_").lower())
+    named = bool(request.paths or request.node_ids)
+    if named != (mode is RunMode.SCOPED):
+        raise InvalidRequestError(
+            "A scoped run names paths or nodes, and no other run does.",
+            metadata={"mode": "does not go with paths and node_ids"},
+        )
+    priority = RunPriority.INTERACTIVE if mode is RunMode.SCOPED else RunPriority.NORMAL
+    if request.priority != _PRIORITY.PRIORITY_UNSPECIFIED:
+        priority = RunPriority(request.priority)
+    return RunSpec(
+        mode=mode,
+        exclude=tuple(request.exclude),
+        paths=normal_entries(request.paths),
+        node_ids=tuple(dict.fromkeys(request.node_ids)),
+        priority=priority,
+    )
+
+
+def if_running_of(
+    wish: index_run_service_pb2.CreateIndexRunRequest.IfRunning.ValueType,
+) -> IfRunning:
+    """Returns what is to happen beside an unfinished run."""
+    if wish == _IF_RUNNING.IF_RUNNING_UNSPECIFIED:
+        return IfRunning.JOIN
+    return IfRunning(_IF_RUNNING.Name(wish).removeprefix("IF_RUNNING_").lower())
 
 
 def tree_of(message: tree_pb2.Tree) -> Tree:
@@ -87,7 +125,7 @@ def workspace_to_proto(workspace: Workspace) -> workspace_service_pb2.Workspace:
         display_name=workspace.display_name,
         live=workspace.live,
         active_model=workspace.active_model_name or "",
-        create_time=_time(workspace.created_at),
+        create_time=timestamp(workspace.created_at),
         last_index_run=f"{name}/indexRuns/{last}" if last else "",
     )
 
@@ -101,11 +139,17 @@ def run_to_proto(run: Run) -> index_run_service_pb2.IndexRun:
         progress=_progress(run),
         error=None if run.error is None else failure_to_proto(run.error),
         attempt=run.attempt,
-        create_time=_time(run.created_at),
-        start_time=_time(run.started_at),
-        update_time=_time(run.updated_at),
-        end_time=_time(run.finished_at),
+        create_time=timestamp(run.created_at),
+        start_time=timestamp(run.started_at),
+        update_time=timestamp(run.updated_at),
+        end_time=timestamp(run.finished_at),
         warnings=run.warnings,
+        phase=PHASES[run.phase],
+        priority=_PRIORITY.Value(f"PRIORITY_{run.priority.name}"),
+        paths=run.paths,
+        retry_of=f"workspaces/{run.workspace_name}/indexRuns/{run.retry_of}"
+        if run.retry_of
+        else "",
     )
 
 
@@ -208,6 +252,57 @@ def _freshness(found: FoundText) -> search_service_pb2.NodeHit.Freshness.ValueTy
     return _FRESHNESS.FRESHNESS_CHANGED
 
 
+def queue_stats_to_proto(stats: QueueStats) -> queue_service_pb2.GetQueueStatsResponse:
+    """Returns what the queue holds."""
+    return queue_service_pb2.GetQueueStatsResponse(
+        counts=[
+            queue_service_pb2.QueueCount(
+                kind=item.name[0],
+                status=item.name[1],
+                count=item.count,
+                oldest_age=duration(item.oldest_seconds),
+            )
+            for item in stats.nodes
+        ],
+        workers=[
+            queue_service_pb2.WorkerCount(
+                worker=item.name[0],
+                processing=item.count,
+                stale=item.stale,
+                oldest_age=duration(item.oldest_seconds),
+            )
+            for item in stats.workers
+        ],
+        paused=stats.on_hold,
+        stale=sum(item.stale for item in stats.workers),
+        runs=[
+            queue_service_pb2.RunCount(
+                state=item.name[0], count=item.count, oldest_age=duration(item.oldest_seconds)
+            )
+            for item in stats.runs
+        ],
+        bulk_import_end_time=timestamp(stats.import_expires_at),
+    )
+
+
+def failed_node_to_proto(node: FailedNode) -> queue_service_pb2.FailedNode:
+    """Returns a failed node's message."""
+    return queue_service_pb2.FailedNode(
+        node_id=node.id,
+        path=node.path,
+        qualified_name=node.qualified_name,
+        error=failure_to_proto(node.failure),
+        attempts=node.attempts,
+    )
+
+
+def disagreement_to_proto(mark: Mark) -> maintenance_service_pb2.Disagreement:
+    """Returns what disagrees as a message."""
+    return maintenance_service_pb2.Disagreement(
+        path=mark.path, qualified_name=mark.qualified_name, kind=mark.kind.value
+    )
+
+
 def duration(seconds: float) -> duration_pb2.Duration:
     """Returns seconds as a message."""
     message = duration_pb2.Duration()
@@ -215,7 +310,8 @@ def duration(seconds: float) -> duration_pb2.Duration:
     return message
 
 
-def _time(value: datetime | None) -> timestamp_pb2.Timestamp | None:
+def timestamp(value: datetime | None) -> timestamp_pb2.Timestamp | None:
+    """Returns a time as a message."""
     if value is None:
         return None
     message = timestamp_pb2.Timestamp()

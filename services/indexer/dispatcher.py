@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.execution import RunContext, RunExecution
+from services.indexer.run_spec import RunPriority
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from uuid import UUID
+
+    from services.indexer.transitions import RunState
 
 _POLL_SECONDS = 1.0
 
@@ -24,6 +27,7 @@ class Dispatcher:
         self._context = context
         self._running: dict[UUID, tuple[RunExecution, asyncio.Task[None]]] = {}
         self._loop: asyncio.Task[None] | None = None
+        context.ledger.on_state = self.tell
 
     def start(self) -> None:
         """Begins to take runs."""
@@ -40,17 +44,22 @@ class Dispatcher:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def cancel(self, run_id: UUID) -> None:
-        """Ends a run at once when this process works on it; others see the wish by themselves."""
+    def tell(self, run_id: UUID, state: RunState) -> None:
+        """Tells a run of this process its state; others see it by themselves."""
         if (entry := self._running.get(run_id)) is not None:
-            entry[0].cancel()
+            entry[0].tell(state)
+
+    def look_again(self) -> None:
+        """Lets all runs of this process look whether one of them is to give way."""
+        for execution, _ in self._running.values():
+            execution.nudge()
 
     async def _take_forever(self) -> None:
         settings = self._context.settings
         while True:
             try:
-                while len(self._running) < settings.max_concurrent_runs:
-                    run = await self._context.ledger.take(settings.max_run_attempts)
+                while (least := self._least_priority()) is not None:
+                    run = await self._context.ledger.take(settings.max_run_attempts, least)
                     if run is None:
                         break
                     self._begin(RunExecution(self._context, run), run.id)
@@ -60,6 +69,18 @@ class Dispatcher:
                 metrics.DISPATCH_ERRORS.inc()
                 get_logger().error("dispatcher_failed", exc_info=error)
             await self._context.signals.wait_queued(_POLL_SECONDS)
+
+    def _least_priority(self) -> RunPriority | None:
+        """Returns the priority from which on a run may be taken now, None for no run.
+
+        Some places are kept for what a user waits for.
+        """
+        settings = self._context.settings
+        if len(self._running) < settings.max_concurrent_runs:
+            return RunPriority.BACKGROUND
+        if len(self._running) < settings.max_concurrent_runs + settings.max_interactive_runs:
+            return RunPriority.INTERACTIVE
+        return None
 
     def _begin(self, execution: RunExecution, run_id: UUID) -> None:
         task = asyncio.create_task(execution.execute(), name=f"run-{run_id}")

@@ -50,7 +50,7 @@ class EmbedClient:
         self._timeout_seconds = timeout_seconds
 
     async def model(self, name: str) -> EmbedModel:
-        """Returns a model that is served; an empty name is the first one.
+        """Returns a model that is served; an empty name is the server's default.
 
         Raises:
             ModelNotLoadedError: there is none, or none of that name.
@@ -64,7 +64,8 @@ class EmbedClient:
             raise_unavailable(error, "embed")
             raise
         for model in response.models:
-            if model.state == model_service_pb2.Model.STATE_READY and name in {"", model.name}:
+            named = model.name == name if name else model.is_default
+            if named and model.state == model_service_pb2.Model.STATE_READY:
                 return EmbedModel(
                     model.name,
                     model.fingerprint,

@@ -9,6 +9,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
+from services.indexer.budgets import ItemBudget
 from services.indexer.forwards import Forwards
 from services.indexer.model import (
     CHANGED_REASONS,
@@ -32,15 +33,18 @@ if TYPE_CHECKING:
     from services.indexer.io_client import IoClient
     from services.indexer.model import Tree
     from services.indexer.settings import IndexerSettings
-    from services.indexer.storage.nodes import NodeQueue
+    from services.indexer.stops import StopSignal
+    from services.indexer.storage.nodes import NodeQueue, Outlook
+    from services.indexer.turns import ClaimTurns
 
 _IDLE_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 1.0
+_HOLD_POLL_SECONDS = 0.5
 _MOST_REPLANS = 3
 
 
 class Embedder:
-    """Embeds the nodes of a workspace that wait, until none is left.
+    """Embeds the nodes of a run that wait, until none is left or the run is to stop.
 
     Batches overlap: while one is in the model, others are fetched or committed. Nodes with one text
     share one forward, also across batches.
@@ -57,6 +61,8 @@ class Embedder:
         embed: EmbedClient,
         gate: ForwardGate,
         nodes: NodeQueue,
+        turns: ClaimTurns,
+        stop: StopSignal,
         replan: Callable[[Sequence[str]], Awaitable[None]],
         settings: IndexerSettings,
         on_progress: Callable[[], None],
@@ -70,43 +76,80 @@ class Embedder:
         self._replan = replan
         self._settings = settings
         self._on_progress = on_progress
+        self._turns = turns
+        self._stop = stop
         self._patience = Patience(settings.dependency_patience_seconds)
+        self._budget = ItemBudget(self._patience, io.probe)
         self._forwards = Forwards(embed, gate, self._patience)
         self._all_planned = asyncio.Event()
         self._in_flight: dict[bytes, asyncio.Event] = {}
         self._replans: Counter[str] = Counter()
+        self._cursor = 0
+        """Where the present pass over a scoped run's nodes has come to."""
 
     def no_more_nodes(self) -> None:
         """Tells that the plan is finished: once nothing waits, the work is done."""
         self._all_planned.set()
 
-    async def run(self) -> None:
-        """Returns when the plan is finished and no node waits."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._settings.embed_batches_in_flight):
-                group.create_task(self._work(), name=f"embed-{number}")
+    async def run(self) -> bool:
+        """Returns whether all is done: false when the run was stopped before.
 
-    async def _work(self) -> None:
-        """Claims and embeds until nothing waits.
+        A stop lets batches in flight come to their end; no other is claimed.
+        """
+        async with asyncio.TaskGroup() as group:
+            workers = [
+                group.create_task(self._work(), name=f"embed-{number}")
+                for number in range(self._settings.embed_batches_in_flight)
+            ]
+        return all(worker.result() for worker in workers)
+
+    async def _work(self) -> bool:
+        """Claims and embeds until nothing waits; returns false when the run is to stop.
 
         Whoever gives nodes back claims again afterwards, so a worker may leave while others work.
         """
-        while True:
+        while not self._stop.asked:
             # Read before the claim: nodes planned after an empty claim are claimed next time.
             planned = self._all_planned.is_set()
-            claimed = await self._nodes.claim(self._run, self._settings.embed_batch_nodes)
+            if await self._embed_next():
+                continue
+            if not planned:
+                await self._wait_for_plan()
+                continue
+            outlook = await self._nodes.outlook(self._run)
+            if outlook.wait_seconds is None and not outlook.stopping:
+                return True
+            await self._wait(outlook)
+        return False
+
+    async def _embed_next(self) -> bool:
+        """Embeds the next batch; returns whether there was one."""
+        async with self._turns.turn(self._run.id, self._run.priority):
+            claimed = [] if self._stop.asked else await self._claim()
             if claimed:
                 await self._embed_batch(claimed)
-                continue
-            delay_seconds = await self._nodes.seconds_until_next(self._run) if planned else None
-            if planned and delay_seconds is None:
-                return
-            await self._wait(planned=planned, delay_seconds=delay_seconds)
+        return bool(claimed)
 
-    async def _wait(self, *, planned: bool, delay_seconds: float | None) -> None:
-        if planned:
-            await asyncio.sleep(min(_LONGEST_WAIT_SECONDS, max(0.01, delay_seconds or 0.0)))
-            return
+    async def _claim(self) -> list[ClaimedNode]:
+        """Claims in passes: an empty rest of one begins the next, as ids may come in late."""
+        size = self._settings.embed_batch_nodes
+        claimed = await self._nodes.claim(self._run, size, self._cursor)
+        if not claimed and self._cursor:
+            self._cursor = 0
+            claimed = await self._nodes.claim(self._run, size)
+        if claimed and self._run.is_scoped:
+            self._cursor = max(self._cursor, claimed[-1].id)
+        return claimed
+
+    async def _wait(self, outlook: Outlook) -> None:
+        seconds = min(_LONGEST_WAIT_SECONDS, max(0.01, outlook.wait_seconds or 0.0))
+        if outlook.on_hold or outlook.stopping:
+            seconds = _HOLD_POLL_SECONDS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    async def _wait_for_plan(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_IDLE_SECONDS):
                 await self._all_planned.wait()
@@ -176,7 +219,9 @@ class Embedder:
         """Returns each text once, read for the first node that has it, and why others are not."""
         by_text = {node.content_hash: node for node in reversed(nodes)}
         wanted = list(by_text.values())
-        results = await self._patience.call(lambda: self._io.read_contents(self._tree, wanted))
+        results = await self._budget.call(
+            wanted, lambda some: self._io.read_contents(self._tree, some), _timed_out
+        )
         texts: dict[bytes, str] = {}
         unread: dict[NodeId, Failure] = {}
         for node, result in zip(wanted, results, strict=True):
@@ -262,3 +307,7 @@ class Embedder:
         given_up = await self._nodes.fail(self._run, failed, nodes, stage, most)
         metrics.NODES.labels("failed").inc(given_up)
         metrics.NODES.labels("retried").inc(len(failed) - given_up)
+
+
+def _timed_out(_node: ClaimedNode) -> str | Failure:
+    return Failure("ERROR_REASON_TIMEOUT", "The text was not read within its time.")

@@ -28,6 +28,20 @@ class RequestIdReusedError(LodestoneError):
     code = Code.ALREADY_EXISTS
 
 
+class PathOutsideTreeError(LodestoneError):
+    """A path of a request leads out of the tree, or is none."""
+
+    reason = "ERROR_REASON_PATH_OUTSIDE_TREE"
+    code = Code.INVALID_ARGUMENT
+
+
+class LeaseLostError(LodestoneError):
+    """The lease that a caller names is over, or another's."""
+
+    reason = "ERROR_REASON_LEASE_LOST"
+    code = Code.ABORTED
+
+
 class TreeUnavailableError(LodestoneError):
     """The workspace's folder cannot be scanned."""
 

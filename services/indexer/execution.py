@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.indexer import metrics
 from services.indexer.embedder import Embedder
@@ -18,12 +18,16 @@ from services.indexer.errors import (
 from services.indexer.model import EmbedModel, Failure, RegisteredModel, Run
 from services.indexer.patience import Patience
 from services.indexer.planner import Planner
+from services.indexer.stops import StopReason, StopSignal
 from services.indexer.storage.database import retry_transient
+from services.indexer.transitions import RunState
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
 from services.runtime.log import get_logger
 from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
     from services.indexer.embed_client import EmbedClient
     from services.indexer.forwards import ForwardGate
     from services.indexer.io_client import IoClient
@@ -31,8 +35,10 @@ if TYPE_CHECKING:
     from services.indexer.settings import IndexerSettings
     from services.indexer.signals import RunSignals
     from services.indexer.storage.files import FileStore
+    from services.indexer.storage.marks import MarkStore
     from services.indexer.storage.nodes import NodeQueue
     from services.indexer.storage.workspaces import WorkspaceStore
+    from services.indexer.turns import ClaimTurns
 
 _BEATS_PER_LEASE = 4
 
@@ -46,10 +52,20 @@ class RunContext:
     files: FileStore
     nodes: NodeQueue
     ledger: RunLedger
+    marks: MarkStore
     signals: RunSignals
     io: IoClient
     embed: EmbedClient
     gate: ForwardGate
+    turns: ClaimTurns
+
+
+@dataclass(frozen=True, slots=True)
+class _WorkEnd:
+    """How the work of an owner ended: with the run, or before."""
+
+    failure: Failure | None
+    given_back: StopReason | None = None
 
 
 class RunExecution:
@@ -58,21 +74,36 @@ class RunExecution:
     def __init__(self, context: RunContext, run: Run) -> None:
         self._context = context
         self._run = run
-        self._cancel = asyncio.Event()
+        self._stop = StopSignal()
+        self._nudged = asyncio.Event()
+        if run.cancel_requested:
+            self._stop.ask(StopReason.CANCEL)
 
-    def cancel(self) -> None:
-        """Ends the run as cancelled, soon; the ledger knows of the wish already."""
-        self._cancel.set()
+    def tell(self, state: RunState) -> None:
+        """Stops the work when the run's row says so; a row that was changed back is seen later."""
+        if state is RunState.CANCELLING:
+            self._stop.ask(StopReason.CANCEL)
+        elif state is RunState.PAUSING:
+            self._stop.ask(StopReason.PAUSE)
+
+    def nudge(self) -> None:
+        """Looks at once whether something is asked of the run."""
+        self._nudged.set()
 
     async def execute(self) -> None:
-        """Works until the run has ended, or was lost to another owner.
+        """Works until the run has ended, is given back, or was lost to another owner.
 
         A cancelled task gives the run back: its owner goes away, and the run goes on elsewhere.
         """
         log = get_logger().bind(run=str(self._run.id), attempt=self._run.attempt)
         log.info("run_started", mode=self._run.mode.value)
         try:
-            failure = await self._work_while_owned()
+            end = await self._work_while_owned()
+            if end.given_back:
+                await self._give_back()
+                log.info("run_given_back", reason=end.given_back.name.lower())
+                return
+            failure = end.failure
             state = await retry_transient(lambda: self._context.ledger.finish(self._run, failure))
         except RunOwnershipLostError:
             log.warning("run_lost")
@@ -91,44 +122,67 @@ class RunExecution:
         self._context.signals.notify(self._run.id)
 
     async def _give_back(self) -> None:
-        """Queues the run again; if that fails, its lease expires and it is taken over."""
+        """Puts the run back; if that fails, its lease expires and it is taken over."""
         with contextlib.suppress(LodestoneError):
             await retry_transient(lambda: self._context.ledger.release(self._run))
         self._context.signals.notify(self._run.id)
 
-    async def _work_while_owned(self) -> Failure | None:
-        """Returns why the run failed, or None: it came to its end, or is to be cancelled."""
+    async def _work_while_owned(self) -> _WorkEnd:
+        """Returns how the work ended."""
         work = asyncio.create_task(self._traced_work(), name="run-work")
-        beat = asyncio.create_task(self._beat_until_cancelled(), name="run-beat")
+        beat = asyncio.create_task(self._beat(), name="run-beat")
         try:
-            await asyncio.wait((work, beat), return_when=asyncio.FIRST_COMPLETED)
-            return _failure_of(work if work.done() else beat)
+            await _first_of(work, beat, self._stop.wait())
+            if not (work.done() or beat.done() or self._stop.reason is StopReason.CANCEL):
+                # Batches in flight come to their end, which is worth a while, not any time.
+                await _first_of(
+                    work,
+                    beat,
+                    self._stop.wait_for_cancel(),
+                    seconds=self._context.settings.pause_grace_seconds,
+                )
+            return self._end_of(work, beat)
         finally:
             for task in (work, beat):
                 task.cancel()
             await asyncio.gather(work, beat, return_exceptions=True)
 
-    async def _beat_until_cancelled(self) -> None:
-        """Returns when a cancel is asked for. Raises RunOwnershipLostError."""
+    def _end_of(self, work: asyncio.Task[bool], beat: asyncio.Task[None]) -> _WorkEnd:
+        """Returns what is to become of the run; a wish to pause undoes no work that is done."""
+        if work.done():
+            failure = _failure_of(work)
+            if failure is not None or work.result():
+                return _WorkEnd(failure)
+        elif beat.done():
+            return _WorkEnd(_failure_of(beat))
+        reason = self._stop.reason
+        assert reason is not None, "work that is not done ends because it was asked to"
+        return _WorkEnd(None, None if reason is StopReason.CANCEL else reason)
+
+    async def _beat(self) -> None:
+        """Prolongs the lease, and tells what is asked of the run. Raises RunOwnershipLostError."""
         interval_seconds = self._context.settings.lease_seconds / _BEATS_PER_LEASE
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval_seconds):
-                    await self._cancel.wait()
-                    return
-            if await retry_transient(lambda: self._context.ledger.beat(self._run)):
-                return
+                    await self._nudged.wait()
+            self._nudged.clear()
+            wishes = await retry_transient(lambda: self._context.ledger.beat(self._run))
+            self.tell(RunState.CANCELLING if wishes.cancel else wishes.state)
+            if wishes.give_way:
+                self._stop.ask(StopReason.GIVE_WAY)
 
-    async def _traced_work(self) -> None:
+    async def _traced_work(self) -> bool:
         with tracer().start_as_current_span(
             "lodestone.indexer.run", attributes={"lodestone.run": str(self._run.id)}
         ):
-            await self._work()
+            return await self._work()
 
-    async def _work(self) -> None:
+    async def _work(self) -> bool:
+        """Returns whether the run came to its end; false when it was stopped before."""
         context = self._context
         if self._run.cancel_requested:
-            return
+            return False
         workspace = await context.workspaces.get(self._run.workspace_name)
         remote, model = await self._activate_model()
         planner = Planner(
@@ -138,6 +192,7 @@ class RunExecution:
             io=context.io,
             files=context.files,
             ledger=context.ledger,
+            marks=context.marks,
             settings=context.settings,
             on_progress=self._notify,
         )
@@ -150,14 +205,29 @@ class RunExecution:
             embed=context.embed,
             gate=context.gate,
             nodes=context.nodes,
+            turns=context.turns,
+            stop=self._stop,
             replan=planner.replan,
             settings=context.settings,
             on_progress=self._notify,
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(embedder.run(), name="embedder")
-            await planner.plan()
-            embedder.no_more_nodes()
+            embedding = group.create_task(embedder.run(), name="embedder")
+            if await self._plan_unless_stopped(planner):
+                embedder.no_more_nodes()
+        return embedding.result()
+
+    async def _plan_unless_stopped(self, planner: Planner) -> bool:
+        """Returns whether the plan is finished; one that breaks off is made again later."""
+        plan = asyncio.create_task(planner.plan(), name="planner")
+        try:
+            await _first_of(plan, self._stop.wait())
+            if plan.done():
+                plan.result()
+            return plan.done()
+        finally:
+            plan.cancel()
+            await asyncio.gather(plan, return_exceptions=True)
 
     async def _activate_model(self) -> tuple[EmbedModel, RegisteredModel]:
         context = self._context
@@ -171,7 +241,23 @@ class RunExecution:
         self._context.signals.notify(self._run.id)
 
 
-def _failure_of(work: asyncio.Task[None]) -> Failure | None:
+async def _first_of(
+    *waits: asyncio.Task[Any] | Coroutine[Any, Any, None], seconds: float | None = None
+) -> None:
+    """Returns once one of the tasks or waits has ended, or the time is over; ends the waits."""
+    tasks = [
+        wait if isinstance(wait, asyncio.Task) else asyncio.create_task(wait) for wait in waits
+    ]
+    own = [task for task, wait in zip(tasks, waits, strict=True) if task is not wait]
+    try:
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in own:
+            task.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
+
+
+def _failure_of(work: asyncio.Task[Any]) -> Failure | None:
     """Returns the failure that a task ended with; raises what is no failure of the run."""
     error = work.exception()
     while isinstance(error, ExceptionGroup):

@@ -46,6 +46,7 @@ _KINDS = {
     parse_service_pb2.NODE_KIND_WINDOW: NodeKind.WINDOW,
 }
 _MOST_REFS = 1000
+_PROBE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,31 +78,49 @@ class ScanBatch:
 class IoClient:
     """Calls io; every call has a deadline."""
 
-    def __init__(self, channel: grpc.aio.Channel, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        timeout_seconds: float,
+        *,
+        parse_seconds: float = 120.0,
+        fetch_seconds: float = 30.0,
+    ) -> None:
         self._scan = scan_service_pb2_grpc.ScanServiceStub(channel)
         self._parse = parse_service_pb2_grpc.ParseServiceStub(channel)
         self._snippets = snippet_service_pb2_grpc.SnippetServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._parse_seconds = parse_seconds
+        self._fetch_seconds = fetch_seconds
 
-    async def recipe(self) -> str:
+    async def probe(self) -> None:
+        """Returns soon when io answers. Raises DependencyUnavailableError."""
+        await self.recipe(min(_PROBE_SECONDS, self._timeout_seconds))
+
+    async def recipe(self, timeout_seconds: float | None = None) -> str:
         """Returns the version of the rules by which io cuts files."""
         try:
             response = await self._parse.ListLanguages(
-                parse_service_pb2.ListLanguagesRequest(page_size=1), timeout=self._timeout_seconds
+                parse_service_pb2.ListLanguagesRequest(page_size=1),
+                timeout=timeout_seconds or self._timeout_seconds,
             )
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "io")
             raise
         return str(response.recipe)
 
-    async def scan(self, tree: Tree, exclude: Sequence[str]) -> AsyncGenerator[ScanBatch]:
-        """Yields the tree's files in byte order of their paths.
+    async def scan(
+        self, tree: Tree, exclude: Sequence[str], include: Sequence[str] = ()
+    ) -> AsyncGenerator[ScanBatch]:
+        """Yields the tree's files in byte order of their paths, all or those to include.
 
         Raises:
             TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
         """
-        request = scan_service_pb2.ScanTreeRequest(tree=_tree(tree), exclude=exclude)
+        request = scan_service_pb2.ScanTreeRequest(
+            tree=_tree(tree), exclude=exclude, include=include
+        )
         responses = aiter(self._scan.ScanTree(request))
         try:
             while True:
@@ -140,7 +159,7 @@ class IoClient:
         )
         outcomes: dict[int, ParseOutcome] = {}
         try:
-            async for response in self._parse.ParseFiles(request, timeout=self._timeout_seconds):
+            async for response in self._parse.ParseFiles(request, timeout=self._parse_seconds):
                 if response.index >= len(files) or response.index in outcomes:
                     raise PayloadMismatchError("io answered for a file that was not asked for.")
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
@@ -163,7 +182,7 @@ class IoClient:
             tree=_tree(tree), refs=[_content_ref(node) for node in nodes]
         )
         try:
-            response = await self._snippets.ReadContents(request, timeout=self._timeout_seconds)
+            response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "io")
             return [call_failure(error)] * len(nodes)

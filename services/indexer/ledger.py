@@ -1,233 +1,138 @@
-"""The ledger of runs: the one class that writes their rows and outcomes."""
+"""The ledger of runs: the one class that writes their rows, scopes and outcomes.
+
+Its statements stand in `storage/run_*.py`, which nothing else imports to write.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from services.indexer.errors import RequestIdReusedError, RunOwnershipLostError
-from services.indexer.storage.run_end import end_run, release_nodes
-from services.indexer.storage.run_rows import (
-    COUNTERS,
-    HELD,
-    SELECT_RUNS,
-    key_of,
-    outcome_of,
-    run_of,
+import asyncpg
+
+from services.indexer.errors import RunOwnershipLostError
+from services.indexer.storage import (
+    marks,
+    run_create,
+    run_progress,
+    run_retention,
+    run_scope,
+    run_wishes,
 )
-from services.indexer.storage.run_takeover import end_stale, lock_oldest, set_baseline, take_over
-from services.runtime.errors import NotFoundError, StateConflictError
+from services.indexer.storage.run_end import end_run, release_nodes
+from services.indexer.storage.run_reader import RunReader
+from services.indexer.storage.run_rows import HELD, SELECT_RUNS, key_of, run_of
+from services.indexer.storage.run_takeover import end_stale, lock_next, settle_pause, take_over
+from services.indexer.transitions import RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
-    from services.indexer.model import Failure, Outcome, Run, RunCounters, RunMode, WorkspaceId
+    from services.indexer.model import (
+        Failure,
+        FileId,
+        ModelId,
+        Outcome,
+        Run,
+        RunCounters,
+        WorkspaceId,
+    )
+    from services.indexer.run_spec import IfRunning, RunSpec, RunWishes
     from services.indexer.storage.database import Connection, Database
-    from services.indexer.transitions import RunState
+    from services.indexer.storage.run_retention import RetentionRules
 
 _MOST_WARNINGS = 100
+_MOST_RACES = 10
+"""Times that a take is tried again because another replica took a run of the same workspace."""
 
 
-class RunLedger:
+class RunLedger(RunReader):
     """Creates, takes, feeds and ends runs."""
 
     def __init__(self, database: Database, owner: UUID, lease_seconds: float) -> None:
-        self._database = database
+        super().__init__(database)
         self._owner = owner
         self._lease_seconds = lease_seconds
+        self.on_state: Callable[[UUID, RunState], None] = lambda _run_id, _state: None
+        """Is told the state of a run whenever its owner writes: so a wish is seen at once."""
 
     async def create(
-        self,
-        workspace_id: WorkspaceId,
-        request_id: UUID,
-        mode: RunMode,
-        exclude: Sequence[str],
-        *,
-        join: bool,
+        self, workspace_id: WorkspaceId, request_id: UUID, spec: RunSpec, if_running: IfRunning
     ) -> tuple[Run, bool]:
-        """Queues a run; returns it and whether this call queued it.
-
-        While a run of the workspace is not finished, returns that one when `join`.
+        """Queues a run; returns it, or the one that it joins, and whether this call queued it.
 
         Raises:
             RequestIdReusedError: the request id came with another request before.
-            StateConflictError: another run is not finished, and `join` is false.
+            StateConflictError: another run is not finished, and this one may not join or wait.
+            OverloadedError: too many runs of the workspace wait.
         """
-        digest = hashlib.sha256(json.dumps([mode, list(exclude)]).encode()).digest()
         async with self._database.transaction() as connection:
-            # One creator at a time per workspace: the row is the lock.
-            held = await connection.fetchval(
-                "SELECT true FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id
+            return await run_create.create_run(
+                connection, workspace_id, request_id, spec, if_running
             )
-            if not held:
-                raise NotFoundError("The workspace was deleted meanwhile.")
-            earlier = await connection.fetchrow(
-                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.request_id = $2",
-                workspace_id,
-                request_id,
-            )
-            if earlier is not None:
-                if earlier["request_digest"] != digest:
-                    raise RequestIdReusedError(
-                        "This request id was used with another request.",
-                        metadata={"request_id": str(request_id)},
-                    )
-                return run_of(earlier), False
-            unfinished = await connection.fetchrow(
-                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.finished_at IS NULL", workspace_id
-            )
-            if unfinished is not None:
-                if not join:
-                    raise StateConflictError(
-                        "A run of this workspace is not finished.",
-                        metadata={"state": unfinished["state"], "allowed": "finished"},
-                    )
-                return run_of(unfinished), False
-            run_id = await connection.fetchval(
-                """
-                INSERT INTO runs (workspace_id, request_id, request_digest, mode, exclude)
-                VALUES ($1, $2, $3, $4, $5) RETURNING id
-                """,
-                workspace_id,
-                request_id,
-                digest,
-                mode,
-                list(exclude),
-            )
-            row = await connection.fetchrow(
-                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2", workspace_id, run_id
-            )
-        assert row is not None
-        return run_of(row), True
 
-    async def get(self, workspace_name: str, run_id: UUID) -> Run:
-        """Returns a run. Raises NotFoundError."""
-        async with self._database.connection() as connection:
-            row = await connection.fetchrow(
-                f"{SELECT_RUNS} WHERE w.name = $1 AND r.id = $2", workspace_name, run_id
-            )
-        if row is None:
-            name = f"workspaces/{workspace_name}/indexRuns/{run_id}"
-            raise NotFoundError(f"There is no run {name}.", metadata={"resource": name})
-        return run_of(row)
+    async def retry(self, run: Run, request_id: UUID) -> tuple[Run, bool]:
+        """Queues a run over what is left of a finished one, as `create`."""
+        async with self._database.transaction() as connection:
+            return await run_create.create_retry(connection, run, request_id)
 
-    async def page(
-        self, workspace_id: WorkspaceId | None, before_seq: int, limit: int
-    ) -> list[Run]:
-        """Returns runs, newest first, those older than a sequence number."""
-        async with self._database.connection() as connection:
-            if workspace_id is None:
-                rows = await connection.fetch(
-                    f"{SELECT_RUNS} WHERE r.seq < $1 ORDER BY r.seq DESC LIMIT $2",
-                    before_seq,
-                    limit,
-                )
-            else:
-                rows = await connection.fetch(
-                    f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.seq < $2 "
-                    "ORDER BY r.seq DESC LIMIT $3",
-                    workspace_id,
-                    before_seq,
-                    limit,
-                )
-        return [run_of(row) for row in rows]
+    async def request_pause(self, run: Run) -> None:
+        """Asks for a pause. Raises StateConflictError."""
+        async with self._database.transaction() as connection:
+            await run_wishes.pause(connection, run)
 
-    async def outcomes(
-        self,
-        run: Run,
-        results: Sequence[str],
-        after: tuple[str, str, int],
-        limit: int,
-    ) -> list[Outcome]:
-        """Returns outcomes in path order, those after (path, entity, node id)."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(
-                """
-                SELECT * FROM run_outcomes
-                WHERE workspace_id = $1 AND run_id = $2
-                  AND (path, entity, node_id) > ($3, $4, $5)
-                  AND (cardinality($6::text[]) = 0 OR result = ANY ($6))
-                ORDER BY path, entity, node_id LIMIT $7
-                """,
-                run.workspace_id,
-                run.id,
-                *after,
-                list(results),
-                limit,
-            )
-        return [outcome_of(row) for row in rows]
+    async def request_resume(self, run: Run) -> None:
+        """Ends a pause. Raises StateConflictError."""
+        async with self._database.transaction() as connection:
+            await run_wishes.resume(connection, run)
 
     async def request_cancel(self, run: Run) -> None:
         """Asks for the end of a run; one that nobody owns ends at once. No effect on ended ones."""
-        async with self._database.connection() as connection:
-            await connection.execute(
-                """
-                UPDATE runs SET cancel_requested_at = coalesce(cancel_requested_at, now()),
-                  state = CASE WHEN owner IS NULL THEN 'cancelled' ELSE 'cancelling' END,
-                  finished_at = CASE WHEN owner IS NULL THEN now() END,
-                  updated_at = now(), version = version + 1
-                WHERE workspace_id = $1 AND id = $2 AND finished_at IS NULL
-                """,
-                run.workspace_id,
-                run.id,
-            )
+        async with self._database.transaction() as connection:
+            await run_wishes.cancel(connection, run)
 
-    async def take(self, max_attempts: int) -> Run | None:
-        """Takes the oldest run that waits or whose owner stopped beating, with a new fence.
+    async def take(self, max_attempts: int, least_priority: int = 0) -> Run | None:
+        """Takes the first run that waits or whose owner stopped beating, with a new fence.
 
         A run that was taken too often ends stale instead: it must be what stops its owners.
         """
-        async with self._database.transaction() as connection:
-            while (row := await lock_oldest(connection)) is not None:
-                if row["attempt"] < max_attempts:
-                    break
-                await end_stale(connection, row)
-            if row is None:
-                return None
-            await take_over(connection, row, self._owner, self._lease_seconds)
-            taken = await connection.fetchrow(
-                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2",
-                row["workspace_id"],
-                row["id"],
-            )
-        assert taken is not None
-        return run_of(taken)
+        for _ in range(_MOST_RACES):
+            try:
+                return await self._take(max_attempts, least_priority)
+            except asyncpg.UniqueViolationError:
+                continue  # another replica took another run of this workspace just now
+        return None
 
-    async def beat(self, run: Run) -> bool:
-        """Prolongs the lease of a run and of its nodes; returns whether a cancel was asked for.
+    async def _take(self, max_attempts: int, least_priority: int) -> Run | None:
+        async with self._database.transaction() as connection:
+            while (run := await lock_next(connection, least_priority)) is not None:
+                if run.state is RunState.PAUSING:
+                    await settle_pause(connection, run)
+                elif run.attempt >= max_attempts:
+                    await end_stale(connection, run)
+                else:
+                    break
+            if run is None:
+                return None
+            await take_over(connection, run, self._owner, self._lease_seconds)
+            row = await connection.fetchrow(
+                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2", run.workspace_id, run.id
+            )
+        assert row is not None
+        return run_of(row)
+
+    async def beat(self, run: Run) -> RunWishes:
+        """Prolongs the lease of a run and of its nodes; returns what is asked of the run.
 
         Raises:
             RunOwnershipLostError: another replica took the run.
         """
         async with self._database.connection() as connection:
-            row = await connection.fetchrow(
-                f"""
-                UPDATE runs SET lease_until = now() + make_interval(secs => $4)
-                WHERE {HELD} RETURNING cancel_requested_at IS NOT NULL AS cancel
-                """,
-                *key_of(run),
-                self._lease_seconds,
-            )
-            if row is None:
-                raise lost(run)
-            # A statement of its own that waits for no row: commits lock nodes first and the run
-            # last, so whoever has the run's row must not wait for a node's.
-            await connection.execute(
-                """
-                UPDATE nodes SET lease_until = now() + make_interval(secs => $3)
-                WHERE workspace_id = $1 AND id IN (
-                  SELECT id FROM nodes
-                  WHERE workspace_id = $1 AND status = 'processing' AND lease_owner = $2
-                  FOR UPDATE SKIP LOCKED)
-                """,
-                run.workspace_id,
-                self._owner,
-                self._lease_seconds,
-            )
-        return bool(row["cancel"])
+            wishes = await run_progress.beat(connection, run, self._owner, self._lease_seconds)
+        if wishes is None:
+            raise lost(run)
+        return wishes
 
     async def add(
         self,
@@ -243,25 +148,11 @@ class RunLedger:
         Raises:
             RunOwnershipLostError: another replica took the run; the transaction must not commit.
         """
-        await self._record_outcomes(connection, run, list(outcomes))
-        sums = ", ".join(f"{name} = {name} + ${i}" for i, name in enumerate(COUNTERS, start=5))
-        held = await connection.fetchval(
-            f"""
-            UPDATE runs SET {sums}, version = version + 1, updated_at = now(),
-              stage_seconds = stage_seconds || (
-                SELECT coalesce(jsonb_object_agg(key,
-                  coalesce((stage_seconds ->> key)::float8, 0) + value::float8), '{{}}')
-                FROM jsonb_each_text($4::jsonb))
-            WHERE {HELD} RETURNING true
-            """,
-            run.workspace_id,
-            run.id,
-            run.fence,
-            json.dumps(dict(stage_seconds or {})),
-            *dataclasses.astuple(counters),
-        )
-        if not held:
+        await run_progress.record_outcomes(connection, run, list(outcomes))
+        state = await run_progress.add(connection, run, counters, stage_seconds or {})
+        if state is None:
             raise lost(run)
+        self.on_state(run.id, state)
 
     async def record(
         self,
@@ -277,6 +168,36 @@ class RunLedger:
                 connection, run, counters, stage_seconds=stage_seconds, outcomes=outcomes
             )
 
+    async def cover_paths(self, run: Run, paths: Sequence[str]) -> None:
+        """Puts the nodes of files into the run's scope, and counts them.
+
+        Raises:
+            RunOwnershipLostError: another replica took the run; nothing was changed.
+        """
+        async with self._database.transaction() as connection:
+            counters = await run_scope.cover_paths(connection, run, paths)
+            await self.add(connection, run, counters)
+
+    async def cover_files(
+        self, connection: Connection, run: Run, files: Sequence[FileId]
+    ) -> RunCounters:
+        """Puts the nodes of parsed files into the run's scope, in the caller's transaction.
+
+        Returns what is to be counted. The caller adds it, and so finds out a lost run.
+        """
+        return await run_scope.cover_files(connection, run, files)
+
+    async def put_back_marked(self, run: Run, model_id: ModelId) -> None:
+        """Sends nodes that a check marked back to the queue, into the scope of a repair run.
+
+        Raises:
+            RunOwnershipLostError: another replica took the run; nothing was changed.
+        """
+        async with self._database.transaction() as connection:
+            nodes = await marks.put_back(connection, run.workspace_id, model_id)
+            await run_scope.give_nodes(connection, run.workspace_id, run.id, nodes)
+            await self.rebase(connection, run)
+
     async def finish_scan(
         self, run: Run, skipped_by_reason: Mapping[str, int], warnings: Sequence[str]
     ) -> None:
@@ -284,17 +205,28 @@ class RunLedger:
         shown = list(warnings[:_MOST_WARNINGS])
         if len(warnings) > _MOST_WARNINGS:
             shown.append(f"{len(warnings) - _MOST_WARNINGS} more warnings are not shown.")
-        await self._change(
-            run,
-            "scan_finished = true, phase = 'parse', skipped_by_reason = $4::jsonb, "
-            "warnings = warnings || $5::text[]",
-            json.dumps(dict(skipped_by_reason)),
-            shown,
-        )
+        async with self._database.connection() as connection:
+            held = await run_progress.change(
+                connection,
+                run,
+                "scan_finished = true, phase = 'parse', skipped_by_reason = $4::jsonb, "
+                "warnings = warnings || $5::text[]",
+                json.dumps(dict(skipped_by_reason)),
+                shown,
+            )
+        if not held:
+            raise lost(run)
 
     async def finish_plan(self, run: Run) -> None:
         """Records that every node is known. Raises RunOwnershipLostError."""
-        await self._change(run, "nodes_total_final = true, phase = 'embed'")
+        async with self._database.transaction() as connection:
+            held = await run_progress.change(
+                connection, run, "nodes_total_final = true, phase = 'embed'"
+            )
+            if not held:
+                raise lost(run)
+            if run.is_scoped:
+                await run_scope.set_baseline(connection, run.workspace_id, run.id, scoped=True)
 
     async def rebase(self, connection: Connection, run: Run) -> None:
         """Counts the nodes anew, inside the caller's transaction. Raises RunOwnershipLostError."""
@@ -303,28 +235,26 @@ class RunLedger:
         )
         if not held:
             raise lost(run)
-        await set_baseline(connection, run.workspace_id, run.id)
+        await run_scope.set_baseline(connection, run.workspace_id, run.id, scoped=run.is_scoped)
 
     async def release(self, run: Run) -> None:
-        """Puts a run back in the queue for another owner, as one that was never taken now.
+        """Puts a run back for another owner, as one that was never taken now.
 
-        Its nodes go back without burning an attempt. Does nothing when the run was lost.
+        It is paused when that was asked for, else it waits in the queue; one that is being
+        cancelled ends. Its nodes go back without burning an attempt. Does nothing when the run was
+        lost.
         """
         async with self._database.transaction() as connection:
-            held = await connection.fetchval(
-                f"""
-                UPDATE runs SET version = version + 1, updated_at = now(), owner = NULL,
-                  lease_until = NULL, attempt = attempt - 1,
-                  state = CASE state WHEN 'cancelling' THEN 'cancelled'
-                    WHEN 'pausing' THEN 'paused' ELSE 'queued' END,
-                  finished_at = CASE WHEN state = 'cancelling' THEN now() END
-                WHERE {HELD} RETURNING true
-                """,
+            row = await connection.fetchrow(
+                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2 FOR UPDATE OF r",
                 run.workspace_id,
                 run.id,
-                run.fence,
             )
-            if held:
+            if row is None or row["fence"] != run.fence or row["owner"] is None:
+                return
+            if row["state"] == RunState.CANCELLING:
+                await end_run(connection, run_of(row), None)
+            elif await run_progress.release(connection, run):
                 await release_nodes(connection, run)
 
     async def finish(self, run: Run, failure: Failure | None) -> RunState:
@@ -334,57 +264,21 @@ class RunLedger:
             RunOwnershipLostError: another replica took the run.
         """
         async with self._database.transaction() as connection:
-            row = await connection.fetchrow(
-                f"SELECT * FROM runs WHERE {HELD} FOR UPDATE", *key_of(run)
-            )
-            if row is None:
-                raise lost(run)
-            return await end_run(connection, run, row, failure)
-
-    async def _change(self, run: Run, assignments: str, *arguments: Any) -> None:
-        async with self._database.connection() as connection:
             held = await connection.fetchval(
-                f"UPDATE runs SET {assignments}, version = version + 1, updated_at = now() "
-                f"WHERE {HELD} RETURNING true",
-                *key_of(run),
-                *arguments,
+                f"SELECT true FROM runs WHERE {HELD} FOR UPDATE", *key_of(run)
             )
-        if not held:
-            raise lost(run)
+            if not held:
+                raise lost(run)
+            row = await connection.fetchrow(
+                f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2", run.workspace_id, run.id
+            )
+            assert row is not None
+            return await end_run(connection, run_of(row), failure)
 
-    async def _record_outcomes(
-        self, connection: Connection, run: Run, outcomes: Sequence[Outcome]
-    ) -> None:
-        if not outcomes:
-            return
-        await connection.executemany(
-            """
-            INSERT INTO run_outcomes (workspace_id, run_id, entity, path, node_id, qualified_name,
-              result, stage, error_reason, error_message, attempts, duration_seconds)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-            ON CONFLICT (workspace_id, run_id, path, entity, node_id) DO UPDATE SET
-              result = excluded.result, stage = excluded.stage,
-              error_reason = excluded.error_reason, error_message = excluded.error_message,
-              attempts = excluded.attempts, recorded_at = now()
-            """,
-            [
-                (
-                    run.workspace_id,
-                    run.id,
-                    item.entity,
-                    item.path,
-                    item.node_id,
-                    item.qualified_name,
-                    item.result,
-                    item.stage,
-                    item.failure.reason if item.failure else None,
-                    item.failure.message if item.failure else None,
-                    item.attempts,
-                    item.duration_seconds,
-                )
-                for item in outcomes
-            ],
-        )
+    async def forget_old(self, rules: RetentionRules) -> int:
+        """Removes a bounded number of finished runs that need not be kept; returns how many."""
+        async with self._database.transaction() as connection:
+            return await run_retention.forget_old(connection, rules)
 
 
 def lost(run: Run) -> RunOwnershipLostError:

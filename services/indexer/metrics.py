@@ -16,6 +16,7 @@ STAGE_SECONDS = Histogram(
 DISPATCH_ERRORS = Counter(
     "lodestone_indexer_dispatch_errors_total", "Times that taking a run failed unexpectedly."
 )
+UPKEEP_ROWS = Counter("lodestone_indexer_upkeep_rows_total", "Rows of old runs that were removed.")
 SEARCHES = Counter("lodestone_indexer_searches_total", "Searches, by outcome.", ["outcome"])
 SEARCH_SECONDS = Histogram(
     "lodestone_indexer_search_seconds",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from services.indexer.run_spec import RunPhase, RunPriority
     from services.indexer.transitions import RunState
 
 WorkspaceId = NewType("WorkspaceId", int)
@@ -48,6 +49,9 @@ class RunMode(StrEnum):
 
     FULL = "full"
     INCREMENTAL = "incremental"
+    SCOPED = "scoped"
+    REPAIR = "repair"
+    EMBED_ONLY = "embed_only"
 
 
 class OutcomeResult(StrEnum):
@@ -277,8 +281,13 @@ class Run:
     id: UUID
     seq: int
     mode: RunMode
+    priority: RunPriority
     exclude: tuple[str, ...]
+    paths: tuple[str, ...]
+    """Paths and globs of a scoped run."""
+    retry_of: UUID | None
     state: RunState
+    phase: RunPhase
     attempt: int
     fence: int
     created_at: datetime
@@ -299,6 +308,11 @@ class Run:
     def name(self) -> str:
         """Resource name."""
         return f"workspaces/{self.workspace_name}/indexRuns/{self.id}"
+
+    @property
+    def is_scoped(self) -> bool:
+        """Whether it covers named files and nodes alone."""
+        return self.mode in {RunMode.SCOPED, RunMode.REPAIR}
 
 
 @dataclass(frozen=True, slots=True)

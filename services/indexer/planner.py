@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
-from services.indexer.errors import PayloadMismatchError
+from services.indexer.budgets import ItemBudget
 from services.indexer.model import (
     Failure,
-    KnownFile,
     Outcome,
     OutcomeResult,
     ParsedFile,
@@ -23,40 +20,24 @@ from services.indexer.model import (
     Signature,
 )
 from services.indexer.patience import Patience
-from services.runtime.errors import DependencyUnavailableError
+from services.indexer.scope import PathScope, literal
+from services.indexer.tree_diff import TreeDiff
 from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from services.indexer.io_client import IoClient, ScanBatch, ScannedFile
+    from services.indexer.io_client import IoClient
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import RegisteredModel, ScanSummary, Tree
+    from services.indexer.model import RegisteredModel, Tree
     from services.indexer.settings import IndexerSettings
     from services.indexer.storage.files import FileStore
+    from services.indexer.storage.marks import MarkStore
+    from services.indexer.tree_diff import FileToParse
 
-_PAGE_FILES = 2000
 _REMOVE_BATCH_FILES = 200
 _GONE = "ERROR_REASON_FILE_NOT_FOUND"
 _TIMEOUT = "ERROR_REASON_TIMEOUT"
-
-
-@dataclass
-class _ScanState:
-    """What a scan has found so far."""
-
-    known: AsyncIterator[KnownFile]
-    current: KnownFile | None = None
-    gone: list[str] = field(default_factory=list)
-    changed: list[tuple[str, bytes]] = field(default_factory=list)
-    unknown_folders: list[str] = field(default_factory=list)
-    unknown_files: set[str] = field(default_factory=set)
-    warnings: list[str] = field(default_factory=list)
-    last_path: str = ""
-    """Where the scan has come to; if it breaks off, the next one goes on behind it."""
-
-    walked: str = ""
-    """The last path that the current walk told, to see that its order is right."""
 
 
 class Planner:
@@ -71,6 +52,7 @@ class Planner:
         io: IoClient,
         files: FileStore,
         ledger: RunLedger,
+        marks: MarkStore,
         settings: IndexerSettings,
         on_progress: Callable[[], None],
     ) -> None:
@@ -80,28 +62,35 @@ class Planner:
         self._io = io
         self._files = files
         self._ledger = ledger
+        self._marks = marks
         self._settings = settings
         self._on_progress = on_progress
         self._patience = Patience(settings.dependency_patience_seconds)
+        self._budget = ItemBudget(self._patience, io.probe)
         self._recipe = ""
+        self._failed: set[str] = set()
 
     async def plan(self) -> None:
-        """Returns when every file is looked at and every node known.
+        """Returns when every file of the run is looked at and every node known.
 
         Raises:
             TreeUnavailableError: the tree cannot be scanned; nothing was removed.
             DependencyUnavailableError: io did not answer for too long.
         """
         self._recipe = f"{await self._patience.call(self._io.recipe)}/{self._model.max_tokens}"
-        batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None] = asyncio.Queue(
-            maxsize=4 * self._settings.parse_batches_in_flight
-        )
-        async with asyncio.TaskGroup() as group:
-            for number in range(self._settings.parse_batches_in_flight):
-                group.create_task(self._parse_batches(batches), name=f"parse-{number}")
-            await self._scan(batches)
-            for _ in range(self._settings.parse_batches_in_flight):
-                await batches.put(None)
+        repair = self._run.mode is RunMode.REPAIR
+        marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
+        entries = [*self._run.paths, *map(literal, marked)]
+        scope = PathScope(entries) if self._run.is_scoped else None
+        if repair:
+            await self._ledger.put_back_marked(self._run, self._model.id)
+        if self._run.mode is RunMode.EMBED_ONLY or (scope is not None and not scope):
+            await self._ledger.finish_scan(self._run, {}, ())  # nodes alone are wanted
+        else:
+            await self._scan_and_parse(scope)
+        # What failed stays marked.
+        done = [path for path in marked if path not in self._failed]
+        await self._marks.clear_files(self._run.workspace_id, done)
         await self._ledger.finish_plan(self._run)
         self._on_progress()
 
@@ -109,126 +98,58 @@ class Planner:
         """Parses files again that changed while their nodes were being embedded."""
         await self._parse([(path, b"") for path in paths])
 
-    async def _scan(self, batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None]) -> None:
-        """Walks tree and table side by side, both in byte order, so neither is held in memory."""
+    async def _scan_and_parse(self, scope: PathScope | None) -> None:
+        batches: asyncio.Queue[Sequence[FileToParse] | None] = asyncio.Queue(
+            maxsize=4 * self._settings.parse_batches_in_flight
+        )
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._settings.parse_batches_in_flight):
+                group.create_task(self._parse_batches(batches), name=f"parse-{number}")
+            await self._scan(scope, batches)
+            for _ in range(self._settings.parse_batches_in_flight):
+                await batches.put(None)
+
+    async def _scan(
+        self, scope: PathScope | None, batches: asyncio.Queue[Sequence[FileToParse] | None]
+    ) -> None:
+        async def send(files: Sequence[FileToParse]) -> None:
+            self._on_progress()
+            await batches.put(files)
+
+        diff = TreeDiff(
+            self._run,
+            self._tree,
+            self._recipe,
+            scope,
+            io=self._io,
+            files=self._files,
+            ledger=self._ledger,
+            patience=self._patience,
+            batch_files=self._settings.parse_batch_files,
+            send=send,
+        )
         started = time.perf_counter()
-        state = _ScanState(known=self._known_files())
-        state.current = await anext(state.known, None)
         with tracer().start_as_current_span("lodestone.indexer.scan"):
-            summary = await self._walk_to_the_end(state, batches)
-        while state.current is not None:
-            state.gone.append(state.current.path)
-            state.current = await anext(state.known, None)
-        await self._send(state, batches, 0, flush=True)
+            result = await diff.find()
         seconds = time.perf_counter() - started
         metrics.STAGE_SECONDS.labels("scan").observe(seconds)
         await self._ledger.record(self._run, RunCounters(), stage_seconds={"scan": seconds})
-        await self._ledger.finish_scan(self._run, summary.skipped, state.warnings)
-        await self._remove(state)
+        await self._ledger.finish_scan(self._run, result.skipped, result.warnings)
+        for start in range(0, len(result.gone), _REMOVE_BATCH_FILES):
+            await self._files.remove(self._run, result.gone[start : start + _REMOVE_BATCH_FILES])
         self._on_progress()
 
-    async def _walk_to_the_end(
-        self, state: _ScanState, batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None]
-    ) -> ScanSummary:
-        """Walks again while io goes away, as long as each walk comes further than the last."""
-        while True:
-            before = state.last_path
-            try:
-                return await self._patience.call(lambda: self._walk(state, batches))
-            except DependencyUnavailableError:
-                if state.last_path == before:
-                    raise
-
-    async def _walk(
-        self, state: _ScanState, batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None]
-    ) -> ScanSummary:
-        """Compares the whole tree; called again, it goes on after the last path that it saw."""
-        summary = None
-        # What an earlier walk could not look at is seen again, or can be looked at by now.
-        state.warnings, state.unknown_folders, state.unknown_files = [], [], set()
-        walked_before, state.walked = state.last_path, ""
-        async with contextlib.aclosing(self._io.scan(self._tree, self._run.exclude)) as scan:
-            async for batch in scan:
-                _note_warnings(state, batch)
-                _check_order(state, batch)
-                files = [item for item in batch.files if item.path > walked_before]
-                for scanned in files:
-                    await self._compare(state, scanned)
-                await self._send(state, batches, len(files))
-                summary = batch.summary or summary
-        if summary is None:
-            raise PayloadMismatchError("io ended a scan without its summary.")
-        return summary
-
-    async def _known_files(self) -> AsyncIterator[KnownFile]:
-        after = ""
-        while page := await self._files.page(self._run.workspace_id, after, _PAGE_FILES):
-            for file in page:
-                yield file
-            after = page[-1].path
-            if len(page) < _PAGE_FILES:
-                return
-
-    async def _compare(self, state: _ScanState, scanned: ScannedFile) -> None:
-        state.last_path = scanned.path
-        while state.current is not None and state.current.path < scanned.path:
-            state.gone.append(state.current.path)
-            state.current = await anext(state.known, None)
-        known = state.current
-        if known is None or known.path != scanned.path:
-            state.changed.append((scanned.path, b""))
-            return
-        state.current = await anext(state.known, None)
-        if known.recipe != self._recipe:
-            state.changed.append((scanned.path, b""))
-        elif (
-            self._run.mode is RunMode.FULL
-            or not known.signature.settled
-            or not known.signature.same_as(scanned.signature)
-        ):
-            state.changed.append((scanned.path, known.digest))
-
-    async def _send(
-        self,
-        state: _ScanState,
-        batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None],
-        scanned: int,
-        *,
-        flush: bool = False,
-    ) -> None:
-        """Hands changed files on in full batches, and counts."""
-        size = self._settings.parse_batch_files
-        ready = len(state.changed) if flush else len(state.changed) // size * size
-        todo, state.changed = state.changed[:ready], state.changed[ready:]
-        if scanned or todo:
-            counters = RunCounters(files_scanned=scanned, files_to_parse=len(todo))
-            await self._ledger.record(self._run, counters)
-            self._on_progress()
-        for start in range(0, len(todo), size):
-            await batches.put(todo[start : start + size])
-
-    async def _remove(self, state: _ScanState) -> None:
-        """Removes files that are gone; what lies beneath an unreadable folder is not."""
-        folders = tuple(state.unknown_folders)
-        gone = [
-            path
-            for path in state.gone
-            if path not in state.unknown_files and not path.startswith(folders)
-        ]
-        for start in range(0, len(gone), _REMOVE_BATCH_FILES):
-            await self._files.remove(self._run, gone[start : start + _REMOVE_BATCH_FILES])
-
-    async def _parse_batches(
-        self, batches: asyncio.Queue[Sequence[tuple[str, bytes]] | None]
-    ) -> None:
+    async def _parse_batches(self, batches: asyncio.Queue[Sequence[FileToParse] | None]) -> None:
         while (batch := await batches.get()) is not None:
             await self._parse(batch)
 
-    async def _parse(self, files: Sequence[tuple[str, bytes]]) -> None:
+    async def _parse(self, files: Sequence[FileToParse]) -> None:
         started = time.perf_counter()
         with tracer().start_as_current_span("lodestone.indexer.parse"):
-            outcomes = await self._patience.call(
-                lambda: self._io.parse(self._tree, files, self._model.max_tokens)
+            outcomes = await self._budget.call(
+                files,
+                lambda some: self._io.parse(self._tree, some, self._model.max_tokens),
+                _timed_out,
             )
         parsed_at = time.perf_counter()
         with tracer().start_as_current_span("lodestone.indexer.plan"):
@@ -253,6 +174,7 @@ class Planner:
                 gone.append(outcome.path)  # it vanished since the scan
             elif outcome.failure is not None:
                 failed.append(_file_failure(outcome.path, outcome.failure))
+        self._failed.update(outcome.path for outcome in failed)
         if parsed:
             await self._files.apply(self._run, self._model.id, self._recipe, parsed, seconds)
         if seen:
@@ -264,22 +186,10 @@ class Planner:
             await self._ledger.record(self._run, counters, outcomes=failed)
 
 
-def _check_order(state: _ScanState, batch: ScanBatch) -> None:
-    """Raises PayloadMismatchError when paths are not in order: files would look deleted."""
-    for scanned in batch.files:
-        if scanned.path <= state.walked:
-            raise PayloadMismatchError("io told files of a scan out of order.")
-        state.walked = scanned.path
-
-
-def _note_warnings(state: _ScanState, batch: ScanBatch) -> None:
-    for warning in batch.warnings:
-        shown = warning.path or "the tree's top"
-        state.warnings.append(f"{shown} could not be looked at: {warning.failure.message}")
-        if warning.is_directory:
-            state.unknown_folders.append(f"{warning.path}/" if warning.path else "")
-        else:
-            state.unknown_files.add(warning.path)
+def _timed_out(file: FileToParse) -> ParseOutcome:
+    return ParseOutcome(
+        file[0], failure=Failure(_TIMEOUT, "The file was not parsed within its time.")
+    )
 
 
 def _file_failure(path: str, failure: Failure) -> Outcome:

@@ -20,10 +20,11 @@ from services.indexer.transitions import FINISHED_RUN_STATES
 from services.runtime.errors import NotImplementedYetError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.indexer.dispatcher import Dispatcher
     from services.indexer.ledger import RunLedger
+    from services.indexer.model import Run
     from services.indexer.search.engine import SearchEngine
     from services.indexer.signals import RunSignals
     from services.indexer.storage.workspaces import WorkspaceStore
@@ -32,7 +33,6 @@ _NEWEST = (1 << 62) - 1
 _POLL_SECONDS = 1.0
 _HEARTBEAT_POLLS = 10
 _DEFAULT_HITS = 10
-_IF_RUNNING = index_run_service_pb2.CreateIndexRunRequest.IfRunning
 
 
 class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
@@ -124,21 +124,26 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
     async def CreateIndexRun(
         self, request: index_run_service_pb2.CreateIndexRunRequest, context: Any
     ) -> index_run_service_pb2.CreateIndexRunResponse:
-        mode = convert.mode_of(request.mode)
-        if request.if_running == _IF_RUNNING.IF_RUNNING_QUEUE:
-            raise NotImplementedYetError("This version queues no run behind another.")
-        if request.paths:
-            raise NotImplementedYetError("This version has no scoped runs.")
+        spec = convert.spec_of(request)
         workspace = await self._workspaces.get(convert.workspace_id_of(request.parent))
         run, created = await self._ledger.create(
             workspace.id,
             UUID(request.request_id),
-            mode,
-            list(request.exclude),
-            join=request.if_running != _IF_RUNNING.IF_RUNNING_FAIL,
+            spec,
+            convert.if_running_of(request.if_running),
         )
-        self._signals.notify_queued()
+        self._wake()
         return index_run_service_pb2.CreateIndexRunResponse(
+            index_run=convert.run_to_proto(run), created=created
+        )
+
+    async def RetryIndexRun(
+        self, request: index_run_service_pb2.RetryIndexRunRequest, context: Any
+    ) -> index_run_service_pb2.RetryIndexRunResponse:
+        finished = await self._ledger.get(*convert.run_id_of(request.name))
+        run, created = await self._ledger.retry(finished, UUID(request.request_id))
+        self._wake()
+        return index_run_service_pb2.RetryIndexRunResponse(
             index_run=convert.run_to_proto(run), created=created
         )
 
@@ -177,16 +182,38 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
             outcomes=[convert.outcome_to_proto(item) for item in page], next_page_token=token
         )
 
+    async def PauseIndexRun(
+        self, request: index_run_service_pb2.PauseIndexRunRequest, context: Any
+    ) -> index_run_service_pb2.PauseIndexRunResponse:
+        run = await self._ask(request.name, self._ledger.request_pause)
+        return index_run_service_pb2.PauseIndexRunResponse(index_run=convert.run_to_proto(run))
+
+    async def ResumeIndexRun(
+        self, request: index_run_service_pb2.ResumeIndexRunRequest, context: Any
+    ) -> index_run_service_pb2.ResumeIndexRunResponse:
+        run = await self._ask(request.name, self._ledger.request_resume)
+        return index_run_service_pb2.ResumeIndexRunResponse(index_run=convert.run_to_proto(run))
+
     async def CancelIndexRun(
         self, request: index_run_service_pb2.CancelIndexRunRequest, context: Any
     ) -> index_run_service_pb2.CancelIndexRunResponse:
-        workspace_name, run_id = convert.run_id_of(request.name)
-        run = await self._ledger.get(workspace_name, run_id)
-        await self._ledger.request_cancel(run)
-        self._dispatcher.cancel(run_id)
-        self._signals.notify(run_id)
-        run = await self._ledger.get(workspace_name, run_id)
+        run = await self._ask(request.name, self._ledger.request_cancel)
         return index_run_service_pb2.CancelIndexRunResponse(index_run=convert.run_to_proto(run))
+
+    async def _ask(self, name: str, ask: Callable[[Run], Awaitable[None]]) -> Run:
+        """Asks something of a run; returns it as it is then, known to whoever works on it here."""
+        workspace_name, run_id = convert.run_id_of(name)
+        await ask(await self._ledger.get(workspace_name, run_id))
+        run = await self._ledger.get(workspace_name, run_id)
+        self._dispatcher.tell(run_id, run.state)
+        self._signals.notify(run_id)
+        self._wake()
+        return run
+
+    def _wake(self) -> None:
+        """Lets this process look at once; others do within their poll and their beat."""
+        self._signals.notify_queued()
+        self._dispatcher.look_again()
 
     async def WatchIndexRun(
         self, request: index_run_service_pb2.WatchIndexRunRequest, context: Any

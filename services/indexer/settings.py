@@ -35,16 +35,22 @@ class IndexerSettings(ServiceSettings):
     """Most connections to the database."""
 
     database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 60.0
-    """Longest time of one statement."""
+    """Longest time of one statement; a run whose commit needs more is given back and goes on."""
 
     max_concurrent_runs: Annotated[int, Field(ge=1, le=64)] = 2
     """Most runs that this process works on at once."""
+
+    max_interactive_runs: Annotated[int, Field(ge=0, le=64)] = 1
+    """Runs of interactive priority that this process works on beyond that."""
 
     max_run_attempts: Annotated[int, Field(ge=1, le=100)] = 10
     """Times that a run is taken up, before it ends stale."""
 
     lease_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
     """Time after which a run whose owner does not beat is taken over."""
+
+    pause_grace_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Longest time that batches in flight may take when a run pauses or gives way to another."""
 
     parse_batch_files: Annotated[int, Field(ge=1, le=1000)] = 32
     """Files in one request to parse."""
@@ -62,13 +68,28 @@ class IndexerSettings(ServiceSettings):
     """Times that a node is tried, before it ends failed."""
 
     io_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
-    """Longest time of one call to the io service."""
+    """Longest time of one call to the io service, those below aside."""
+
+    parse_budget_seconds: Annotated[float, Field(gt=0, le=3600)] = 120.0
+    """Longest time of one request to parse; a file that needs more alone ends as timed out."""
+
+    fetch_budget_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Longest time of one request for texts; a text that needs more alone ends as timed out."""
 
     embed_timeout_seconds: Annotated[float, Field(gt=0, le=3600)] = 300.0
-    """Longest time of one request to embed."""
+    """Longest time of one request to embed; a text that needs more alone ends as timed out."""
 
     dependency_patience_seconds: Annotated[float, Field(gt=0, le=86400)] = 120.0
     """Time that a run waits for a service that does not answer, before it ends failed."""
 
     search_candidates: Annotated[int, Field(ge=10, le=10_000)] = 200
     """Nodes that each arm of a search hands on."""
+
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    """Days that finished runs and their outcomes are kept at least."""
+
+    retention_runs: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Newest runs of each workspace that are kept however old they are."""
+
+    retention_interval_seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+    """Time between two looks for runs that need not be kept."""

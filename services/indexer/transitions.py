@@ -40,12 +40,14 @@ _FINISHING = frozenset(
 )
 
 RUN_TRANSITIONS: dict[RunState, frozenset[RunState]] = {
-    RunState.QUEUED: frozenset({RunState.RUNNING, RunState.CANCELLED, RunState.STALE}),
+    RunState.QUEUED: frozenset(
+        {RunState.RUNNING, RunState.PAUSED, RunState.CANCELLED, RunState.STALE}
+    ),
     RunState.RUNNING: frozenset(
         {RunState.RUNNING, RunState.QUEUED, RunState.PAUSING, RunState.CANCELLING, *_FINISHING}
     ),
     RunState.PAUSING: frozenset(
-        {RunState.PAUSING, RunState.PAUSED, RunState.CANCELLING, *_FINISHING}
+        {RunState.PAUSED, RunState.RUNNING, RunState.CANCELLING, *_FINISHING}
     ),
     RunState.PAUSED: frozenset({RunState.QUEUED, RunState.CANCELLED}),
     RunState.CANCELLING: frozenset({RunState.CANCELLING, *_FINISHING}),
@@ -68,6 +70,7 @@ OWNED_RUN_STATES = frozenset({RunState.RUNNING, RunState.PAUSING, RunState.CANCE
 def decide_final_state(
     *,
     cancel_requested: bool,
+    abandoned: bool = False,
     stopped_by_failure: bool,
     nodes_left: int,
     nodes_failed: int,
@@ -76,12 +79,15 @@ def decide_final_state(
 ) -> RunState:
     """Returns how a run that came to its end is to be called, from what the database holds.
 
-    Cancelled means that it was asked for before the end, whatever else happened; failed, that the
-    run could not go on. A single file or node that failed, or nodes that are left over, as the data
-    drifted, make no failed run, but no plain success either.
+    Cancelled means that it was asked for before the end, whatever else happened; stale, that its
+    owners stopped again and again; failed, that the run could not go on. A single file or node that
+    failed, or nodes that are left over, as the data drifted, make no failed run, but no plain
+    success either.
     """
     if cancel_requested:
         return RunState.CANCELLED
+    if abandoned:
+        return RunState.STALE
     if stopped_by_failure:
         return RunState.FAILED
     if nodes_left or nodes_failed or files_failed or warnings:

@@ -29,15 +29,15 @@ from services.embed.model import (
     EmbedOptions,
     EncodedText,
     Lane,
-    ModelId,
     Purpose,
     Truncation,
 )
 from services.embed.packing import PackingQueue
 from services.embed.settings import EmbedSettings
 from services.embed.sources import resolve_source
+from services.embed.specs import specs_of
 from services.runtime.errors import LodestoneError
-from tests.bench.code_texts import code_texts
+from tests.bench.corpus import cached_texts
 from tests.bench.figures import figure, say
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ _BAD = "unspeakable"
 
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns all figures; takes about four minutes."""
-    texts = code_texts(scratch, _TEXTS * 4)
+    texts = cached_texts(scratch, _TEXTS * 4)
     results = asyncio.run(_measure(scratch, texts))
     results |= asyncio.run(_isolation(texts[: 256 * 4]))
     return results
@@ -82,8 +82,10 @@ async def _measure(scratch: Path, texts: Sequence[str]) -> dict[str, dict[str, A
 @asynccontextmanager
 async def _served(loaded: LoadedModel, **fields: Any) -> AsyncIterator[ServedModel]:
     """Yields a model with a queue of its own over an engine that outlives it."""
-    app = EmbedApp(EmbedSettings(**fields))
-    model = app.serve(LoadedModel(_Kept(loaded.backend), loaded.encoder), ModelId("bench"))
+    settings = EmbedSettings(**fields)
+    app = EmbedApp(settings)
+    (spec,) = specs_of(settings)
+    model = app.serve(LoadedModel(_Kept(loaded.backend), loaded.encoder), spec)
     try:
         yield model
     finally:

@@ -27,7 +27,10 @@ _LOST = {
         SELECT count(*) FROM runs r JOIN workspaces w ON w.last_run_id = r.id,
         LATERAL (SELECT count(*) AS total, count(*) FILTER (WHERE status = 'embedded') AS embedded,
             count(*) FILTER (WHERE status = 'failed') AS failed
-          FROM nodes n WHERE n.workspace_id = r.workspace_id) held
+          FROM nodes n WHERE n.workspace_id = r.workspace_id
+            AND (r.mode NOT IN ('scoped', 'repair') OR n.id IN (
+              SELECT node_id FROM run_nodes s
+              WHERE s.workspace_id = r.workspace_id AND s.run_id = r.id))) held
         WHERE (r.nodes_total, r.nodes_embedded + r.nodes_reused, r.nodes_failed, r.nodes_pending)
           <> (held.total, held.embedded, held.failed, held.total - held.embedded - held.failed)""",
     "a run whose counters are not a count of its outcomes": """

@@ -17,6 +17,7 @@ from services.indexer.model import (
     Signature,
     Tree,
 )
+from services.indexer.run_spec import IfRunning, RunSpec
 from services.indexer.storage.files import FileStore
 from services.indexer.storage.nodes import NodeQueue
 from services.indexer.storage.workspaces import WorkspaceStore
@@ -48,9 +49,16 @@ class Replica:
         assert run is not None
         return run
 
-    async def queue(self, workspace: Workspace, mode: RunMode = RunMode.INCREMENTAL) -> Run:
+    async def queue(
+        self,
+        workspace: Workspace,
+        mode: RunMode = RunMode.INCREMENTAL,
+        if_running: IfRunning = IfRunning.JOIN,
+        **spec: Any,
+    ) -> Run:
         """Queues a run."""
-        run, _ = await self.ledger.create(workspace.id, uuid.uuid4(), mode, (), join=True)
+        wanted = RunSpec(mode=mode, **spec)
+        run, _ = await self.ledger.create(workspace.id, uuid.uuid4(), wanted, if_running)
         return run
 
     async def apply(self, run: Run, model: RegisteredModel, *files: ParsedFile) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from services.indexer.errors import RequestIdReusedError, RunOwnershipLostError
 from services.indexer.model import Failure, RunCounters, RunMode
+from services.indexer.run_spec import IfRunning, RunSpec
 from services.indexer.transitions import RunState
 from services.runtime.errors import NotFoundError, StateConflictError
 from tests.integration.oracle import broken_rules
@@ -38,8 +39,12 @@ async def test_a_request_sent_twice_queues_one_run(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     request = uuid.uuid4()
 
-    first = await one.ledger.create(workspace.id, request, RunMode.FULL, ("*.md",), join=False)
-    second = await one.ledger.create(workspace.id, request, RunMode.FULL, ("*.md",), join=False)
+    first = await one.ledger.create(
+        workspace.id, request, RunSpec(RunMode.FULL, ("*.md",)), IfRunning.FAIL
+    )
+    second = await one.ledger.create(
+        workspace.id, request, RunSpec(RunMode.FULL, ("*.md",)), IfRunning.FAIL
+    )
 
     assert (first[1], second[1]) == (True, False)
     assert first[0].id == second[0].id
@@ -48,10 +53,10 @@ async def test_a_request_sent_twice_queues_one_run(one: Replica) -> None:
 async def test_a_request_id_with_another_request_is_refused(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     request = uuid.uuid4()
-    await one.ledger.create(workspace.id, request, RunMode.FULL, (), join=True)
+    await one.ledger.create(workspace.id, request, RunSpec(RunMode.FULL), IfRunning.JOIN)
 
     with pytest.raises(RequestIdReusedError):
-        await one.ledger.create(workspace.id, request, RunMode.INCREMENTAL, (), join=True)
+        await one.ledger.create(workspace.id, request, RunSpec(), IfRunning.JOIN)
 
 
 async def test_twenty_callers_at_once_queue_one_run(one: Replica) -> None:
@@ -59,7 +64,7 @@ async def test_twenty_callers_at_once_queue_one_run(one: Replica) -> None:
 
     made = await asyncio.gather(
         *(
-            one.ledger.create(workspace.id, uuid.uuid4(), RunMode.INCREMENTAL, (), join=True)
+            one.ledger.create(workspace.id, uuid.uuid4(), RunSpec(), IfRunning.JOIN)
             for _ in range(20)
         )
     )
@@ -73,7 +78,7 @@ async def test_a_second_run_that_may_not_join_is_refused(one: Replica) -> None:
     await one.queue(workspace)
 
     with pytest.raises(StateConflictError):
-        await one.ledger.create(workspace.id, uuid.uuid4(), RunMode.FULL, (), join=False)
+        await one.ledger.create(workspace.id, uuid.uuid4(), RunSpec(RunMode.FULL), IfRunning.FAIL)
 
 
 async def test_a_run_of_a_deleted_workspace_is_not_found(one: Replica) -> None:
@@ -84,14 +89,16 @@ async def test_a_run_of_a_deleted_workspace_is_not_found(one: Replica) -> None:
         await one.queue(workspace)
 
 
-async def test_the_database_refuses_a_second_unfinished_run(one: Replica) -> None:
+async def test_the_database_refuses_a_second_owner_of_a_workspace(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     await one.queue(workspace)
+    await one.take()
 
     with pytest.raises(asyncpg.UniqueViolationError):
         await one.value(
-            "INSERT INTO runs (workspace_id, request_id, request_digest, mode) "
-            "VALUES ($1, gen_random_uuid(), '', 'full')",
+            "INSERT INTO runs (workspace_id, request_id, request_digest, mode, state, owner, "
+            "lease_until) "
+            "VALUES ($1, gen_random_uuid(), '', 'full', 'running', gen_random_uuid(), now())",
             workspace.id,
         )
 
@@ -181,7 +188,7 @@ async def test_a_beat_waits_for_no_commit(one: Replica) -> None:
     async with one.database.transaction() as connection:
         await connection.execute("SELECT 1 FROM nodes FOR UPDATE")
         async with asyncio.timeout(5):
-            assert not await one.ledger.beat(run)
+            assert not (await one.ledger.beat(run)).cancel
         await one.ledger.add(connection, run, RunCounters(tokens=1))
 
 
@@ -194,7 +201,7 @@ async def test_a_run_is_cancelled_if_and_only_if_it_was_asked_for(one: Replica, 
     await one.ledger.request_cancel(run)
 
     if state == "running":
-        assert await one.ledger.beat(run)
+        assert (await one.ledger.beat(run)).cancel
         await one.ledger.finish(run, Failure("ERROR_REASON_INTERNAL", "also failed"))
 
     ended = await one.ledger.get("tree", run.id)

@@ -121,7 +121,7 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_wait(one: Replica)
 
     given_up = await one.nodes.fail(run, {claimed[0].id: _RETRYABLE}, claimed, "embed", 2)
 
-    wait_seconds = await one.nodes.seconds_until_next(run)
+    wait_seconds = (await one.nodes.outlook(run)).wait_seconds
     assert given_up == 0
     assert await one.nodes.claim(run, 1) == []
     assert wait_seconds is not None
@@ -142,7 +142,7 @@ async def test_attempts_are_bounded_and_the_last_is_listed(one: Replica) -> None
     assert (outcome.result, outcome.attempts) == (OutcomeResult.FAILED, 2)
     assert outcome.failure is not None
     assert outcome.failure.reason == _RETRYABLE.reason
-    assert await one.nodes.seconds_until_next(run) is None
+    assert (await one.nodes.outlook(run)).wait_seconds is None
     await one.ledger.finish(run, None)
     assert await broken_rules(one.database._url) == []
 

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +81,13 @@ def make_reachable_folder() -> Path:
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[Database]:
     """A running PostgreSQL with pgvector, one for all tests."""
+    with running() as server:
+        yield server
+
+
+@contextmanager
+def running() -> Iterator[Database]:
+    """Yields the server that the variable names, or the embedded one, stopped at the end."""
     if os.environ.get(URL_VARIABLE):
         yield Database(os.environ[URL_VARIABLE])
         return
@@ -94,9 +102,11 @@ def database_server() -> Iterator[Database]:
     )
     server = EmbeddedPostgres(layout, account)
     process = server.start()
-    yield Database(server.url)
-    server.stop(process)
-    shutil.rmtree(folder)
+    try:
+        yield Database(server.url)
+    finally:
+        server.stop(process)
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -82,6 +82,7 @@ class TorchBackend:
             concurrency=1,
             token_budget=token_budget,
             identity=identity,
+            device=device,
         )
 
     @property

@@ -183,6 +183,7 @@ class EngineProcess:
             if not self._closing.is_set():
                 metrics.ENGINE_LOSSES.labels(life.cause).inc()
                 get_logger().error("engine_lost", cause=life.cause)
+        self._tell(True)
 
     def _start(self) -> Life:
         """Returns a process that agrees with the first one. Raises StartError."""

@@ -49,7 +49,7 @@ async def adopt_cached(
             u AS (
               UPDATE nodes n SET status = 'embedded', fence = v.fence, lease_owner = NULL,
                 lease_until = NULL, error_reason = NULL, error_message = NULL,
-                embedded_run = NULL, updated_at = now()
+                embedded_run = NULL, updated_at = now(), status_since = now()
               FROM v WHERE n.workspace_id = $1 AND n.id = v.id
               RETURNING n.id, v.fence, v.content_hash, v.names),
             e AS (

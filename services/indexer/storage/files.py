@@ -18,7 +18,7 @@ from services.indexer.storage.node_rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from services.indexer.ledger import RunLedger
     from services.indexer.model import ModelId, ParsedFile, Run, WorkspaceId
@@ -97,6 +97,8 @@ class FileStore:
                 run.workspace_id,
                 files,
             )
+            if run.is_scoped:
+                counters = RunCounters(nodes_removed=counters.nodes_removed)
             await self._ledger.add(connection, run, counters)
 
     async def apply(
@@ -118,12 +120,26 @@ class FileStore:
             adopted = await adopt_cached(connection, run.workspace_id, model_id, new)
             counters = replace(
                 gone,
-                files_parsed=len(files),
                 nodes_total=gone.nodes_total + len(new),
                 nodes_reused=gone.nodes_reused + adopted,
                 nodes_pending=gone.nodes_pending + len(new) - adopted,
             )
+            if run.is_scoped:
+                counters = await self._cover(connection, run, rows.values(), files)
+            counters = replace(counters, files_parsed=len(files), nodes_removed=gone.nodes_removed)
             await self._ledger.add(connection, run, counters, stage_seconds={"parse": seconds})
+
+    async def _cover(
+        self,
+        connection: Connection,
+        run: Run,
+        rows: Iterable[StoredFile],
+        files: Sequence[ParsedFile],
+    ) -> RunCounters:
+        """Puts parsed files into a scoped run's scope; returns what it counts of them."""
+        counters = await self._ledger.cover_files(connection, run, [row.id for row in rows])
+        skipped = sum(1 for file in files if file.skip_reason)
+        return replace(counters, files_skipped=skipped)
 
 
 async def _upsert_files(

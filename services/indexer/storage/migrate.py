@@ -12,7 +12,7 @@ from services.runtime.exits import ExitCode, StartError
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
 
-HEAD = "0001"
+HEAD = "0003"
 """Newest revision; a test holds it to the migrations folder."""
 
 _LOCK_KEY = 0x10DE_570E

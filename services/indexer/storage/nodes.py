@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer.model import (
@@ -19,6 +20,8 @@ from services.indexer.search.terms import name_terms
 from services.indexer.storage.cache import adopt_cached, fill_cache
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.run_rows import HELD, key_of
+from services.indexer.storage.run_scope import NODES
+from services.indexer.transitions import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,27 +31,72 @@ if TYPE_CHECKING:
     from services.indexer.model import EmbeddedContent
     from services.indexer.storage.database import Database
 
-CLAIM = f"""
-WITH held AS MATERIALIZED (SELECT 1 FROM runs WHERE {HELD} FOR SHARE),
-c AS MATERIALIZED (
-  SELECT id FROM nodes
-  WHERE workspace_id = $1 AND status = 'pending' AND available_at <= now()
-    AND EXISTS (SELECT 1 FROM held)
-  ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED),
+_HELD_AND_OPEN = f"""
+held AS MATERIALIZED (
+  SELECT 1 FROM runs WHERE {HELD} AND state = 'running' FOR SHARE),
+open AS MATERIALIZED (
+  SELECT 1 FROM held WHERE NOT EXISTS (SELECT 1 FROM queue_holds
+    WHERE workspace_id IN (0, $1) AND (expires_at IS NULL OR expires_at > now())))"""
+"""Whether nodes may be claimed: by the owner of a run that is not to pause or end, while nobody
+holds the queue."""
+
+_LEASE = """
 u AS (
   UPDATE nodes n SET status = 'processing', attempt = n.attempt + 1,
     fence = nextval('fences'), lease_owner = $5,
-    lease_until = now() + make_interval(secs => $6), updated_at = now()
+    lease_until = now() + make_interval(secs => $6), updated_at = now(), status_since = now()
   FROM c WHERE n.workspace_id = $1 AND n.id = c.id RETURNING n.*)
 SELECT u.id, u.fence, u.attempt, u.content_hash, f.path, f.digest,
   u.qualified_name, coalesce(u.segments, ARRAY[u.start_byte, u.end_byte]) AS ranges
 FROM u JOIN files f ON f.workspace_id = u.workspace_id AND f.id = u.file_id
 ORDER BY u.id
 """
-"""Leases what waits, in order of ids."""
+
+CLAIM = f"""
+WITH {_HELD_AND_OPEN},
+c AS MATERIALIZED (
+  SELECT id FROM nodes
+  WHERE workspace_id = $1 AND status = 'pending' AND available_at <= now()
+    AND EXISTS (SELECT 1 FROM open)
+  ORDER BY id LIMIT $4 FOR UPDATE SKIP LOCKED),
+{_LEASE}
+"""
+"""Leases what waits in the workspace, in order of ids."""
+
+CLAIM_SCOPED = f"""
+WITH {_HELD_AND_OPEN},
+c AS MATERIALIZED (
+  SELECT n.id FROM run_nodes s
+  JOIN nodes n ON n.workspace_id = s.workspace_id AND n.id = s.node_id
+  WHERE s.workspace_id = $1 AND s.run_id = $2 AND s.node_id > $7
+    AND n.status = 'pending' AND n.available_at <= now() AND EXISTS (SELECT 1 FROM open)
+  ORDER BY s.node_id LIMIT $4 FOR UPDATE OF n SKIP LOCKED),
+{_LEASE}
+"""
+"""Leases what waits of a run's own nodes, those after $7, in order of ids."""
+
+_OUTLOOK = f"""
+SELECT (SELECT state FROM runs WHERE {HELD}) AS state,
+  EXISTS (SELECT 1 FROM queue_holds WHERE workspace_id IN (0, $1)
+    AND (expires_at IS NULL OR expires_at > now())) AS on_hold,
+  (SELECT extract(epoch FROM min(available_at) - now())::float8
+    FROM {{nodes}} WHERE n.workspace_id = $1 AND n.status = 'pending') AS seconds
+"""
 
 _BACKOFF_BASE_SECONDS = 0.5
 _BACKOFF_MOST_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a run that claimed nothing may expect."""
+
+    wait_seconds: float | None
+    """Time until a node may be claimed; None when none waits."""
+    on_hold: bool
+    """Whether somebody holds the queue."""
+    stopping: bool
+    """Whether the run is to pause or to end, or is another owner's by now."""
 
 
 class NodeQueue:
@@ -62,16 +110,19 @@ class NodeQueue:
         self._owner = owner
         self._lease_seconds = lease_seconds
 
-    async def claim(self, run: Run, limit: int) -> list[ClaimedNode]:
+    async def claim(self, run: Run, limit: int, after: int = 0) -> list[ClaimedNode]:
         """Leases up to `limit` nodes that wait; none left and none delayed gives an empty list.
 
-        Every call starts at the least id, so rows that committed late are never passed over. Who
-        lost the run gets nothing: the run's row is locked for the time of the statement.
+        A run over the workspace starts at the least id with every call, so rows that committed late
+        are never passed over; a scoped one takes its own nodes after an id, in passes. Who lost the
+        run, or is to stop it, gets nothing: the run's row is locked for the time of the statement.
         """
+        arguments = (*key_of(run), limit, self._owner, self._lease_seconds)
         async with self._database.connection() as connection:
-            rows = await connection.fetch(
-                CLAIM, *key_of(run), limit, self._owner, self._lease_seconds
-            )
+            if run.is_scoped:
+                rows = await connection.fetch(CLAIM_SCOPED, *arguments, after)
+            else:
+                rows = await connection.fetch(CLAIM, *arguments)
         return [
             ClaimedNode(
                 id=NodeId(row["id"]),
@@ -86,17 +137,19 @@ class NodeQueue:
             for row in rows
         ]
 
-    async def seconds_until_next(self, run: Run) -> float | None:
-        """Returns the time until a delayed node may be claimed; None when none waits."""
+    async def outlook(self, run: Run) -> Outlook:
+        """Returns what a claim that found nothing means."""
         async with self._database.connection() as connection:
-            seconds = await connection.fetchval(
-                """
-                SELECT extract(epoch FROM min(available_at) - now())::float8 FROM nodes
-                WHERE workspace_id = $1 AND status = 'pending'
-                """,
-                run.workspace_id,
+            row = await connection.fetchrow(
+                _OUTLOOK.format(nodes=NODES[run.is_scoped]), *key_of(run)
             )
-        return None if seconds is None else max(0.0, float(seconds))
+        assert row is not None
+        seconds = row["seconds"]
+        return Outlook(
+            wait_seconds=None if seconds is None else max(0.0, float(seconds)),
+            on_hold=row["on_hold"],
+            stopping=row["state"] != RunState.RUNNING,
+        )
 
     async def adopt(self, run: Run, model_id: ModelId, nodes: Sequence[ClaimedNode]) -> set[NodeId]:
         """Ends claims whose text the cache holds; returns the nodes that are still claimed."""
@@ -176,7 +229,8 @@ class NodeQueue:
                 """
                 UPDATE nodes n SET status = v.status, error_reason = v.reason,
                   error_message = v.message, lease_owner = NULL, lease_until = NULL,
-                  available_at = now() + make_interval(secs => v.delay), updated_at = now()
+                  available_at = now() + make_interval(secs => v.delay), updated_at = now(),
+                  status_since = now()
                 FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[],
                   $7::float8[]) v (id, fence, status, reason, message, delay)
                 WHERE n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
@@ -216,7 +270,8 @@ class NodeQueue:
             await connection.execute(
                 """
                 UPDATE nodes n SET status = 'pending', attempt = greatest(n.attempt - 1, 0),
-                  lease_owner = NULL, lease_until = NULL, updated_at = now()
+                  lease_owner = NULL, lease_until = NULL, updated_at = now(),
+                  status_since = now()
                 FROM unnest($2::bigint[], $3::bigint[]) v (id, fence)
                 WHERE n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
                   AND n.status = 'processing'
@@ -239,6 +294,7 @@ def _complete_sql(model_id: ModelId) -> str:
     u AS (
       UPDATE nodes n SET status = 'embedded', lease_owner = NULL, lease_until = NULL,
         error_reason = NULL, error_message = NULL, crash_count = 0, updated_at = now(),
+        status_since = now(),
         embedded_run = CASE WHEN n.id = ANY ($6::bigint[]) THEN $2::uuid END
       FROM v WHERE n.workspace_id = $1 AND n.id = v.id
       RETURNING n.id, n.fence, n.content_hash, v.names,

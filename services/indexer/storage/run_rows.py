@@ -15,6 +15,7 @@ from services.indexer.model import (
     RunMode,
     WorkspaceId,
 )
+from services.indexer.run_spec import RunPhase, RunPriority
 from services.indexer.transitions import OWNED_RUN_STATES, RunState
 
 if TYPE_CHECKING:
@@ -43,8 +44,12 @@ def run_of(row: asyncpg.Record) -> Run:
         id=row["id"],
         seq=row["seq"],
         mode=RunMode(row["mode"]),
+        priority=RunPriority(row["priority"]),
         exclude=tuple(row["exclude"]),
+        paths=tuple(row["paths"]),
+        retry_of=row["retry_of"],
         state=RunState(row["state"]),
+        phase=RunPhase(row["phase"]),
         attempt=row["attempt"],
         fence=row["fence"],
         created_at=row["created_at"],

@@ -1,24 +1,36 @@
-"""Taking a run: the oldest that waits or whose owner stopped beating, and what it left behind."""
+"""Taking a run: the first that waits or whose owner stopped beating, and what it left behind."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.indexer.model import TRANSIENT_REASONS, RunMode
-from services.indexer.storage.run_rows import OWNED_STATES
+from services.indexer.model import TRANSIENT_REASONS, Failure, RunMode
+from services.indexer.storage.run_end import end_run
+from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, run_of
+from services.indexer.storage.run_scope import forget_covered, retry_given, set_baseline
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    import asyncpg
-
+    from services.indexer.model import Run
     from services.indexer.storage.database import Connection
 
-_OLDEST = f"""
-SELECT workspace_id, id, attempt, mode FROM runs
-WHERE finished_at IS NULL
-  AND (state = 'queued' OR (state IN ({OWNED_STATES}) AND lease_until < now()))
-ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
+NEXT_RUN = f"""
+{SELECT_RUNS}
+WHERE r.finished_at IS NULL AND r.priority >= $1
+  AND (r.state = 'queued' AND NOT EXISTS (
+      SELECT 1 FROM runs o WHERE o.workspace_id = r.workspace_id AND o.finished_at IS NULL
+        AND (o.state IN ({OWNED_STATES})
+          OR o.state = 'paused' AND r.mode NOT IN ('scoped', 'repair')))
+    OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
+ORDER BY r.priority DESC, r.seq LIMIT 1
+FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
+"""
+"""The run to take; workspaces in which others are taking one are passed over, so that none takes
+the second while the first is being taken.
+
+One owner at a time writes a workspace. A paused run holds up those over the whole workspace, which
+would do its work; scoped ones touch their own files and nodes alone.
 """
 
 _TAKE = """
@@ -27,7 +39,8 @@ UPDATE runs SET state = CASE state WHEN 'queued' THEN 'running' ELSE state END,
   lease_until = now() + make_interval(secs => $4),
   started_at = coalesce(started_at, now()), updated_at = now(), version = version + 1,
   phase = 'scan', files_scanned = 0, files_skipped = 0, files_failed = 0, scan_finished = false,
-  files_to_parse = 0, files_parsed = 0, nodes_total_final = false, warnings = '{}'
+  files_to_parse = 0, files_parsed = 0, nodes_total_final = false,
+  warnings = CASE WHEN attempt = 0 THEN warnings ELSE '{}' END
 WHERE workspace_id = $1 AND id = $2
 """
 
@@ -36,77 +49,71 @@ _FORGET = "DELETE FROM run_outcomes WHERE workspace_id = $1 AND run_id = $2"
 
 _RECLAIM = """
 UPDATE nodes SET
-  status = CASE WHEN crash_count >= 2 AND status = 'processing' THEN 'failed' ELSE 'pending' END,
-  error_reason = CASE WHEN crash_count >= 2 AND status = 'processing'
-    THEN 'ERROR_REASON_WORKER_DIED' END,
-  error_message = CASE WHEN crash_count >= 2 AND status = 'processing'
+  status = CASE WHEN crash_count >= 2 THEN 'failed' ELSE 'pending' END,
+  error_reason = CASE WHEN crash_count >= 2 THEN 'ERROR_REASON_WORKER_DIED' END,
+  error_message = CASE WHEN crash_count >= 2
     THEN 'Three workers stopped while they had this node.' END,
-  crash_count = CASE WHEN status = 'processing' THEN crash_count + 1 ELSE 0 END,
-  attempt = CASE WHEN status = 'processing' THEN attempt ELSE 0 END,
-  available_at = now(), lease_owner = NULL, lease_until = NULL, updated_at = now()
-WHERE workspace_id = $1 AND (status = 'processing'
-  OR (status = 'failed' AND $2 AND ($3 OR error_reason = ANY ($4))))
+  crash_count = crash_count + 1, available_at = now(), lease_owner = NULL, lease_until = NULL,
+  updated_at = now(), status_since = now()
+WHERE workspace_id = $1 AND status = 'processing'
 """
-"""Takes back nodes of an owner that stopped, and tries failed ones again.
+"""Takes back nodes of an owner that stopped.
 
-One run writes a workspace at a time, so whoever had the lease is fenced out by now. Failures that
-may pass are tried once by every new run, all others by a full one alone: a text that kills the
-model would kill it each time.
+One run writes a workspace at a time, so whoever had the lease is fenced out by now.
 """
 
-_BASELINE = """
-UPDATE runs SET (nodes_total, nodes_embedded, nodes_reused, nodes_failed, nodes_pending) = (
-  SELECT count(*), count(*) FILTER (WHERE status = 'embedded' AND embedded_run = $2),
-    count(*) FILTER (WHERE status = 'embedded' AND embedded_run IS DISTINCT FROM $2),
-    count(*) FILTER (WHERE status = 'failed'),
-    count(*) FILTER (WHERE status IN ('pending', 'processing'))
-  FROM nodes WHERE workspace_id = $1)
-WHERE workspace_id = $1 AND id = $2
+_TRY_AGAIN = """
+UPDATE nodes SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
+  error_reason = NULL, error_message = NULL, updated_at = now(), status_since = now()
+WHERE workspace_id = $1 AND status = 'failed' AND ($2 OR error_reason = ANY ($3))
+"""
+"""Failures that may pass are tried once by every new run, all others by a full one alone: a text
+that kills the model would kill it each time. A scoped run tries those of its scope.
 """
 
-_END_STALE = """
-UPDATE runs SET state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'stale' END,
-  phase = 'finished', finished_at = now(), updated_at = now(), version = version + 1,
-  owner = NULL, lease_until = NULL,
-  error_reason = CASE WHEN state <> 'cancelling' THEN 'ERROR_REASON_WORKER_DIED' END,
-  error_message = CASE WHEN state <> 'cancelling'
-    THEN 'The run was taken up ' || attempt || ' times and never came to its end.' END
+_SETTLE_PAUSE = """
+UPDATE runs SET state = 'paused', owner = NULL, lease_until = NULL, updated_at = now(),
+  version = version + 1
 WHERE workspace_id = $1 AND id = $2
 """
 
 
-async def lock_oldest(connection: Connection) -> asyncpg.Record | None:
-    """Returns the run to take, locked, or None; those that others are taking are passed over."""
-    return await connection.fetchrow(_OLDEST)
+async def lock_next(connection: Connection, least_priority: int) -> Run | None:
+    """Returns the run to take, its row locked, or None."""
+    row = await connection.fetchrow(NEXT_RUN, least_priority)
+    return None if row is None else run_of(row)
 
 
-async def take_over(
-    connection: Connection, row: asyncpg.Record, owner: UUID, lease_seconds: float
-) -> None:
+async def take_over(connection: Connection, run: Run, owner: UUID, lease_seconds: float) -> None:
     """Makes `owner` the owner of a locked run under a new fence, with all that was left behind."""
-    key = row["workspace_id"], row["id"]
+    key = run.workspace_id, run.id
     await connection.execute(_TAKE, *key, owner, lease_seconds)
     await connection.execute(_FORGET, *key)
-    await _reclaim(connection, row, first=row["attempt"] == 0)
-    await set_baseline(connection, *key)
+    await connection.execute(_RECLAIM, run.workspace_id)
+    if run.is_scoped:
+        await forget_covered(connection, *key)
+    if run.attempt == 0:
+        await _try_failed_again(connection, run)
+    await set_baseline(connection, *key, scoped=run.is_scoped)
 
 
-async def end_stale(connection: Connection, row: asyncpg.Record) -> None:
+async def settle_pause(connection: Connection, run: Run) -> None:
+    """Pauses a locked run whose owner stopped before it did."""
+    await connection.execute(_SETTLE_PAUSE, run.workspace_id, run.id)
+    await connection.execute(_RECLAIM, run.workspace_id)
+
+
+async def end_stale(connection: Connection, run: Run) -> None:
     """Ends a locked run that was taken too often: it must be what stops its owners."""
-    await connection.execute(_END_STALE, row["workspace_id"], row["id"])
-    await _reclaim(connection, row, first=False)
+    message = f"The run was taken up {run.attempt} times and never came to its end."
+    await connection.execute(_RECLAIM, run.workspace_id)
+    await end_run(connection, run, Failure("ERROR_REASON_WORKER_DIED", message), abandoned=True)
 
 
-async def set_baseline(connection: Connection, workspace_id: int, run_id: UUID) -> None:
-    """Starts a run's progress from what the workspace holds."""
-    await connection.execute(_BASELINE, workspace_id, run_id)
-
-
-async def _reclaim(connection: Connection, row: asyncpg.Record, *, first: bool) -> None:
-    await connection.execute(
-        _RECLAIM,
-        row["workspace_id"],
-        first,
-        row["mode"] == RunMode.FULL,
-        list(TRANSIENT_REASONS),
-    )
+async def _try_failed_again(connection: Connection, run: Run) -> None:
+    if run.is_scoped:
+        await retry_given(connection, run.workspace_id, run.id)
+    else:
+        await connection.execute(
+            _TRY_AGAIN, run.workspace_id, run.mode is RunMode.FULL, list(TRANSIENT_REASONS)
+        )

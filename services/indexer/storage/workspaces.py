@@ -191,7 +191,7 @@ async def _queue_all(connection: Connection, workspace_id: WorkspaceId) -> None:
         """
         UPDATE nodes SET status = $2, attempt = 0, crash_count = 0, embedded_run = NULL,
           lease_owner = NULL, lease_until = NULL, error_reason = NULL, error_message = NULL,
-          updated_at = now() WHERE workspace_id = $1 AND status <> $2
+          updated_at = now(), status_since = now() WHERE workspace_id = $1 AND status <> $2
         """,
         workspace_id,
         NodeStatus.PENDING,

@@ -18,7 +18,11 @@ from services.runtime.exits import ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
-COMMANDS = ["up", "down", "status", "index", "search", "runs", "run", "workspaces", "doctor"]
+COMMANDS = [
+    *("up", "down", "status", "index", "search", "runs", "run", "workspaces", "doctor"),
+    *("pause", "resume", "cancel", "retry", "report", "check"),
+]
+QUEUE_COMMANDS = ["status", "pause", "resume", "failed", "retry-failed", "drain"]
 _HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog"
 
 
@@ -31,7 +35,18 @@ def test_every_command_has_help_json_and_a_data_folder(
     text = capsys.readouterr().out
     assert "--json" in text
     assert "--data-dir" in text
-    assert set(cli.commands) == set(COMMANDS)
+    assert set(cli.commands) == {*COMMANDS, "queue"}
+
+
+@pytest.mark.parametrize("command", QUEUE_COMMANDS)
+def test_every_command_of_the_queue_has_help_json_and_a_data_folder(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["queue", command, "--help"]) == 0
+
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "--data-dir" in text
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["index"], ["up", "--nonsense"]])

@@ -15,8 +15,15 @@ import numpy as np
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.backends.protocol import LoadedModel
-from services.embed.model import EmbedOptions, ModelId, Purpose, TokenIds, Truncation, Vectors
+from services.embed.model import (
+    EmbedOptions,
+    Purpose,
+    TokenIds,
+    Truncation,
+    Vectors,
+)
 from services.embed.settings import EmbedSettings
+from services.embed.specs import specs_of
 from services.runtime.channel import connect
 from services.runtime.server import ServiceRun
 
@@ -116,7 +123,8 @@ async def served(backend: HashingBackend, **fields: Any) -> AsyncIterator[Served
     settings = settings_of(**fields)
     app = EmbedApp(settings)
     encoder = HashingEncoder(max_text_chars=settings.max_text_chars)
-    model = app.serve(LoadedModel(backend, encoder), ModelId("hashing"))
+    (spec,) = specs_of(settings)
+    model = app.serve(LoadedModel(backend, encoder), spec)
     try:
         yield model
     finally:

@@ -20,6 +20,7 @@ from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngin
 from services.embed.hosting.life import LoadRequest
 from services.embed.hosting.process import EngineProcess
 from services.embed.model import Embedding, ModelId
+from services.embed.specs import specs_of
 from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
 from tests.unit.embed.poison import DIES, GREEDY, HANGS, MOST_TOKENS, PoisonedSource
 
@@ -50,7 +51,8 @@ async def hosted(**fields: Any) -> AsyncIterator[tuple[ServedModel, EngineProces
     app = EmbedApp(settings)
     try:
         encoder = await asyncio.to_thread(engine.wait_until_loaded)
-        model = app.serve(LoadedModel(engine, encoder), ModelId("hashing"))
+        (spec,) = specs_of(settings)
+        model = app.serve(LoadedModel(engine, encoder), spec)
         yield model, engine
         await model.close()
     finally:

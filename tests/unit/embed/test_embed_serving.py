@@ -14,7 +14,7 @@ from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.errors import BadVectorError, FingerprintMismatchError, TextTooLongError
 from services.embed.lanes import LaneTurns
-from services.embed.model import Embedding, Lane, Truncation, Vectors, VectorType
+from services.embed.model import Embedding, Lane, Truncation, VectorLayout, Vectors, VectorType
 from services.embed.work import Batch, Request, Work
 from services.runtime.errors import InvalidRequestError, OverloadedError, ShuttingDownError
 from tests.unit.embed.harness import (
@@ -29,6 +29,7 @@ from tests.unit.embed.harness import (
 )
 
 GOOD = [f"def function_{n}(): return {n}" for n in range(40)]
+LAYOUT = VectorLayout()
 INTERACTIVE = replace(DOCUMENT, lane=Lane.INTERACTIVE)
 
 
@@ -253,7 +254,7 @@ async def test_both_lanes_run_by_their_weights() -> None:
 
     def submit(serial: int, lane: Lane) -> None:
         ids = ids_of(f"text {serial}")
-        work = Work(serial, (ids.tobytes(), ""), ids, VectorType.FLOAT32, lane)
+        work = Work(serial, (ids.tobytes(), LAYOUT), ids, LAYOUT, lane)
         work.waiters.append((request, serial))
         engine.submit(Batch([work], lane))
 

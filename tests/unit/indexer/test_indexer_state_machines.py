@@ -46,9 +46,14 @@ def _of_picture(section: str, states: Steps) -> Steps:
     return found
 
 
-def _migration() -> ModuleType:
-    path = Path(migrate.__file__).parent / "migrations" / "versions" / "0001_foundation.py"
-    spec = importlib.util.spec_from_file_location("foundation", path)
+def _migrations() -> list[ModuleType]:
+    """Returns all revisions, oldest first."""
+    folder = Path(migrate.__file__).parent / "migrations" / "versions"
+    return [_module(path) for path in sorted(folder.glob("[0-9]*.py"))]
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"revision_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -74,7 +79,8 @@ def test_the_page_shows_the_steps_that_the_code_allows(
 def test_the_database_allows_the_steps_that_the_code_allows(
     name: str, transitions: dict[RunState, frozenset[RunState]]
 ) -> None:
-    steps = {state: set(following) for state, following in getattr(_migration(), name).items()}
+    newest = [getattr(each, name) for each in _migrations() if hasattr(each, name)][-1]
+    steps = {state: set(following) for state, following in newest.items()}
 
     # A state that stays is no step of the row: the trigger looks at changes alone.
     assert steps == {
@@ -92,19 +98,18 @@ def test_the_database_allows_the_steps_that_the_code_allows(
         (r"status IN \(('pending'.*?)\)\)", set(NodeStatus)),
         (
             r"runs_one_writer ON runs \(workspace_id\)\s+WHERE state IN\s+\((.*?)\)",
-            set(RunState) - FINISHED_RUN_STATES,
+            OWNED_RUN_STATES,
         ),
     ],
 )
 def test_the_schema_checks_the_states_that_the_code_knows(
     pattern: str, states: set[RunState]
 ) -> None:
-    schema = "\n".join(_migration().STATEMENTS)
+    schema = "\n".join("\n".join(each.STATEMENTS) for each in _migrations())
 
-    found = re.search(pattern, schema, re.DOTALL)
+    *_, newest = re.finditer(pattern, schema, re.DOTALL)
 
-    assert found is not None
-    assert set(re.findall(r"'(\w+)'", found[1])) == {str(state) for state in states}
+    assert set(re.findall(r"'(\w+)'", newest[1])) == {str(state) for state in states}
 
 
 def test_nothing_follows_the_end_and_everything_can_come_to_it() -> None:
@@ -125,14 +130,19 @@ def test_every_state_has_its_steps() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cancel", "failure", "left", "nodes", "files", "warnings"),
-    list(itertools.product((False, True), (False, True), (0, 2), (0, 1), (0, 1), (0, 1))),
+    ("cancel", "stale", "failure", "left", "nodes", "files", "warnings"),
+    list(
+        itertools.product(
+            (False, True), (False, True), (False, True), (0, 2), (0, 1), (0, 1), (0, 1)
+        )
+    ),
 )
 def test_the_end_of_a_run_is_decided_by_what_is_worst(
-    *, cancel: bool, failure: bool, left: int, nodes: int, files: int, warnings: int
+    *, cancel: bool, stale: bool, failure: bool, left: int, nodes: int, files: int, warnings: int
 ) -> None:
     state = decide_final_state(
         cancel_requested=cancel,
+        abandoned=stale,
         stopped_by_failure=failure,
         nodes_left=left,
         nodes_failed=nodes,
@@ -145,6 +155,8 @@ def test_the_end_of_a_run_is_decided_by_what_is_worst(
         expected = RunState.SUCCEEDED_WITH_WARNINGS
     if failure:
         expected = RunState.FAILED
+    if stale:
+        expected = RunState.STALE
     if cancel:
         expected = RunState.CANCELLED
     assert state is expected

@@ -1,0 +1,81 @@
+"""`lodestone check`: holds an index to the files and to itself."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+import grpc
+
+from lodestone.indexer.v1.maintenance_service_pb2 import CheckIndexRequest
+from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
+from services.cli.listing import connect
+from services.cli.rpc_errors import explain
+from services.cli.trees import check_workspace_id
+from services.runtime.exits import ExitCode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lodestone.indexer.v1.maintenance_service_pb2 import Disagreement
+    from services.cli.indexer import Indexer
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What the command line asks of `check`."""
+
+    root: Path
+    """Data folder."""
+    workspace: str
+    sample: float
+    mark: bool
+    repair: bool
+    as_json: bool
+
+
+def run_check(options: CheckOptions) -> ExitCode:
+    """Checks and prints what disagrees; fails when something does and no repair is queued."""
+    parent = f"workspaces/{check_workspace_id(options.workspace)}"
+    indexer, _ = connect(options.root)
+    try:
+        checked, found = _check(indexer, parent, options)
+        run = ""
+        if found and options.repair:
+            run = indexer.create_repair(parent).name
+    finally:
+        indexer.close()
+    if options.as_json:
+        rows = [{"kind": d.kind, "path": d.path, "name": d.qualified_name} for d in found]
+        click.echo(json.dumps({"checked": checked, "disagreements": rows, "run": run}))
+    else:
+        _print(checked, found, run)
+    return ExitCode.FAILED if found and not run else ExitCode.OK
+
+
+def _check(indexer: Indexer, parent: str, options: CheckOptions) -> tuple[int, list[Disagreement]]:
+    request = CheckIndexRequest(parent=parent, sample_ratio=options.sample, mark=options.mark)
+    checked = 0
+    found: list[Disagreement] = []
+    try:
+        for response in MaintenanceServiceStub(indexer.channel).CheckIndex(request):
+            checked = response.checked
+            found.extend(response.disagreements)
+    except grpc.RpcError as error:
+        raise explain(error) from None
+    return checked, found
+
+
+def _print(checked: int, found: list[Disagreement], run: str) -> None:
+    click.echo(f"{checked:,} rows looked at, {len(found):,} disagree.")
+    for kind, count in Counter(item.kind for item in found).most_common():
+        click.secho(f"  {count:,} {kind.replace('_', ' ')}", fg="yellow")
+    for item in found[:_SHOWN]:
+        click.echo(f"    {item.path} {item.qualified_name}".rstrip())
+    if run:
+        click.echo(f"{run} redoes them.")

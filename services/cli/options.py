@@ -1,0 +1,32 @@
+"""Options that every command takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from services.cli.folder import default_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options that every command takes."""
+    data_dir = click.option(
+        "--data-dir",
+        "root",
+        type=click.Path(path_type=Path),
+        callback=_absolute,
+        help="Folder that holds the index and everything else. "
+        "Default: LODESTONE_DATA_DIR, else a folder of yours.",
+    )
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+    return data_dir(as_json(function))
+
+
+def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:
+    return value.absolute() if value is not None else default_root(os.environ)

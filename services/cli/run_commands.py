@@ -1,0 +1,163 @@
+"""The commands that steer runs and the queue; each loads what it needs when it runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from services.cli.options import common
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.runtime.exits import ExitCode
+
+_WORKSPACE = click.option("--workspace", default="", help="This workspace alone. Default: all.")
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@common
+def pause(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Pause RUN: it ends the batches in flight, then rests until `resume`, also over restarts."""
+    from services.cli.steering import steer
+
+    return steer(root, "pause", name, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@common
+def resume(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Put the paused RUN back in the queue."""
+    from services.cli.steering import steer
+
+    return steer(root, "resume", name, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@common
+def cancel(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Stop RUN for good; what it committed stays."""
+    from services.cli.steering import steer
+
+    return steer(root, "cancel", name, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@common
+def retry(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Queue a run over what is left of RUN: what failed, timed out or still waits."""
+    from services.cli.steering import steer
+
+    return steer(root, "retry", name, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@common
+def report(*, root: Path, name: str, as_json: bool) -> ExitCode:
+    """Report RUN: where the time went, what failed and why, what was reused."""
+    from services.cli.run_report import show_report
+
+    return show_report(root, name, as_json=as_json)
+
+
+@click.command()
+@click.option("--workspace", required=True, help="The workspace.")
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Share of vectors to compute again and compare.",
+)
+@click.option("--mark", is_flag=True, help="Mark what disagrees for a repair run.")
+@click.option("--repair", is_flag=True, help="Mark it, and queue a run that redoes that alone.")
+@common
+def check(
+    *, root: Path, workspace: str, sample: float, mark: bool, repair: bool, as_json: bool
+) -> ExitCode:
+    """Hold the index to the files and to itself; fails when something disagrees."""
+    from services.cli.check import CheckOptions, run_check
+
+    return run_check(CheckOptions(root, workspace, sample, mark or repair, repair, as_json))
+
+
+@click.group()
+def queue() -> None:
+    """Look at the queue of nodes that wait for the model, and hold it."""
+
+
+@queue.command("status")
+@_WORKSPACE
+@common
+def queue_status(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
+    """Show nodes by kind and status with the age of the oldest, workers, and unfinished runs."""
+    from services.cli.queue import show_status
+
+    return show_status(root, workspace, as_json=as_json)
+
+
+@queue.command("pause")
+@_WORKSPACE
+@common
+def queue_pause(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
+    """Let nothing be claimed until `queue resume`; what is in flight is finished."""
+    from services.cli.queue import hold
+
+    return hold(root, workspace, paused=True, as_json=as_json)
+
+
+@queue.command("resume")
+@_WORKSPACE
+@common
+def queue_resume(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
+    """Allow claims again."""
+    from services.cli.queue import hold
+
+    return hold(root, workspace, paused=False, as_json=as_json)
+
+
+@queue.command("failed")
+@click.option("--workspace", required=True, help="The workspace.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@common
+def queue_failed(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
+    """List nodes that failed for good, with their error."""
+    from services.cli.queue import show_failed
+
+    return show_failed(root, workspace, limit, as_json=as_json)
+
+
+@queue.command("retry-failed")
+@click.option("--workspace", required=True, help="The workspace.")
+@common
+def queue_retry_failed(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
+    """Put all failed nodes of a workspace back, and queue a run that takes them up."""
+    from services.cli.queue import retry_failed
+
+    return retry_failed(root, workspace, as_json=as_json)
+
+
+@queue.command("drain")
+@_WORKSPACE
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600),
+    default=60.0,
+    show_default=True,
+    help="Longest wait in seconds.",
+)
+@common
+def queue_drain(*, root: Path, workspace: str, timeout: float, as_json: bool) -> ExitCode:
+    """Wait until nothing is pending or in flight; fails when something is left."""
+    from services.cli.queue import drain
+
+    return drain(root, workspace, timeout, as_json=as_json)
+
+
+RUN_COMMANDS = (pause, resume, cancel, retry, report, check, queue)

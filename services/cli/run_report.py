@@ -1,0 +1,99 @@
+"""`lodestone report`: where a run's time went, what failed and why, what was reused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from services.cli.listing import connect, find_run, print_table
+from services.cli.report import mode_name, outcome_json, print_report, run_json, seconds_of
+from services.runtime.exits import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lodestone.indexer.v1.index_run_service_pb2 import IndexRun, Outcome
+
+_MOST_FAILURES = 100_000
+_SHOWN_EXAMPLES = 3
+
+
+def show_report(root: Path, name: str, *, as_json: bool) -> ExitCode:
+    """Prints a run's report.
+
+    Raises:
+        StartError: no run has this name, or several begin with these characters.
+    """
+    indexer, _ = connect(root)
+    run = find_run(indexer, name)
+    failures = indexer.failures(run.name, _MOST_FAILURES)
+    if as_json:
+        click.echo(json.dumps(report_json(run, failures)))
+        return ExitCode.OK
+    click.secho(run.name, bold=True)
+    print_report(run, [])
+    _print_stages(run)
+    _print_failures(failures)
+    return ExitCode.OK
+
+
+def report_json(run: IndexRun, failures: Sequence[Outcome]) -> dict[str, Any]:
+    """Returns the report as one JSON object."""
+    counts = run.progress
+    covered = counts.nodes_embedded + counts.nodes_reused
+    return {
+        **run_json(run),
+        "mode": mode_name(run),
+        "stages": {name: {"seconds": s, "share": share} for name, s, share in stages_of(run)},
+        "reused_share": round(counts.nodes_reused / covered, 4) if covered else 0.0,
+        "tokens": counts.tokens,
+        "retry_of": run.retry_of,
+        "warnings": list(run.warnings),
+        "failures_by_reason": dict(Counter(map(reason_of, failures))),
+        "failures": [outcome_json(outcome) for outcome in failures],
+    }
+
+
+def stages_of(run: IndexRun) -> list[tuple[str, float, float]]:
+    """Returns stage, seconds and share of all stages' time, longest first."""
+    seconds = {
+        name: duration.ToNanoseconds() / 1e9
+        for name, duration in run.progress.stage_durations.items()
+    }
+    total = sum(seconds.values()) or 1.0
+    ordered = sorted(seconds.items(), key=lambda item: -item[1])
+    return [(name, round(value, 3), round(value / total, 4)) for name, value in ordered]
+
+
+def reason_of(outcome: Outcome) -> str:
+    """Returns a failure's reason and the stage at which it came, e.g. `TIMEOUT (parse)`."""
+    from google.rpc import error_details_pb2
+
+    info = error_details_pb2.ErrorInfo()
+    for detail in outcome.error.details:
+        if detail.Unpack(info):
+            return f"{info.reason.removeprefix('ERROR_REASON_')} ({outcome.stage})"
+    return f"UNKNOWN ({outcome.stage})"
+
+
+def _print_stages(run: IndexRun) -> None:
+    rows = [(name, f"{seconds:.2f} s", f"{share:.0%}") for name, seconds, share in stages_of(run)]
+    if rows:
+        click.echo(f"Time by stage; stages overlap, the run took {seconds_of(run):.1f} s:")
+        print_table(("stage", "time", "share"), rows)
+
+
+def _print_failures(failures: Sequence[Outcome]) -> None:
+    """Prints each reason with how often it came, and some of what it hit."""
+    for reason, count in Counter(map(reason_of, failures)).most_common():
+        click.secho(f"{count:,} failed: {reason}", fg="yellow")
+        examples = [outcome for outcome in failures if reason_of(outcome) == reason]
+        for outcome in examples[:_SHOWN_EXAMPLES]:
+            where = f"{outcome.path} {outcome.qualified_name}".rstrip()
+            click.echo(f"  {where}: {outcome.error.message}")
+        if len(examples) > _SHOWN_EXAMPLES:
+            click.echo(f"  ... and {len(examples) - _SHOWN_EXAMPLES:,} more")

@@ -1,0 +1,257 @@
+"""Rows that disagree: found in the tables, marked, and put back to be done again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from services.indexer.model import ClaimedNode, NodeId, ParsedFile
+from services.indexer.storage.partitions import vectors_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.indexer.model import ModelId, WorkspaceId
+    from services.indexer.storage.database import Connection, Database
+
+MOST_MARKED_FILES = 10_000
+"""Most files that one repair run looks at; the next one takes the rest."""
+
+_TABLES = """
+SELECT n.id, f.path, n.qualified_name, CASE
+    WHEN n.status <> 'embedded' AND (v.node_id IS NOT NULL OR t.node_id IS NOT NULL)
+      THEN 'not_embedded_but_indexed'
+    WHEN n.status <> 'embedded' THEN NULL
+    WHEN v.node_id IS NULL THEN 'vector_missing'
+    WHEN v.content_hash <> n.content_hash THEN 'vector_of_other_text'
+    WHEN t.node_id IS NULL THEN 'terms_missing'
+    WHEN c.embedding IS NOT NULL AND c.embedding <> v.embedding::halfvec THEN 'vector_wrong'
+    WHEN ct.terms IS NOT NULL AND (ct.terms, ct.counts, ct.length) <> (t.terms, t.counts, t.length)
+      THEN 'terms_wrong'
+  END AS kind
+FROM nodes n
+JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+LEFT JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
+LEFT JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
+LEFT JOIN embedding_cache c ON c.model_id = $2 AND c.content_hash = n.content_hash
+LEFT JOIN content_terms ct ON ct.content_hash = n.content_hash
+WHERE n.workspace_id = $1 AND n.id > $3 ORDER BY n.id LIMIT $4
+"""
+
+_NODES_OF = """
+SELECT f.path, f.digest, n.kind, n.qualified_name, n.start_byte, n.end_byte, n.start_line,
+  n.end_line, n.segments, n.part, n.part_count, n.content_hash, n.generation = f.generation AS new
+FROM files f JOIN nodes n ON n.workspace_id = f.workspace_id AND n.file_id = f.id
+WHERE f.workspace_id = $1 AND f.path = ANY ($2) ORDER BY f.path, n.ordinal
+"""
+
+_SAMPLE = """
+SELECT n.id, n.fence, n.content_hash, f.path, f.digest, n.qualified_name,
+  coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding
+FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
+WHERE n.workspace_id = $1 AND n.status = 'embedded' AND n.id > $2
+  AND (hashint8(n.id) & 65535) < $3 * 65536
+ORDER BY n.id LIMIT $4
+"""
+
+_MARK = """
+INSERT INTO index_marks (workspace_id, path, node_id, kind)
+SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[])
+ON CONFLICT (workspace_id, path, node_id) DO UPDATE SET kind = excluded.kind, created_at = now()
+"""
+
+
+class Disagreement(StrEnum):
+    """What disagrees."""
+
+    FILE_CHANGED = "file_changed"
+    FILE_GONE = "file_gone"
+    FILE_UNREADABLE = "file_unreadable"
+    NODES_DIFFER = "nodes_differ"
+    NOT_EMBEDDED_BUT_INDEXED = "not_embedded_but_indexed"
+    VECTOR_MISSING = "vector_missing"
+    VECTOR_OF_OTHER_TEXT = "vector_of_other_text"
+    VECTOR_WRONG = "vector_wrong"
+    TERMS_MISSING = "terms_missing"
+    TERMS_WRONG = "terms_wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A row that disagrees; `node_id` is 0 for the file itself."""
+
+    path: str
+    kind: Disagreement
+    node_id: int = 0
+    qualified_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SampledNode:
+    """An embedded node with its vector as the table has it."""
+
+    node: ClaimedNode
+    vector: Sequence[float]
+
+
+class MarkStore:
+    """Compares tables with each other, and keeps marks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def compare_tables(
+        self, workspace_id: WorkspaceId, model_id: ModelId, after: int, limit: int
+    ) -> tuple[list[Mark], int, int]:
+        """Returns what disagrees in a page of nodes, how many were looked at, and the last id."""
+        sql = _TABLES.format(table=vectors_table(model_id))
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql, workspace_id, model_id, after, limit)
+        marks = [
+            Mark(row["path"], Disagreement(row["kind"]), row["id"], row["qualified_name"])
+            for row in rows
+            if row["kind"] is not None
+        ]
+        return marks, len(rows), rows[-1]["id"] if rows else after
+
+    async def node_rows(
+        self, workspace_id: WorkspaceId, paths: Sequence[str]
+    ) -> dict[str, list[tuple[object, ...]]]:
+        """Returns the nodes of files as `row_of` tells those of a parsed file."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(_NODES_OF, workspace_id, list(paths))
+        found: dict[str, list[tuple[object, ...]]] = {path: [] for path in paths}
+        for row in rows:
+            segments = None if row["segments"] is None else tuple(row["segments"])
+            values = (*row.values(),)
+            found[row["path"]].append((*values[2:8], segments, *values[9:]))
+        return found
+
+    async def sample(
+        self,
+        workspace_id: WorkspaceId,
+        model_id: ModelId,
+        ratio: float,
+        after: int,
+        limit: int,
+    ) -> list[SampledNode]:
+        """Returns embedded nodes of a stable sample, those after an id."""
+        sql = _SAMPLE.format(table=vectors_table(model_id))
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(sql, workspace_id, after, ratio, limit)
+        return [
+            SampledNode(
+                ClaimedNode(
+                    id=NodeId(row["id"]),
+                    fence=row["fence"],
+                    attempt=0,
+                    content_hash=row["content_hash"],
+                    path=row["path"],
+                    digest=row["digest"],
+                    qualified_name=row["qualified_name"],
+                    ranges=tuple(row["ranges"]),
+                ),
+                row["embedding"].to_list(),
+            )
+            for row in rows
+        ]
+
+    async def mark(self, workspace_id: WorkspaceId, marks: Sequence[Mark]) -> None:
+        """Marks rows for a repair run; marking twice is marking once."""
+        unique = {(mark.path, mark.node_id): mark for mark in marks}
+        async with self._database.connection() as connection:
+            await connection.execute(
+                _MARK,
+                workspace_id,
+                [mark.path for mark in unique.values()],
+                [mark.node_id for mark in unique.values()],
+                [mark.kind.value for mark in unique.values()],
+            )
+
+    async def marked_files(self, workspace_id: WorkspaceId) -> list[str]:
+        """Returns the files that a repair run is to look at, in order."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT path FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
+                "ORDER BY path LIMIT $2",
+                workspace_id,
+                MOST_MARKED_FILES,
+            )
+        return [row["path"] for row in rows]
+
+    async def clear_files(self, workspace_id: WorkspaceId, paths: Sequence[str]) -> None:
+        """Removes marks of files that were looked at."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "DELETE FROM index_marks "
+                "WHERE workspace_id = $1 AND node_id = 0 AND path = ANY ($2)",
+                workspace_id,
+                list(paths),
+            )
+
+
+def row_of(file: ParsedFile) -> list[tuple[object, ...]]:
+    """Returns a parsed file's nodes as its rows should be."""
+    return [
+        (
+            node.kind.value,
+            node.qualified_name,
+            node.start_byte,
+            node.end_byte,
+            node.start_line,
+            node.end_line,
+            node.segments,
+            node.part,
+            node.part_count,
+            node.content_hash,
+            True,
+        )
+        for node in file.nodes
+    ]
+
+
+async def put_back(
+    connection: Connection, workspace_id: WorkspaceId, model_id: ModelId
+) -> list[NodeId]:
+    """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
+
+    Inside a transaction. What the cache holds of their texts goes too: it may be what is wrong.
+    """
+    rows = await connection.fetch(
+        """
+        SELECT n.id, n.content_hash FROM index_marks m
+        JOIN nodes n ON n.workspace_id = m.workspace_id AND n.id = m.node_id
+        WHERE m.workspace_id = $1 AND m.node_id > 0 ORDER BY n.id FOR UPDATE OF n
+        """,
+        workspace_id,
+    )
+    nodes = [NodeId(row["id"]) for row in rows]
+    hashes = [row["content_hash"] for row in rows]
+    for table in (vectors_table(model_id), "node_terms"):
+        await connection.execute(
+            f"DELETE FROM {table} WHERE workspace_id = $1 AND node_id = ANY ($2)",
+            workspace_id,
+            nodes,
+        )
+    await connection.execute(
+        "DELETE FROM embedding_cache WHERE model_id = $1 AND content_hash = ANY ($2)",
+        model_id,
+        hashes,
+    )
+    await connection.execute("DELETE FROM content_terms WHERE content_hash = ANY ($1)", hashes)
+    await connection.execute(
+        """
+        UPDATE nodes SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
+          embedded_run = NULL, error_reason = NULL, error_message = NULL, updated_at = now(),
+          status_since = now()
+        WHERE workspace_id = $1 AND id = ANY ($2) AND status IN ('embedded', 'failed')
+        """,
+        workspace_id,
+        nodes,
+    )
+    await connection.execute(
+        "DELETE FROM index_marks WHERE workspace_id = $1 AND node_id > 0", workspace_id
+    )
+    return nodes

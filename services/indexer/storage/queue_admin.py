@@ -1,0 +1,229 @@
+"""The queue of nodes as an admin sees it: holds, counts, failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.indexer.errors import LeaseLostError
+from services.indexer.model import Failure, NodeId, WorkspaceId
+from services.runtime.errors import StateConflictError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from uuid import UUID
+
+    from services.indexer.storage.database import Database
+
+ALL_WORKSPACES = WorkspaceId(0)
+"""Stands for all workspaces: no workspace has this id."""
+
+_RETRY_BATCH_NODES = 1000
+
+_COUNTS = """
+SELECT kind, status, count(*) AS count,
+  extract(epoch FROM now() - min(status_since))::float8 AS oldest
+FROM nodes WHERE $1 IN (0, workspace_id) GROUP BY kind, status ORDER BY kind, status
+"""
+_WORKERS = """
+SELECT lease_owner AS worker, count(*) AS count,
+  count(*) FILTER (WHERE lease_until < now()) AS stale,
+  extract(epoch FROM now() - min(status_since))::float8 AS oldest
+FROM nodes WHERE status = 'processing' AND $1 IN (0, workspace_id) GROUP BY lease_owner ORDER BY 1
+"""
+_RUNS = """
+SELECT state, count(*) AS count, extract(epoch FROM now() - min(created_at))::float8 AS oldest
+FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id) GROUP BY state ORDER BY state
+"""
+_HOLDS = """
+SELECT kind, expires_at FROM queue_holds
+WHERE workspace_id IN (0, $1) AND (expires_at IS NULL OR expires_at > now())
+"""
+_LEFT = """
+SELECT count(*) FROM nodes
+WHERE status IN ('pending', 'processing') AND $1 IN (0, workspace_id)
+"""
+_RETRY = """
+UPDATE nodes SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
+  error_reason = NULL, error_message = NULL, updated_at = now(), status_since = now()
+WHERE workspace_id = $1 AND id IN (
+  SELECT id FROM nodes WHERE workspace_id = $1 AND status = 'failed' AND id > $2
+  ORDER BY id LIMIT $3 FOR UPDATE)
+RETURNING id
+"""
+FAILED_NODES = """
+SELECT n.id, f.path, n.qualified_name, n.error_reason, n.error_message, n.attempt
+FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+WHERE n.workspace_id = $1 AND n.status = 'failed' AND n.id > $2 ORDER BY n.id LIMIT $3
+"""
+_WAIT_FOR_CLAIMS = """
+SELECT 1 FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id)
+ORDER BY workspace_id, id FOR UPDATE
+"""
+"""A claim locks its run's row for the time of its statement: one that began before a hold was
+written is over afterwards, and later ones see the hold."""
+
+_BEGIN_IMPORT = """
+INSERT INTO queue_holds AS h (workspace_id, kind, lease_seconds, expires_at)
+VALUES ($1, 'bulk_import', $2, now() + make_interval(secs => $2))
+ON CONFLICT (workspace_id, kind) DO UPDATE SET token = excluded.token,
+  lease_seconds = excluded.lease_seconds, expires_at = excluded.expires_at, created_at = now()
+WHERE h.expires_at <= now()
+RETURNING token, expires_at
+"""
+_RENEW_IMPORT = """
+UPDATE queue_holds SET expires_at = now() + make_interval(secs => lease_seconds)
+WHERE token = $1 AND kind = 'bulk_import' AND expires_at > now() RETURNING expires_at
+"""
+_END_IMPORT = """
+DELETE FROM queue_holds WHERE token = $1 AND kind = 'bulk_import'
+RETURNING expires_at > now() AS in_time
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many there are of one kind, and since when the oldest."""
+
+    name: tuple[str, ...]
+    count: int
+    oldest_seconds: float
+    stale: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """What the queue holds."""
+
+    nodes: Sequence[Count]
+    """By kind and status."""
+    workers: Sequence[Count]
+    runs: Sequence[Count]
+    """Unfinished ones by state."""
+    on_hold: bool
+    import_expires_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailedNode:
+    """A node that failed for good."""
+
+    id: NodeId
+    path: str
+    qualified_name: str
+    failure: Failure
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLease:
+    """Proves that its holder may import; over at a time of the database's clock."""
+
+    token: UUID
+    expires_at: datetime
+
+
+class QueueAdmin:
+    """Looks at the queue, holds it, and puts failed nodes back."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def stats(self, workspace_id: WorkspaceId) -> QueueStats:
+        """Returns counts of a workspace or of all, as of about one moment."""
+        async with self._database.connection() as connection:
+            nodes = await connection.fetch(_COUNTS, workspace_id)
+            workers = await connection.fetch(_WORKERS, workspace_id)
+            runs = await connection.fetch(_RUNS, workspace_id)
+            holds = await connection.fetch(_HOLDS, workspace_id)
+        return QueueStats(
+            [Count((r["kind"], r["status"]), r["count"], r["oldest"]) for r in nodes],
+            [Count((str(r["worker"]),), r["count"], r["oldest"], r["stale"]) for r in workers],
+            [Count((r["state"],), r["count"], r["oldest"]) for r in runs],
+            bool(holds),
+            next((row["expires_at"] for row in holds if row["kind"] == "bulk_import"), None),
+        )
+
+    async def pause(self, workspace_id: WorkspaceId) -> None:
+        """Stops claims until they are allowed again; pausing twice is pausing once."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "INSERT INTO queue_holds (workspace_id, kind) VALUES ($1, 'pause') "
+                "ON CONFLICT DO NOTHING",
+                workspace_id,
+            )
+            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
+
+    async def resume(self, workspace_id: WorkspaceId) -> None:
+        """Allows claims again."""
+        async with self._database.connection() as connection:
+            await connection.execute(
+                "DELETE FROM queue_holds WHERE workspace_id = $1 AND kind = 'pause'", workspace_id
+            )
+
+    async def count_left(self, workspace_id: WorkspaceId, *, in_flight_only: bool = False) -> int:
+        """Returns how many nodes wait or are in flight."""
+        only = " AND status = 'processing'" if in_flight_only else ""
+        async with self._database.connection() as connection:
+            return int(await connection.fetchval(_LEFT + only, workspace_id))
+
+    async def retry_failed(self, workspace_id: WorkspaceId) -> int:
+        """Puts all failed nodes of a workspace back, in bounded steps; returns how many."""
+        count, after = 0, 0
+        while True:
+            async with self._database.connection() as connection:
+                rows = await connection.fetch(_RETRY, workspace_id, after, _RETRY_BATCH_NODES)
+            if not rows:
+                return count
+            count += len(rows)
+            after = max(row["id"] for row in rows)
+
+    async def failed(self, workspace_id: WorkspaceId, after: int, limit: int) -> list[FailedNode]:
+        """Returns failed nodes in order of their ids, those after an id."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(FAILED_NODES, workspace_id, after, limit)
+        return [
+            FailedNode(
+                NodeId(row["id"]),
+                row["path"],
+                row["qualified_name"],
+                Failure(row["error_reason"], row["error_message"] or ""),
+                row["attempt"],
+            )
+            for row in rows
+        ]
+
+    async def begin_import(self, workspace_id: WorkspaceId, lease_seconds: float) -> ImportLease:
+        """Holds the queue of a workspace for an import.
+
+        Raises:
+            StateConflictError: another import has not ended, and its lease is not over.
+        """
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(_BEGIN_IMPORT, workspace_id, lease_seconds)
+            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
+        if row is None:
+            raise StateConflictError(
+                "Another bulk import of this workspace goes on.",
+                metadata={"state": "importing", "allowed": "idle"},
+            )
+        return ImportLease(row["token"], row["expires_at"])
+
+    async def renew_import(self, token: UUID) -> datetime:
+        """Prolongs an import's lease; returns when it ends now. Raises LeaseLostError."""
+        async with self._database.connection() as connection:
+            expires_at: datetime | None = await connection.fetchval(_RENEW_IMPORT, token)
+        if expires_at is None:
+            raise _lost()
+        return expires_at
+
+    async def end_import(self, token: UUID) -> None:
+        """Gives an import's lease back. Raises LeaseLostError when it was over before."""
+        async with self._database.connection() as connection:
+            if not await connection.fetchval(_END_IMPORT, token):
+                raise _lost()
+
+
+def _lost() -> LeaseLostError:
+    return LeaseLostError("The lease of this bulk import is over: the queue resumed meanwhile.")
