@@ -39,7 +39,8 @@ from services.io.servicers.roots import RootServicer
 from services.io.servicers.scan import ScanServicer
 from services.io.servicers.snippets import SnippetServicer
 from services.io.servicers.watch import WatchServicer
-from services.io.settings import IoSettings, read_permits
+from services.io.settings import IoSettings, read_permits, watch_options
+from services.io.watch.watchers import Watchers
 from services.io.writer import Writer, WriteRules
 from services.runtime.exits import ExitCode, StartError
 
@@ -67,6 +68,7 @@ class IoApp:
             RootRules(tuple(map(resolved_path, settings.root_parents)), settings.max_roots),
             RootFile(settings.state_dir) if settings.state_dir else None,
         )
+        self._watchers: Watchers | None = None
         self._threads = ThreadPoolExecutor(settings.read_threads, thread_name_prefix="io")
         self.pool = WorkerPool(
             WorkerOptions(
@@ -118,7 +120,9 @@ class IoApp:
         root_service_pb2_grpc.add_RootServiceServicer_to_server(
             RootServicer(roots, self._threads), server
         )
-        watch_service_pb2_grpc.add_WatchServiceServicer_to_server(WatchServicer(), server)
+        self._watchers = Watchers(roots.open_tree, rules, self._origins, watch_options(settings))
+        watch = WatchServicer(self._watchers)
+        watch_service_pb2_grpc.add_WatchServiceServicer_to_server(watch, server)
         edit_service_pb2_grpc.add_EditServiceServicer_to_server(EditServicer(self._writer), server)
 
     async def start(self) -> None:
@@ -139,10 +143,14 @@ class IoApp:
         self._upkeep.start()
 
     async def drain(self) -> None:
-        """Lets calls in flight finish: there are no watches yet."""
+        """Ends the watches, which would not end by themselves; other calls in flight finish."""
+        if self._watchers is not None:
+            self._watchers.drain()
 
     async def close(self) -> None:
-        """Ends the parser processes and the threads."""
+        """Ends the watches, the parser processes and the threads."""
+        if self._watchers is not None:
+            await self._watchers.close()
         await self._upkeep.close()
         await self._writer.close()
         await self.pool.close()

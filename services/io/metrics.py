@@ -27,6 +27,14 @@ READ_FILES = Counter(
 CACHE_BYTES = Gauge("lodestone_io_cache_bytes", "Bytes of files that are held for later reads.")
 READ_SECONDS = Histogram("lodestone_io_read_seconds", "Seconds of a call.", buckets=_SECONDS)
 
+WATCHED_TREES = Gauge("lodestone_io_watched_trees", "Trees that are watched.")
+WATCHED_FOLDERS = Gauge("lodestone_io_watched_folders", "Folders that the kernel watches.")
+WATCH_STREAMS = Gauge("lodestone_io_watch_streams", "Callers that watch.")
+WATCH_EVENTS = Counter("lodestone_io_watch_events", "Events of watched trees.", ["type"])
+WATCH_RESCANS = Counter(
+    "lodestone_io_watch_rescans", "Times that callers were told to scan.", ["cause"]
+)
+
 WRITTEN_FILES = Counter("lodestone_io_written_files", "Files of writes.", ["kind", "outcome"])
 WRITE_SECONDS = Histogram("lodestone_io_write_seconds", "Seconds of a call.", buckets=_SECONDS)
 WRITES_REPEATED = Counter("lodestone_io_writes_repeated", "Calls answered from the journal.")

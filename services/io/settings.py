@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+from dataclasses import fields
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -12,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from services.io.model import SymlinkPolicy
 from services.io.root_rules import DEFAULT_MAX_ROOTS
 from services.io.roots import parse_roots
+from services.io.watch.model import WatchOptions
 from services.runtime.settings import Names, ServiceSettings
 
 MAX_WORKERS = 64
@@ -112,6 +114,42 @@ class IoSettings(ServiceSettings):
     skip_globs: Names = ()
     """More names of files that are skipped as generated, e.g. `*.gen.go,fixtures_*.json`."""
 
+    watch_quiet_seconds: Annotated[float, Field(ge=0.001, le=60)] = 0.05
+    """Changes are told when none came for so long."""
+
+    watch_max_wait_seconds: Annotated[float, Field(ge=0.001, le=600)] = 0.5
+    """Changes are told after so long, whatever comes."""
+
+    watch_heartbeat_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 15.0
+    """A watch on which nothing happens tells so this often."""
+
+    watch_check_seconds: Annotated[float, Field(ge=0.05, le=3600)] = 2.0
+    """How often is looked at what no event tells of: the root, and files behind links."""
+
+    watch_rescan_seconds: Annotated[float, Field(ge=0.05, le=86400)] = 60.0
+    """How often callers are told to scan where the system does not let all folders be watched."""
+
+    watch_grace_seconds: Annotated[float, Field(ge=0, le=86400)] = 60.0
+    """How long a tree is watched on after its last caller went, so that one may resume."""
+
+    watch_log_events: Annotated[int, Field(ge=100, le=10_000_000)] = 50_000
+    """Most events of a tree that are kept for slow and returning callers."""
+
+    watch_log_seconds: Annotated[float, Field(ge=0.05, le=86400)] = 600.0
+    """How long they are kept."""
+
+    watch_queue_bytes: Annotated[int, Field(ge=1024, le=1 << 30)] = 16 << 20
+    """Most bytes of the kernel's events of a tree that wait to be looked at; some 32 each."""
+
+    watch_rename_files: Annotated[int, Field(ge=1, le=10_000_000)] = 10_000
+    """Most files beneath a renamed folder that are told one by one; beyond, callers must scan."""
+
+    watch_max_trees: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Most trees that are watched at once. Each takes an inotify instance and two threads."""
+
+    watch_max_streams: Annotated[int, Field(ge=1, le=10_000)] = 64
+    """Most callers that watch at once."""
+
     @field_validator("skip_globs", "root_parents", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -131,6 +169,12 @@ class IoSettings(ServiceSettings):
     def _check_roots(cls, value: str) -> str:
         parse_roots(value, SymlinkPolicy.DENY)
         return value
+
+
+def watch_options(settings: IoSettings) -> WatchOptions:
+    """Returns how watching behaves."""
+    names = (field.name for field in fields(WatchOptions))
+    return WatchOptions(**{name: getattr(settings, f"watch_{name}") for name in names})
 
 
 def read_permits(settings: IoSettings) -> int:

@@ -52,6 +52,15 @@ def unprivileged() -> Iterator[None]:
 @asynccontextmanager
 async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grpc.aio.Channel]:
     """Runs the io service with the folder as root `test`; yields a channel to it."""
+    async with serve_app(top, socket, **options) as (channel, _):
+        yield channel
+
+
+@asynccontextmanager
+async def serve_app(
+    top: Path, socket: Path, **options: object
+) -> AsyncIterator[tuple[grpc.aio.Channel, IoApp]]:
+    """As `serve`; yields the app as well."""
     settings = IoSettings(listen=f"unix:{socket}", roots=f"test={top}", **options)  # type: ignore[arg-type]
     app = IoApp(settings)
     gate = Gate(settings.max_concurrent_calls)
@@ -63,7 +72,7 @@ async def serve(top: Path, socket: Path, **options: object) -> AsyncIterator[grp
     await app.start()
     try:
         async with grpc.aio.insecure_channel(settings.listen) as channel:
-            yield channel
+            yield channel, app
     finally:
         await server.stop(1)
         await app.close()

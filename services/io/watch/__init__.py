@@ -1,0 +1,1 @@
+"""Tells what changes in a tree, and says so when it cannot know."""
