@@ -17,6 +17,7 @@ from services.embed.backends.converted import (
     read_canary,
     read_facts,
 )
+from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
 from services.embed.backends.precision import choose_precision
 from services.embed.backends.protocol import BackendInfo, LoadedModel
@@ -132,9 +133,10 @@ class OpenVinoBackend:
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
-        # The request's memory is written again by its next batch.
-        vectors: Vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        with memory_errors_told():
+            request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
+            # The request's memory is written again by its next batch.
+            vectors: Vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         return vectors
 
     def close(self) -> None:

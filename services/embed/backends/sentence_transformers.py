@@ -8,6 +8,7 @@ import torch
 from tokenizers import Tokenizer
 
 from services.embed.backends import pipeline
+from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
 from services.embed.backends.protocol import BackendInfo, LoadedModel
 from services.embed.model import Precision
@@ -92,8 +93,8 @@ class TorchBackend:
     def infer(self, batch: Sequence[TokenIds]) -> Vectors:
         """Returns one row per text, normalised again in float32."""
         assert self._module is not None
-        arrays = pad(batch, token_types=self._token_types)
-        with torch.inference_mode():
+        with memory_errors_told(), torch.inference_mode():
+            arrays = pad(batch, token_types=self._token_types)
             tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
             rows = self._module(*tensors).float()
             rows = torch.nn.functional.normalize(rows, dim=-1)
