@@ -92,7 +92,7 @@ class EmbedApp:
             loaded.backend,
             admission,
             token_budget=facts.token_budget,
-            max_texts=settings.batch_max_texts,
+            max_texts=min(settings.batch_max_texts, facts.max_texts),
             interactive_burst=settings.interactive_burst,
         )
         info = ModelInfo(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from services.embed import metrics, vectors
 from services.embed.errors import BadVectorError
 from services.embed.model import Lane
+from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Engine:
         """Runs a batch; when it fails, halves it until the bad text stands alone."""
         try:
             return self._results(works)
+        except LodestoneError as error:  # how every text of the batch ends; halves end no better
+            return [error] * len(works)
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the thread must live
             if len(works) == 1:
                 return [_failure(works[0], error)]

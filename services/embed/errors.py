@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.runtime.errors import Code, LodestoneError
+from services.runtime.errors import Code, DependencyUnavailableError, LodestoneError
 
 
 class TextTooLongError(LodestoneError):
@@ -45,4 +45,15 @@ class FingerprintMismatchError(LodestoneError):
         super().__init__(
             "The model's fingerprint is not the expected one.",
             metadata={"expected": expected, "actual": actual},
+        )
+
+
+class RemoteModelUnavailableError(DependencyUnavailableError):
+    """The provider of a remote model does not answer, or does not let this service in."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(
+            message,
+            metadata={"dependency": "remote model"},
+            retry_after_seconds=retry_after_seconds,
         )

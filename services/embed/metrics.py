@@ -45,6 +45,25 @@ ADMITTED_TOKENS = Gauge("lodestone_embed_admitted_tokens", "Tokens of all texts 
 RUNNING_BATCHES = Gauge(
     "lodestone_embed_running_batches", "Batches that run or are prepared to run next."
 )
+REMOTE_REQUESTS = Counter(
+    "lodestone_embed_remote_requests_total",
+    "Requests to the provider of a remote model by how they ended: ok, not_sent (for a limit, or "
+    "because the provider is dead), or the kind of failure.",
+    ("outcome",),
+)
+REMOTE_SECONDS = Histogram(
+    "lodestone_embed_remote_seconds",
+    "Time of one request to the provider of a remote model.",
+    buckets=_SECONDS_BUCKETS,
+)
+REMOTE_WAIT_SECONDS = Counter(
+    "lodestone_embed_remote_wait_seconds_total",
+    "Time that requests to a remote model waited for its provider's limits.",
+)
+REMOTE_CIRCUIT_OPEN = Gauge(
+    "lodestone_embed_remote_circuit_open",
+    "Whether a provider failed so often that it is not asked for a while.",
+)
 
 
 def note_forward(lengths: Sequence[int]) -> None:
