@@ -35,6 +35,10 @@ class EmbedSettings(ServiceSettings):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Numbers to compute with; `auto` takes 16 bits where they are fast and pass a self-test."""
 
+    torch_attention: Literal["auto", "padded"] = "auto"
+    """How torch runs texts of several lengths: `auto` without padding where the model's family and
+    the device allow it and a self-test passes, `padded` in rectangles."""
+
     cache_dir: Annotated[
         Path, Field(default_factory=lambda: user_cache_path("lodestone") / "models")
     ]

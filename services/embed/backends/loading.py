@@ -78,6 +78,7 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
         return load_torch(
             source.folder,
             precision=settings.precision,
+            attention=settings.torch_attention,
             token_budget=settings.token_budget,
             max_text_chars=settings.max_text_chars,
         )

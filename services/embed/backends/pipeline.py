@@ -54,7 +54,6 @@ def load_model(folder: Path, *, device: str) -> SentenceTransformer:
         device=device,
         trust_remote_code=False,
         local_files_only=True,
-        model_kwargs={"attn_implementation": "sdpa"},
     )
     model.eval()
     if getattr(model.tokenizer, "backend_tokenizer", None) is None:
@@ -78,8 +77,27 @@ def uses_token_types(model: SentenceTransformer) -> bool:
 
 def max_tokens_of(model: SentenceTransformer) -> int:
     """Returns the most tokens that the model reads of one text."""
-    limits = [model.max_seq_length, model.tokenizer.model_max_length, _MOST_TOKENS]
+    limits = [
+        model.max_seq_length,
+        model.tokenizer.model_max_length,
+        _positions(model),
+        _MOST_TOKENS,
+    ]
     return min(int(limit) for limit in limits if limit)
+
+
+def _positions(model: SentenceTransformer) -> int:
+    """Returns how many positions the model has learned; 0 when it has no table of them.
+
+    RoBERTa and its kin count from behind the padding's id, and their configuration names the rows
+    of the table: a text of as many tokens as that would read beyond its end.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding):
+            padding_id = getattr(module, "padding_idx", None)
+            return table.num_embeddings - (0 if padding_id is None else padding_id + 1)
+    return 0
 
 
 def dimensions_of(model: SentenceTransformer) -> int:

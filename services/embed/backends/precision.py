@@ -44,7 +44,7 @@ def choose_precision(
     Raises:
         StartError: the model disagrees with its canary vectors even so.
     """
-    texts = _canary_ids(encoder)
+    texts = canary_ids(encoder)
     if wanted == "auto":
         wanted = _decide(compile_in, texts, canary, folder)
     backend = compile_in(Precision(wanted))
@@ -112,7 +112,8 @@ def _keep(memory: Path, facts: dict[str, object]) -> None:
         draft.replace(memory)
 
 
-def _canary_ids(encoder: TextEncoder) -> list[TokenIds]:
+def canary_ids(encoder: TextEncoder) -> list[TokenIds]:
+    """Returns the token ids of the canary texts."""
     encoded = encoder.encode(CANARY_TEXTS, Truncation.END)
     texts = [item.ids for item in encoded if isinstance(item, EncodedText)]
     assert len(texts) == len(CANARY_TEXTS)
