@@ -84,6 +84,10 @@ format: setup ## Formats code and contracts.
 bench: setup corpora ## Measures against the plain library; the last line is JSON.
 	@$(BIN)/python -m tests.bench.main
 
+.PHONY: bench-gpu
+bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; says so where there is none.
+	@$(BIN)/python -m tests.bench.gpu
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
