@@ -61,6 +61,7 @@ class PackedEncoder(torch.nn.Module):
             _Layer(layer, attention) for layer in encoder.encoder.layer
         )
         self._pooling = _pooling_of(model)
+        self._dimensions = model.get_embedding_dimension()
         self._later = torch.nn.ModuleList(list(model)[2:])
         # RoBERTa and its kin count positions from behind the padding's id, BERT from zero.
         self._padding_id: int | None = getattr(encoder.embeddings, "padding_idx", None)
@@ -77,7 +78,7 @@ class PackedEncoder(torch.nn.Module):
         features = {"sentence_embedding": self._pool(hidden, segments)}
         for module in self._later:
             features = module(features)
-        return features["sentence_embedding"]
+        return features["sentence_embedding"][:, : self._dimensions]
 
     def _positions(self, ids: TokenIds) -> TokenIds:
         if self._padding_id is None:
