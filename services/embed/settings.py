@@ -48,7 +48,10 @@ class EmbedSettings(ServiceSettings):
     """Longest time that the first conversion of a model may take."""
 
     streams: Annotated[int, Field(ge=0, le=256)] = 0
-    """Forwards at once; 0 is one a core on CPU, one on GPU."""
+    """Forwards at once on OpenVINO; 0 measures it at the first start."""
+
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of all forwards together on OpenVINO; 0 is one a core."""
 
     token_budget: Annotated[int, Field(ge=0, le=1 << 20)] = 0
     """Most tokens of a batch with padding; 0 lets the backend choose. A longer text goes alone."""

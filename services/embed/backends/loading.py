@@ -46,6 +46,7 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
         folder,
         precision=settings.precision,
         streams=settings.streams,
+        threads=settings.threads,
         token_budget=settings.token_budget,
         max_text_chars=settings.max_text_chars,
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from services.embed.backends import cpu
+from services.embed.backends.measured import keep_measured
 from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
 from services.embed.fingerprint import digest_of_bytes
 from services.embed.model import EncodedText, Precision, Truncation
@@ -83,7 +83,7 @@ def _decide(
         "float32_seconds": round(exact_seconds, 4),
     }
     get_logger().info("precision_measured", **facts)
-    _keep(memory, facts)
+    keep_measured(memory, facts)
     return chosen
 
 
@@ -102,14 +102,6 @@ def _seconds(backend: Backend, texts: Sequence[TokenIds]) -> float:
         backend.infer(texts)
         best = min(best, time.perf_counter() - started)
     return best
-
-
-def _keep(memory: Path, facts: dict[str, object]) -> None:
-    """Writes what was measured; a cache that cannot be written only costs the next start time."""
-    draft = memory.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        draft.write_text(json.dumps(facts))
-        draft.replace(memory)
 
 
 def canary_ids(encoder: TextEncoder) -> list[TokenIds]:
