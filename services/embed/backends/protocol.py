@@ -41,6 +41,8 @@ class BackendInfo:
     concurrency: int
     token_budget: int
     identity: ModelIdentity
+    device: str = "cpu"
+    """What its forwards occupy, e.g. `cpu` or `cuda`; empty when that is not on this machine."""
     padded: bool = True
     max_texts: int = MOST_TEXTS
 

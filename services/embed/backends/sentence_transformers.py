@@ -59,6 +59,7 @@ def load_torch(
         concurrency=1,
         token_budget=token_budget or default_budget,
         identity=identity,
+        device=device,
     )
     module = pipeline.Pipeline(model).to(_DTYPES[chosen]).eval()
     token_types = pipeline.uses_token_types(model)

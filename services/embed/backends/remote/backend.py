@@ -138,6 +138,7 @@ def _info_of(endpoint: Endpoint, dimensions: int, token_budget: int) -> BackendI
         concurrency=endpoint.concurrency,
         token_budget=token_budget or _budget(endpoint.tokens_per_minute),
         identity=identity,
+        device="",
         padded=False,
         max_texts=endpoint.max_batch_texts,
     )
