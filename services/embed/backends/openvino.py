@@ -147,20 +147,20 @@ class OpenVinoBackend:
             identity=facts.identity,
         )
         self._token_types = facts.token_types
-        self._compiled = core.compile_model(
-            str(folder / GRAPH),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                "NUM_STREAMS": str(layout.streams),
-                "INFERENCE_NUM_THREADS": str(layout.threads),
-                # Other processes share the cores: a pinned stream would wait for its core while
-                # another one idles.
-                "ENABLE_CPU_PINNING": "NO",
-                "CPU_RUNTIME_CACHE_CAPACITY": str(_CACHED_SHAPES),
-            },
-        )
+        self._core = core
+        self._graph = folder / GRAPH
+        self._options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": str(layout.streams),
+            "INFERENCE_NUM_THREADS": str(layout.threads),
+            # Other processes share the cores: a pinned stream would wait for its core while
+            # another one idles.
+            "ENABLE_CPU_PINNING": "NO",
+            "CPU_RUNTIME_CACHE_CAPACITY": str(_CACHED_SHAPES),
+        }
+        self._lock = threading.Lock()
         self._local = threading.local()
+        self._compiled = self._compile()
 
     @property
     def info(self) -> BackendInfo:
@@ -169,11 +169,13 @@ class OpenVinoBackend:
 
     def infer(self, batch: Sequence[TokenIds]) -> Vectors:
         """Returns one row per text; each thread has a request of its own."""
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
         with memory_errors_told():
-            request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
+            compiled, request = self._request()
+            try:
+                request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
+            except Exception:
+                self._discard(compiled)
+                raise
             # The request's memory is written again by its next batch.
             vectors: Vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         return vectors
@@ -182,3 +184,28 @@ class OpenVinoBackend:
         """Releases the model's memory."""
         self._local = threading.local()
         self._compiled = None
+
+    def _compile(self) -> Any:
+        return self._core.compile_model(str(self._graph), "CPU", self._options)
+
+    def _request(self) -> tuple[Any, Any]:
+        """Returns the compiled model and this thread's request, which belongs to it."""
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._compile()
+            compiled = self._compiled
+        if getattr(self._local, "compiled", None) is not compiled:
+            self._local.request = compiled.create_infer_request()
+            self._local.compiled = compiled
+        return compiled, self._local.request
+
+    def _discard(self, compiled: Any) -> None:
+        """Has the model compiled anew before the next forward.
+
+        A forward that ends half-way, for want of memory say, leaves the graph of its stream with
+        the shapes of two batches, and every later forward on that stream fails.
+        """
+        self._local.request = self._local.compiled = None
+        with self._lock:
+            if self._compiled is compiled:
+                self._compiled = None
