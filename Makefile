@@ -98,6 +98,10 @@ bench-embed: setup corpora ## Measures the embed service; the last line is JSON.
 bench-io: setup corpora ## Measures the io service against find, git and one core; the last line is JSON.
 	@$(BIN)/python -m tests.bench.io
 
+.PHONY: bench-gpu
+bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; says so where there is none.
+	@$(BIN)/python -m tests.bench.gpu
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

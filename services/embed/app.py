@@ -152,7 +152,7 @@ class EmbedApp:
             backend,
             admission,
             token_budget=facts.token_budget,
-            max_texts=settings.batch_max_texts,
+            max_texts=min(settings.batch_max_texts, facts.max_texts),
             turns=LaneTurns(weights, max_age_seconds=settings.lane_max_age_seconds),
         )
         info = ModelInfo(

@@ -16,6 +16,7 @@ from services.embed.backends.protocol import (
 )
 from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngineError
 from services.embed.gate import SuspectGate
+from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ class Engine:
             self._forward_suspects(alive, results)
         except EngineDownError:
             results.update(dict.fromkeys(alive, EngineAwayError()))
+        except LodestoneError as error:  # how every text of the batch ends; halves end no better
+            results.update(dict.fromkeys(alive, error))
         except Exception as error:  # noqa: BLE001 - a model may raise anything; the thread must live
             self._note_failure(alive, error)
             if len(alive) == 1:

@@ -97,3 +97,14 @@ class FingerprintMismatchError(LodestoneError):
             "The model's fingerprint is not the expected one.",
             metadata={"expected": expected, "actual": actual},
         )
+
+
+class RemoteModelUnavailableError(DependencyUnavailableError):
+    """The provider of a remote model does not answer, or does not let this service in."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float) -> None:
+        super().__init__(
+            message,
+            metadata={"dependency": "remote model"},
+            retry_after_seconds=retry_after_seconds,
+        )

@@ -70,6 +70,25 @@ TURN_WAIT_SECONDS = Histogram(
     "Time that a forward waited because another model had its turn.",
     buckets=_SECONDS_BUCKETS,
 )
+REMOTE_REQUESTS = Counter(
+    "lodestone_embed_remote_requests_total",
+    "Requests to the provider of a remote model by how they ended: ok, not_sent (for a limit, or "
+    "because the provider is dead), or the kind of failure.",
+    ("outcome",),
+)
+REMOTE_SECONDS = Histogram(
+    "lodestone_embed_remote_seconds",
+    "Time of one request to the provider of a remote model.",
+    buckets=_SECONDS_BUCKETS,
+)
+REMOTE_WAIT_SECONDS = Counter(
+    "lodestone_embed_remote_wait_seconds_total",
+    "Time that requests to a remote model waited for its provider's limits.",
+)
+REMOTE_CIRCUIT_OPEN = Gauge(
+    "lodestone_embed_remote_circuit_open",
+    "Whether a provider failed so often that it is not asked for a while.",
+)
 
 
 class Part:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from services.embed import metrics
 from services.embed.errors import BadVectorError, FingerprintMismatchError
 from services.embed.model import Embedding, EncodedText, Lane
-from services.runtime.errors import InvalidRequestError, LodestoneError, OverloadedError
+from services.runtime.errors import (
+    DependencyUnavailableError,
+    InvalidRequestError,
+    LodestoneError,
+    OverloadedError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,6 +128,9 @@ class ServedModel:
             [item.ids for item in good], layout=self.info.layout_of(options), lane=options.lane
         )
         assert len(results) == len(good)
+        lost = [one for one in results if isinstance(one, DependencyUnavailableError)]
+        if lost and len(lost) == len(results):  # whoever calls again later is served
+            raise lost[0]
         left = iter(results)
         outcomes = [
             _outcome(item, next(left)) if isinstance(item, EncodedText) else item

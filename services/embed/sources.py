@@ -1,4 +1,4 @@
-"""What the setting `model` means: the bundled model, a folder, or the hash."""
+"""What the setting `model` means: the bundled model, a folder, the hash, or a remote model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from services.embed.backends.remote.endpoint import Endpoint, EndpointError, checked_url
 from services.embed.model import ModelId
 from services.runtime.exits import ExitCode, StartError
 
@@ -20,9 +21,12 @@ _BUNDLED_ID = "all-minilm-l6-v2"
 _HASHING = "hashing"
 _HASHING_DIMENSIONS = 384
 _DIMENSIONS = range(8, 16001)
+_OPENAI = "openai"
+_REMOTE = "remote"
 _MARKS = ("modules.json", "config.json")
 _EXPECTED = (
-    f"It may be {BUNDLED}, {_HASHING}, {_HASHING}:DIMENSIONS, or a sentence-transformers folder"
+    f"It may be {BUNDLED}, {_HASHING}, {_HASHING}:DIMENSIONS, {_OPENAI}:MODEL, "
+    "or a sentence-transformers folder"
 )
 
 
@@ -42,7 +46,15 @@ class FolderSource:
     folder: Path
 
 
-Source: TypeAlias = HashingSource | FolderSource
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """A model behind an embeddings API."""
+
+    model_id: ModelId
+    endpoint: Endpoint
+
+
+Source: TypeAlias = HashingSource | FolderSource | RemoteSource
 """What a model comes from."""
 
 
@@ -55,8 +67,10 @@ def resolve_source(settings: EmbedSettings) -> Source:
     name, _, argument = settings.model.partition(":")
     if name == _HASHING:
         return _hashing_source(settings, argument)
-    if settings.backend == _HASHING:
-        raise _refusal(settings, f"the backend {_HASHING} runs no other model than {_HASHING}")
+    if name == _OPENAI:
+        return _remote_source(settings, argument)
+    if settings.backend in {_HASHING, _REMOTE}:
+        raise _refusal(settings, f"the backend {settings.backend} does not run it")
     if settings.model == BUNDLED:
         folder, model_id = _bundled_folder(settings), _BUNDLED_ID
     else:
@@ -80,6 +94,36 @@ def _hashing_source(settings: EmbedSettings, argument: str) -> HashingSource:
             settings, f"dimensions are a number from {_DIMENSIONS.start} to {_DIMENSIONS.stop - 1}"
         )
     return HashingSource(ModelId(settings.model_id or _HASHING), dimensions)
+
+
+def _remote_source(settings: EmbedSettings, model: str) -> RemoteSource:
+    if settings.backend not in {"auto", _REMOTE}:
+        raise _refusal(settings, f"the backend {settings.backend} does not run it")
+    if not model:
+        raise _refusal(settings, "the name of the provider's model is missing")
+    if not settings.remote_url:
+        raise _refusal(settings, "LODESTONE_EMBED_REMOTE_URL is not set")
+    try:
+        url = checked_url(settings.remote_url)
+    except EndpointError as error:
+        raise StartError(ExitCode.USAGE, f"LODESTONE_EMBED_REMOTE_URL: {error}") from None
+    endpoint = Endpoint(
+        url=url,
+        model=model,
+        key_file=settings.remote_key_file,
+        dimensions=settings.remote_dimensions,
+        max_tokens=settings.remote_max_tokens,
+        document_prompt=settings.remote_document_prompt,
+        query_prompt=settings.remote_query_prompt,
+        requests_per_minute=settings.remote_requests_per_minute,
+        tokens_per_minute=settings.remote_tokens_per_minute,
+        timeout_seconds=settings.remote_timeout_seconds,
+        deadline_seconds=settings.remote_deadline_seconds,
+        concurrency=settings.remote_concurrency,
+        max_batch_texts=settings.remote_max_batch_texts,
+        proxy=settings.remote_proxy,
+    )
+    return RemoteSource(ModelId(settings.model_id or _slug(model)), endpoint)
 
 
 def _bundled_folder(settings: EmbedSettings) -> Path:

@@ -1,4 +1,4 @@
-"""One contract for every backend: hashing, OpenVINO in float32 and by default, torch."""
+"""One contract for every backend: hashing, remote, OpenVINO in float32 and by default, torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from services.embed.backends.loading import load
 from services.embed.model import EncodedText, Precision, TokenIds, Truncation, Vectors
 from services.embed.sources import resolve_source
+from services.embed.vectors import good_rows
+from tests.support.embeddings_api import serving_embeddings
 from tests.unit.embed.harness import settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from services.embed.backends.protocol import LoadedModel
+    from tests.support.embeddings_api import EmbeddingsApi
 
 CODE = [
     "",
@@ -39,22 +44,40 @@ BACKENDS = {
     "openvino": {"model": "minilm", "backend": "openvino"},
     "torch": {"model": "minilm", "backend": "torch"},
 }
+REMOTE = {"remote": {"model": "openai:code-1"}}
 NEURAL = [name for name in BACKENDS if name != "hashing"]
 
 
 @pytest.fixture(scope="module")
-def loaded_models() -> dict[str, LoadedModel]:
+def loaded_models() -> Iterator[dict[str, LoadedModel]]:
+    models: dict[str, LoadedModel] = {}
+    yield models
+    for model in models.values():
+        model.backend.close()
+
+
+@pytest.fixture(scope="module")
+def rows_alone() -> dict[int, Vectors]:
+    """Vectors of `CODE` where each text had a batch of its own, by the model's id."""
     return {}
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[EmbeddingsApi]:
+    """What the remote backend asks, over HTTP."""
+    with serving_embeddings() as api:
+        yield api
 
 
 @pytest.fixture
 async def loaded(
-    request: pytest.FixtureRequest, loaded_models: dict[str, LoadedModel]
+    request: pytest.FixtureRequest, loaded_models: dict[str, LoadedModel], provider: EmbeddingsApi
 ) -> LoadedModel:
     name = request.param
     if name not in loaded_models:
-        settings = settings_of(**BACKENDS[name])
-        loaded_models[name] = await load(resolve_source(settings), settings)
+        fields = {"remote_url": provider.url, **{**BACKENDS, **REMOTE}[name]}
+        wanted = settings_of(**fields)
+        loaded_models[name] = await load(resolve_source(wanted), wanted)
     return loaded_models[name]
 
 
@@ -68,7 +91,7 @@ def _least_cosine(left: Vectors, right: Vectors) -> float:
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
-every_backend = pytest.mark.parametrize("loaded", list(BACKENDS), indirect=True)
+every_backend = pytest.mark.parametrize("loaded", [*BACKENDS, *REMOTE], indirect=True)
 every_neural_backend = pytest.mark.parametrize("loaded", NEURAL, indirect=True)
 
 
@@ -93,6 +116,48 @@ def test_a_vector_does_not_depend_on_its_neighbours(loaded: LoadedModel) -> None
     alone = np.concatenate([loaded.backend.infer([one]) for one in ids])
 
     assert _least_cosine(together, alone) > 0.9999
+
+
+@every_backend
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(choice=st.data())
+def test_a_vector_is_the_same_whatever_its_order_and_companions(
+    loaded: LoadedModel, rows_alone: dict[int, Vectors], choice: st.DataObject
+) -> None:
+    """A cache keyed by content holds only for such vectors.
+
+    Red with quantisation by the batch's own scale (dynamic int8), with a mask that is left out, and
+    with rows handed back in another order than that of the texts.
+    """
+    ids = _ids(loaded, CODE)
+    if id(loaded) not in rows_alone:
+        rows_alone[id(loaded)] = np.concatenate([loaded.backend.infer([one]) for one in ids])
+    alone = rows_alone[id(loaded)]
+    chosen = choice.draw(st.lists(st.integers(0, len(ids) - 1), min_size=1, max_size=12))
+
+    rows = loaded.backend.infer([ids[at] for at in chosen])
+
+    assert _least_cosine(rows, alone[chosen]) > 0.9999
+
+
+@every_backend
+def test_nothing_but_whole_finite_vectors_passes_the_check(loaded: LoadedModel) -> None:
+    """What a backend gives for ordinary texts passes; spoilt rows never do."""
+    rows = loaded.backend.infer(_ids(loaded, CODE))
+    size = loaded.backend.info.dimensions
+    assert all(good_rows(rows, dimensions=size))
+
+    for spoil in (np.nan, np.inf, -np.inf, 1e30):
+        spoilt = rows.copy()
+        spoilt[3, 5] = spoil
+        good = good_rows(spoilt, dimensions=size)
+        assert [at for at, ok in enumerate(good) if not ok] == [3]
+    spoilt = rows.copy()
+    spoilt[2] = 0
+    assert not good_rows(spoilt, dimensions=size)[2]
+    assert not any(good_rows(rows[:, :-1], dimensions=size))
 
 
 @every_backend
@@ -151,8 +216,8 @@ async def test_backends_of_one_model_share_its_identity(
     """Fingerprints differ by backend and precision alone."""
     for name in NEURAL:
         if name not in loaded_models:
-            settings = settings_of(**BACKENDS[name])
-            loaded_models[name] = await load(resolve_source(settings), settings)
+            wanted = settings_of(**BACKENDS[name])
+            loaded_models[name] = await load(resolve_source(wanted), wanted)
 
     first, *others = (loaded_models[name].backend.info.identity for name in NEURAL)
 

@@ -28,7 +28,7 @@ GRAPH = "model.xml"
 TOKENIZER = "tokenizer.json"
 _FACTS = "model.json"
 _CANARY = "canary.npy"
-_CONVERSION_VERSION = 2
+_CONVERSION_VERSION = 3
 """Counts changes of what a conversion writes; folders of other versions are not read."""
 _LINE_CHARS = 300
 OFFLINE = {

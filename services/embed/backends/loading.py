@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from services.embed.backends.converted import OFFLINE, ensure_converted
 from services.embed.backends.hashing import load_hashing
-from services.embed.sources import HashingSource
+from services.embed.sources import HashingSource, RemoteSource
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from services.embed.backends.protocol import LoadedModel
     from services.embed.settings import EmbedSettings
-    from services.embed.sources import FolderSource
+    from services.embed.sources import FolderSource, Source
 
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
 
-async def load(source: HashingSource | FolderSource, settings: EmbedSettings) -> LoadedModel:
+async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
     """Returns a model that is ready to run.
 
     Raises:
@@ -28,6 +28,8 @@ async def load(source: HashingSource | FolderSource, settings: EmbedSettings) ->
     """
     if isinstance(source, HashingSource):
         return load_hashing(source.dimensions, max_text_chars=settings.max_text_chars)
+    if isinstance(source, RemoteSource):
+        return await asyncio.to_thread(_load_remote, source, settings)
     if settings.backend == "torch" or (settings.backend == "auto" and has_gpu()):
         return await asyncio.to_thread(_load_torch, source, settings)
     folder = await ensure_converted(
@@ -44,6 +46,18 @@ async def load(source: HashingSource | FolderSource, settings: EmbedSettings) ->
         folder,
         precision=settings.precision,
         streams=settings.streams,
+        threads=settings.threads,
+        token_budget=settings.token_budget,
+        max_text_chars=settings.max_text_chars,
+    )
+
+
+def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedModel:
+    # Imported where it is used: the other backends do without an HTTP client.
+    from services.embed.backends.remote.backend import load_remote  # noqa: PLC0415
+
+    return load_remote(
+        source.endpoint,
         token_budget=settings.token_budget,
         max_text_chars=settings.max_text_chars,
     )
@@ -65,6 +79,7 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
         return load_torch(
             source.folder,
             precision=settings.precision,
+            attention=settings.torch_attention,
             token_budget=settings.token_budget,
             max_text_chars=settings.max_text_chars,
         )

@@ -17,14 +17,16 @@ from services.embed.backends.converted import (
     read_canary,
     read_facts,
 )
+from services.embed.backends.layout import Layout, choose_layout, usual_layout
+from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
-from services.embed.backends.precision import choose_precision
+from services.embed.backends.precision import canary_ids, choose_precision
 from services.embed.backends.protocol import BackendInfo, LoadedModel
 from services.embed.model import Precision
 from services.embed.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from services.embed.backends.converted import ConvertedFacts
@@ -55,9 +57,18 @@ def import_openvino() -> Any:
 
 
 def load_openvino(
-    folder: Path, *, precision: str, streams: int, token_budget: int, max_text_chars: int
+    folder: Path,
+    *,
+    precision: str,
+    streams: int,
+    threads: int,
+    token_budget: int,
+    max_text_chars: int,
 ) -> LoadedModel:
-    """Returns a converted model, ready to run. Blocks for a fraction of a second.
+    """Returns a converted model, ready to run.
+
+    Blocks for a fraction of a second; at the first start on a kind of machine for seconds, to
+    measure precision and layout. Streams or threads other than 0 are taken as they are.
 
     Raises:
         StartError: the model disagrees with its canary vectors.
@@ -70,18 +81,48 @@ def load_openvino(
     )
     core = import_openvino().Core()
     cores = cpu.available_cores()
-    streams = streams or min(cores, cpu.MOST_STREAMS)
+    layout = usual_layout(cores)
+    if streams or threads:
+        layout = Layout(streams or layout.streams, threads or max(layout.threads, streams))
 
-    def compile_in(wanted: Precision) -> OpenVinoBackend:
+    def compile_as(layout: Layout, wanted: Precision) -> OpenVinoBackend:
         return OpenVinoBackend(
-            core, folder, facts, precision=wanted, streams=streams, threads=max(cores, streams),
+            core, folder, facts, precision=wanted, layout=layout,
             token_budget=token_budget or _TOKEN_BUDGET,
         )  # fmt: skip
 
     backend = choose_precision(
-        compile_in, encoder, canary=read_canary(folder), wanted=precision, folder=folder
+        lambda wanted: compile_as(layout, wanted),
+        encoder,
+        canary=read_canary(folder),
+        wanted=precision,
+        folder=folder,
     )
+    if not streams and not threads:
+        backend = _in_best_layout(backend, layout, compile_as, encoder, folder)
     return LoadedModel(backend, encoder)
+
+
+def _in_best_layout(
+    backend: OpenVinoBackend,
+    usual: Layout,
+    compile_as: Callable[[Layout, Precision], OpenVinoBackend],
+    encoder: ModelTokenizer,
+    folder: Path,
+) -> OpenVinoBackend:
+    """Returns the backend, or in its place one in a layout that measured better."""
+    precision = backend.info.precision
+    chosen = choose_layout(
+        lambda layout: compile_as(layout, precision),
+        usual=usual,
+        precision=precision,
+        some_ids=canary_ids(encoder)[-1],
+        folder=folder,
+    )
+    if chosen == usual:
+        return backend
+    backend.close()
+    return compile_as(chosen, precision)
 
 
 class OpenVinoBackend:
@@ -94,33 +135,32 @@ class OpenVinoBackend:
         facts: ConvertedFacts,
         *,
         precision: Precision,
-        streams: int,
-        threads: int,
+        layout: Layout,
         token_budget: int,
     ) -> None:
         self._info = BackendInfo(
             name="openvino",
             precision=precision,
             dimensions=facts.dimensions,
-            concurrency=streams,
+            concurrency=layout.streams,
             token_budget=token_budget,
             identity=facts.identity,
         )
         self._token_types = facts.token_types
-        self._compiled = core.compile_model(
-            str(folder / GRAPH),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
-                "NUM_STREAMS": str(streams),
-                "INFERENCE_NUM_THREADS": str(threads),
-                # Other processes share the cores: a pinned stream would wait for its core while
-                # another one idles.
-                "ENABLE_CPU_PINNING": "NO",
-                "CPU_RUNTIME_CACHE_CAPACITY": str(_CACHED_SHAPES),
-            },
-        )
+        self._core = core
+        self._graph = folder / GRAPH
+        self._options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "NUM_STREAMS": str(layout.streams),
+            "INFERENCE_NUM_THREADS": str(layout.threads),
+            # Other processes share the cores: a pinned stream would wait for its core while
+            # another one idles.
+            "ENABLE_CPU_PINNING": "NO",
+            "CPU_RUNTIME_CACHE_CAPACITY": str(_CACHED_SHAPES),
+        }
+        self._lock = threading.Lock()
         self._local = threading.local()
+        self._compiled = self._compile()
 
     @property
     def info(self) -> BackendInfo:
@@ -129,15 +169,43 @@ class OpenVinoBackend:
 
     def infer(self, batch: Sequence[TokenIds]) -> Vectors:
         """Returns one row per text; each thread has a request of its own."""
-        request = getattr(self._local, "request", None)
-        if request is None:
-            request = self._local.request = self._compiled.create_infer_request()
-        request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
-        # The request's memory is written again by its next batch.
-        vectors: Vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
+        with memory_errors_told():
+            compiled, request = self._request()
+            try:
+                request.infer(pad(batch, token_types=self._token_types), share_inputs=True)
+            except Exception:
+                self._discard(compiled)
+                raise
+            # The request's memory is written again by its next batch.
+            vectors: Vectors = np.array(request.get_output_tensor(0).data, dtype=np.float32)
         return vectors
 
     def close(self) -> None:
         """Releases the model's memory."""
         self._local = threading.local()
         self._compiled = None
+
+    def _compile(self) -> Any:
+        return self._core.compile_model(str(self._graph), "CPU", self._options)
+
+    def _request(self) -> tuple[Any, Any]:
+        """Returns the compiled model and this thread's request, which belongs to it."""
+        with self._lock:
+            if self._compiled is None:
+                self._compiled = self._compile()
+            compiled = self._compiled
+        if getattr(self._local, "compiled", None) is not compiled:
+            self._local.request = compiled.create_infer_request()
+            self._local.compiled = compiled
+        return compiled, self._local.request
+
+    def _discard(self, compiled: Any) -> None:
+        """Has the model compiled anew before the next forward.
+
+        A forward that ends half-way, for want of memory say, leaves the graph of its stream with
+        the shapes of two batches, and every later forward on that stream fails.
+        """
+        self._local.request = self._local.compiled = None
+        with self._lock:
+            if self._compiled is compiled:
+                self._compiled = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sentence_transformers import SentenceTransformer
 
+from services.embed.backends.suitability import why_unsuitable
 from services.embed.fingerprint import digest_of_files, digest_of_json, weight_files
 from services.embed.model import ModelIdentity, Prompts
 
@@ -28,6 +29,7 @@ class Pipeline(torch.nn.Module):
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
         self.model = model
+        self.dimensions = dimensions_of(model)
 
     def forward(
         self,
@@ -39,31 +41,30 @@ class Pipeline(torch.nn.Module):
         features = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
             features["token_type_ids"] = token_type_ids
-        vectors = self.model(features)["sentence_embedding"]
+        # A model may be saved with a shorter length than its last module has.
+        vectors = self.model(features)["sentence_embedding"][:, : self.dimensions]
         return torch.nn.functional.normalize(vectors, dim=-1)
 
 
 def load_model(folder: Path, *, device: str) -> SentenceTransformer:
     """Returns a model from local files alone; code that comes with it is not run.
 
+    Weights are float32 whatever the file holds: what to compute in is decided where it runs.
+
     Raises:
-        UnsupportedModelError: its tokenizer or its pooling does not fit.
+        UnsupportedModelError: it does not load, or must not serve.
     """
-    model = SentenceTransformer(
-        str(folder),
-        device=device,
-        trust_remote_code=False,
-        local_files_only=True,
-        model_kwargs={"attn_implementation": "sdpa"},
-    )
-    model.eval()
-    if getattr(model.tokenizer, "backend_tokenizer", None) is None:
-        raise UnsupportedModelError("it has no fast tokenizer (tokenizer.json)")
-    if prompts_of(model) != Prompts() and not all(
-        getattr(module, "include_prompt", True) for module in model
-    ):
-        raise UnsupportedModelError("it leaves its prompt out of the pooling")
-    return model
+    try:
+        model = SentenceTransformer(
+            str(folder), device=device, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # noqa: BLE001 - each file format and architecture raises its own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise UnsupportedModelError(lines[0]) from None
+    why = why_unsuitable(model, folder, prompts_of(model))
+    if why:
+        raise UnsupportedModelError(why)
+    return model.float().eval()
 
 
 def tokenizer_json(model: SentenceTransformer) -> str:
@@ -78,8 +79,27 @@ def uses_token_types(model: SentenceTransformer) -> bool:
 
 def max_tokens_of(model: SentenceTransformer) -> int:
     """Returns the most tokens that the model reads of one text."""
-    limits = [model.max_seq_length, model.tokenizer.model_max_length, _MOST_TOKENS]
+    limits = [
+        model.max_seq_length,
+        model.tokenizer.model_max_length,
+        _positions(model),
+        _MOST_TOKENS,
+    ]
     return min(int(limit) for limit in limits if limit)
+
+
+def _positions(model: SentenceTransformer) -> int:
+    """Returns how many positions the model has learned; 0 when it has no table of them.
+
+    RoBERTa and its kin count from behind the padding's id, and their configuration names the rows
+    of the table: a text of as many tokens as that would read beyond its end.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding):
+            padding_id = getattr(module, "padding_idx", None)
+            return table.num_embeddings - (0 if padding_id is None else padding_id + 1)
+    return 0
 
 
 def dimensions_of(model: SentenceTransformer) -> int:
@@ -94,8 +114,10 @@ def prompts_of(model: SentenceTransformer) -> Prompts:
     """Returns what the model wants before documents and queries."""
     known: dict[str, Any] = {name: text for name, text in (model.prompts or {}).items() if text}
     default = str(known.get(model.default_prompt_name or "", ""))
+    names = ("document", "passage", "corpus")
+    document = next((known[name] for name in names if name in known), default)
     return Prompts(
-        document=str(known.get("document") or known.get("passage") or default),
+        document=str(document),
         query=str(known.get("query") or default),
     )
 
@@ -109,7 +131,11 @@ def identity_of(model: SentenceTransformer, folder: Path) -> ModelIdentity:
     return ModelIdentity(
         weights=digest_of_files(weight_files(folder), root=folder),
         tokenizer=digest_of_json(tokenizer),
-        pipeline={"configs": digest_of_files(configs, root=folder), "normalized": True},
+        pipeline={
+            "configs": digest_of_files(configs, root=folder),
+            "normalized": True,
+            **({"cut_to": model.truncate_dim} if model.truncate_dim else {}),
+        },
         prompts=prompts_of(model),
         max_tokens=max_tokens_of(model),
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from services.embed.backends import cpu
+from services.embed.backends.measured import keep_measured
 from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
 from services.embed.fingerprint import digest_of_bytes
 from services.embed.model import EncodedText, Precision, Truncation
@@ -44,7 +44,7 @@ def choose_precision(
     Raises:
         StartError: the model disagrees with its canary vectors even so.
     """
-    texts = _canary_ids(encoder)
+    texts = canary_ids(encoder)
     if wanted == "auto":
         wanted = _decide(compile_in, texts, canary, folder)
     backend = compile_in(Precision(wanted))
@@ -83,7 +83,7 @@ def _decide(
         "float32_seconds": round(exact_seconds, 4),
     }
     get_logger().info("precision_measured", **facts)
-    _keep(memory, facts)
+    keep_measured(memory, facts)
     return chosen
 
 
@@ -104,15 +104,8 @@ def _seconds(backend: Backend, texts: Sequence[TokenIds]) -> float:
     return best
 
 
-def _keep(memory: Path, facts: dict[str, object]) -> None:
-    """Writes what was measured; a cache that cannot be written only costs the next start time."""
-    draft = memory.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError):
-        draft.write_text(json.dumps(facts))
-        draft.replace(memory)
-
-
-def _canary_ids(encoder: TextEncoder) -> list[TokenIds]:
+def canary_ids(encoder: TextEncoder) -> list[TokenIds]:
+    """Returns the token ids of the canary texts."""
     encoded = encoder.encode(CANARY_TEXTS, Truncation.END)
     texts = [item.ids for item in encoded if isinstance(item, EncodedText)]
     assert len(texts) == len(CANARY_TEXTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
         Vectors,
     )
     from services.runtime.errors import LodestoneError
+
+MOST_TEXTS: Final = 4096
+"""Texts of a batch where a backend has no limit of its own."""
 
 
 class OutOfMemoryError(Exception):
@@ -43,8 +46,9 @@ class EngineDownError(Exception):
 class BackendInfo:
     """What a loaded backend is, and how it wants its batches.
 
-    `concurrency` is the number of threads that may call `infer` at once; `token_budget` the padded
-    tokens of a batch that measured best.
+    `concurrency` is the number of threads that may call `infer` at once; `token_budget` the tokens
+    of a batch that measured best. `padded` says how those count: each text as long as the longest
+    of its batch, or each by its own length. `max_texts` is the most texts of a batch.
     """
 
     name: str
@@ -55,6 +59,8 @@ class BackendInfo:
     identity: ModelIdentity
     device: str = "cpu"
     """What its forwards occupy, e.g. `cpu` or `cuda`; empty when that is not on this machine."""
+    padded: bool = True
+    max_texts: int = MOST_TEXTS
 
 
 class Backend(Protocol):
@@ -69,7 +75,9 @@ class Backend(Protocol):
         """Returns one vector per text, in order: shape (texts, dimensions), L2-normalised.
 
         Blocks. A vector does not depend on the other texts of the batch beyond rounding. Raises
-        whatever the engine raises; the caller finds the text that is at fault.
+        OutOfMemoryError when a smaller batch may fit, a LodestoneError when that is how every text
+        of the batch ends, and else whatever the engine raises: the caller then finds the text that
+        is at fault.
         """
         ...
 

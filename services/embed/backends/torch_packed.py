@@ -1,0 +1,99 @@
+"""Runs an encoder without padding, where a trial shows that it gives the same vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from services.embed.backends.memory import memory_errors_told
+from services.embed.backends.padding import pad
+from services.embed.backends.torch_attention import attention_for
+from services.embed.backends.torch_varlen import PackedEncoder, why_not_packed
+from services.embed.canary import LEAST_COSINE, least_cosine
+from services.runtime.log import get_logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.backends.pipeline import Pipeline
+    from services.embed.backends.protocol import BackendInfo
+    from services.embed.model import TokenIds, Vectors
+
+
+def packed_encoder(
+    pipeline: Pipeline, canaries: Sequence[TokenIds], *, token_types: bool
+) -> PackedEncoder | None:
+    """Returns the model without padding; None, with a line in the log, where it is not to be had.
+
+    The model must be on its device and in its precision already. The trial runs there: a kernel
+    that this GPU lacks, or that answers otherwise than the library's, is found before it serves.
+    """
+    why = why_not_packed(pipeline.model)
+    weight = next(pipeline.parameters())
+    attention = attention_for(weight.device, weight.dtype)
+    if not why and attention is None:
+        why = "device"
+    if why or attention is None:
+        get_logger().info("packed_attention_not_used", why=why)
+        return None
+    packed = PackedEncoder(pipeline.model, attention).eval()
+    try:
+        cosine = _trial(pipeline, packed, canaries, token_types=token_types)
+    except RuntimeError as error:
+        get_logger().warning("packed_attention_failed", error=type(error).__name__)
+        return None
+    if cosine < LEAST_COSINE:
+        get_logger().warning("packed_attention_disagrees", cosine=round(cosine, 5))
+        return None
+    return packed
+
+
+class PackedTorchBackend:
+    """A torch module on rows of texts, which one thread feeds."""
+
+    def __init__(self, encoder: PackedEncoder, info: BackendInfo, *, device: str) -> None:
+        self._encoder: PackedEncoder | None = encoder
+        self._info = info
+        self._device = device
+
+    @property
+    def info(self) -> BackendInfo:
+        """What this backend is."""
+        return self._info
+
+    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+        """Returns one row per text, normalised in float32; copies them from the GPU once."""
+        assert self._encoder is not None
+        with memory_errors_told(), torch.inference_mode():
+            return to_host(self._encoder(batch))
+
+    def close(self) -> None:
+        """Releases the model's memory."""
+        self._encoder = None
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def to_host(rows: torch.Tensor) -> Vectors:
+    """Returns rows in memory of the caller's own, normalised in float32."""
+    normalised = torch.nn.functional.normalize(rows.float(), dim=-1)
+    if normalised.device.type == "cuda":
+        target = torch.empty(normalised.shape, dtype=torch.float32, pin_memory=True)
+        target.copy_(normalised, non_blocking=True)
+        torch.cuda.current_stream().synchronize()
+        normalised = target
+    vectors: Vectors = normalised.numpy()
+    return vectors
+
+
+def _trial(
+    pipeline: Pipeline, packed: PackedEncoder, texts: Sequence[TokenIds], *, token_types: bool
+) -> float:
+    """Returns the least cosine between the two ways to run the model."""
+    device = next(pipeline.parameters()).device
+    with torch.inference_mode():
+        padded = [
+            torch.from_numpy(array).to(device) for array in pad(texts, token_types=token_types)
+        ]
+        return least_cosine(to_host(packed(texts)), to_host(pipeline(*padded)))

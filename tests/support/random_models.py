@@ -1,0 +1,88 @@
+"""Small sentence-transformers models with random weights, made on the spot: nothing is fetched."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WIDTH = 32
+POSITIONS = 48
+"""Tokens of a text that a model reads; RoBERTa's table has two rows more."""
+WORDS = [f"word{n}" for n in range(200)]
+_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def save_random_model(
+    folder: Path,
+    kind: str,
+    *,
+    pooling: Any = "mean",
+    dense: int = 0,
+    prompts: dict[str, str] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Writes a model of a kind that transformers names (`bert`, `roberta`); returns its folder."""
+    torch.manual_seed(seed)
+    encoder = folder / "encoder"
+    # Weights ten times as wide as usual: positions and neighbours then show in the vectors.
+    config = transformers.AutoConfig.for_model(kind, **_sizes(kind), initializer_range=0.2)
+    model_of_config: Any = transformers.AutoModel.from_config
+    model_of_config(config).save_pretrained(encoder)
+    _tokenizer(kind).save_pretrained(encoder)
+    modules: list[Any] = [Transformer(str(encoder)), Pooling(WIDTH, pooling)]
+    if dense:
+        modules.append(Dense(WIDTH, dense))
+    model = SentenceTransformer(modules=[*modules, Normalize()], device="cpu", prompts=prompts)
+    target = folder / "model"
+    model.save(str(target))
+    return target
+
+
+def _sizes(kind: str) -> dict[str, Any]:
+    from_behind_padding = kind in {"roberta", "xlm-roberta", "camembert", "mpnet"}
+    names = {
+        "vocab_size": len(_SPECIAL) + len(WORDS),
+        "max_position_embeddings": POSITIONS + (2 if from_behind_padding else 0),
+        "pad_token_id": 1,
+    }
+    if kind == "distilbert":
+        return {**names, "dim": WIDTH, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    return {
+        **names,
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+
+
+def _tokenizer(kind: str) -> Any:
+    vocabulary = {word: at for at, word in enumerate([*_SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = ["input_ids", "attention_mask"]
+    tokenizer_class: Any = transformers.PreTrainedTokenizerFast
+    return tokenizer_class(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_input_names=[*names, "token_type_ids"] if kind == "bert" else names,
+    )
