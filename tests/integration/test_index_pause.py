@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from services.indexer.model import Failure, RunMode
 from services.indexer.transitions import RunState
 from services.runtime.errors import StateConflictError
 from tests.integration.hooks import Hook
@@ -274,6 +275,26 @@ async def test_a_pause_that_is_taken_back_before_it_came_changes_nothing(one: Re
     assert (await one.ledger.beat(run)).state is RunState.RUNNING
     await one.ledger.release(run)
     assert (await one.ledger.get("tree", run.id)).state is RunState.QUEUED
+
+
+async def test_a_resumed_run_warns_once_and_tries_no_failure_again(one: Replica) -> None:
+    """Red when what a first take does was done by every take that burns no attempt."""
+    workspace, model = await workspace_with_model(one)
+    run = await one.queue(workspace, RunMode.FULL)
+    failure = Failure("ERROR_REASON_BAD_VECTOR", "never")
+    for _ in range(2):
+        run = await one.take()
+        await one.apply(run, model, parsed_file("a.py", "a"))
+        if claimed := await one.nodes.claim(run, 1):
+            await one.nodes.fail(run, {claimed[0].id: failure}, claimed, "embed", 1)
+        await one.ledger.finish_scan(run, {}, ["a folder could not be looked at"])
+        await one.ledger.request_pause(run)
+        await one.ledger.release(run)
+        await one.ledger.request_resume(run)
+
+    found = await one.ledger.get("tree", run.id)
+    assert found.warnings == ("a folder could not be looked at",)
+    assert await one.value("SELECT (status, attempt)::text FROM nodes") == "(failed,1)"
 
 
 async def test_a_run_that_is_being_cancelled_is_not_paused(one: Replica) -> None:

@@ -17,7 +17,7 @@ from services.indexer.storage import migrate as migrate_module
 from services.indexer.storage.database import Database
 from services.indexer.storage.files import PAGE
 from services.indexer.storage.migrate import HEAD, migrate
-from services.indexer.storage.nodes import CLAIM
+from services.indexer.storage.nodes import CLAIM, CLAIM_SCOPED
 from services.indexer.storage.run_rows import SELECT_RUNS
 from services.indexer.storage.search import HITS
 from services.indexer.storage.workspaces import WorkspaceStore
@@ -114,8 +114,13 @@ async def test_hot_statements_walk_indexes(migrated_url: str, database: Database
     await workspace_with_model(stores)
     connection = await asyncpg.connect(migrated_url)
     await _fill(connection)
+    await connection.execute(
+        "INSERT INTO run_nodes SELECT n.workspace_id, r.id, n.id, true FROM nodes n, "
+        "(SELECT id FROM runs LIMIT 1) r; ANALYZE run_nodes"
+    )
     statements: list[tuple[str, Sequence[Any]]] = [
         (CLAIM, (1, _UUID, 1, 128, _UUID, 10.0)),
+        (CLAIM_SCOPED, (1, _UUID, 1, 128, _UUID, 10.0, 0)),
         (PAGE, (1, "f5", 2000)),
         (f"{SELECT_RUNS} WHERE r.seq < $1 ORDER BY r.seq DESC LIMIT $2", (1 << 60, 50)),
         (

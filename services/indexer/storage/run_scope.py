@@ -73,6 +73,9 @@ WHERE n.workspace_id = $1 AND n.status = 'failed' AND f.workspace_id = $1 AND f.
   AND {which}
 """
 
+NOT_THERE = "nodes are not in the workspace."
+"""Ends a warning that a run is made with; all others come from its scan."""
+
 _BY_PATH = "f.path = ANY ($3::text[])"
 _BY_FILE = "f.id = ANY ($3::bigint[])"
 MOST_RETRIED_FILES = 10_000
@@ -97,7 +100,7 @@ async def give_nodes(
             "UPDATE runs SET warnings = warnings || $3::text WHERE workspace_id = $1 AND id = $2",
             workspace_id,
             run_id,
-            f"{missing} of {len(set(nodes))} nodes are not in the workspace.",
+            f"{missing} of {len(set(nodes))} {NOT_THERE}",
         )
 
 

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from services.indexer.model import TRANSIENT_REASONS, Failure, RunMode
 from services.indexer.storage.run_end import end_run
 from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, run_of
-from services.indexer.storage.run_scope import forget_covered, retry_given, set_baseline
+from services.indexer.storage.run_scope import (
+    NOT_THERE,
+    forget_covered,
+    retry_given,
+    set_baseline,
+)
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -33,19 +38,19 @@ One owner at a time writes a workspace. A paused run holds up those over the who
 would do its work; scoped ones touch their own files and nodes alone.
 """
 
-_TAKE = """
+_TAKE = f"""
 UPDATE runs SET state = CASE state WHEN 'queued' THEN 'running' ELSE state END,
   fence = nextval('fences'), owner = $3, attempt = attempt + 1,
   lease_until = now() + make_interval(secs => $4),
   started_at = coalesce(started_at, now()), updated_at = now(), version = version + 1,
   phase = 'scan', files_scanned = 0, files_skipped = 0, files_failed = 0, scan_finished = false,
   files_to_parse = 0, files_parsed = 0, nodes_total_final = false,
-  warnings = CASE WHEN attempt = 0 THEN warnings ELSE '{}' END
+  warnings = ARRAY(SELECT w FROM unnest(warnings) w WHERE w LIKE '%{NOT_THERE}')
 WHERE workspace_id = $1 AND id = $2
 """
 
 _FORGET = "DELETE FROM run_outcomes WHERE workspace_id = $1 AND run_id = $2"
-"""Outcomes of an earlier owner: what still stands comes out again."""
+"""Outcomes of an earlier owner: what still stands comes out again, as do warnings of its scan."""
 
 _RECLAIM = """
 UPDATE nodes SET
@@ -92,7 +97,7 @@ async def take_over(connection: Connection, run: Run, owner: UUID, lease_seconds
     await connection.execute(_RECLAIM, run.workspace_id)
     if run.is_scoped:
         await forget_covered(connection, *key)
-    if run.attempt == 0:
+    if run.started_at is None:  # not when it goes on after a pause
         await _try_failed_again(connection, run)
     await set_baseline(connection, *key, scoped=run.is_scoped)
 
