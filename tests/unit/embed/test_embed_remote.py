@@ -377,7 +377,8 @@ async def test_a_dead_remote_model_stalls_no_other(
     api.always = Step(hang=True)
     settings = settings_of()
     app = EmbedApp(settings)
-    dead = app.serve(load(remote_timeout_seconds=1, remote_deadline_seconds=2), "dead")  # type: ignore[arg-type]
+    (spec,) = specs_of(settings)
+    dead = app.serve(load(remote_timeout_seconds=1, remote_deadline_seconds=2), spec)
     async with asyncio.TaskGroup() as tasks:
         waiting = [tasks.create_task(_ends(dead.embed([f"{n}"], DOCUMENT))) for n in range(20)]
         await eventually(lambda: api.requests)
@@ -402,9 +403,11 @@ async def _ends(call: Any) -> str:
 async def test_prompts_are_put_before_texts(
     api: EmbeddingsApi, load: Callable[..., LoadedModel]
 ) -> None:
-    app = EmbedApp(settings_of())
+    settings = settings_of()
+    app = EmbedApp(settings)
+    (spec,) = specs_of(settings)
     loaded = load(remote_document_prompt="passage: ", remote_query_prompt="query: ")
-    model = app.serve(loaded, "remote")  # type: ignore[arg-type]
+    model = app.serve(loaded, spec)
 
     await model.embed(["a"], DOCUMENT)
     await model.embed(["a"], replace(DOCUMENT, purpose=Purpose.QUERY))
