@@ -15,6 +15,7 @@ from lodestone.embed.v1 import (
 from services.embed import convert
 from services.embed.streaming import EmbedSession, StreamText
 from services.runtime.errors import PageTokenError
+from services.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,7 +37,9 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, _context: Any) -> pb.EmbedResponse:
         """Embeds a batch: one result per text, in order."""
         model = self._registry.get(convert.model_id_of(request.model))
+        await failpoint("embed.forward.before")
         outcomes = await model.embed(request.texts, convert.options_of(request.options))
+        await failpoint("embed.forward.after")
         return pb.EmbedResponse(
             results=map(convert.result_to_proto, outcomes),
             model_fingerprint=model.info.fingerprint,

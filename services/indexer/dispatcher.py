@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from services.indexer import metrics
 from services.indexer.execution import RunContext, RunExecution
 from services.runtime.errors import DependencyUnavailableError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ class Dispatcher:
         while True:
             try:
                 while len(self._running) < settings.max_concurrent_runs:
+                    await failpoint("indexer.take.before")
                     run = await self._context.ledger.take(settings.max_run_attempts)
                     if run is None:
                         break
+                    await failpoint("indexer.take.after")
                     self._begin(RunExecution(self._context, run), run.id)
             except DependencyUnavailableError:
                 get_logger().warning("dispatcher_waits_for_database")

@@ -22,6 +22,7 @@ from services.indexer.model import (
 )
 from services.indexer.patience import Patience
 from services.indexer.search.terms import content_terms
+from services.runtime.failpoints import failpoint
 from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ class Embedder:
         while True:
             # Read before the claim: nodes planned after an empty claim are claimed next time.
             planned = self._all_planned.is_set()
+            await failpoint("indexer.claim.before")
             claimed = await self._nodes.claim(self._run, self._settings.embed_batch_nodes)
             if claimed:
+                await failpoint("indexer.claim.after")
                 await self._embed_batch(claimed)
                 continue
             delay_seconds = await self._nodes.seconds_until_next(self._run) if planned else None
@@ -150,12 +153,18 @@ class Embedder:
 
     async def _forward(self, nodes: Sequence[ClaimedNode]) -> None:
         seconds: dict[str, float] = {}
+        await failpoint("indexer.fetch.before")
         with self._stage("fetch", seconds):
             texts, unread = await self._read(nodes)
+        await failpoint("indexer.fetch.after")
+        await failpoint("indexer.forward.before")
         with self._stage("embed", seconds):
             contents, unfit = await self._embed_texts(texts)
+        await failpoint("indexer.forward.after")
+        await failpoint("indexer.commit.before")
         with self._stage("commit", {}):
             await self._commit(nodes, contents, seconds)
+        await failpoint("indexer.commit.after")
         if unread:
             await self._end_unread(nodes, unread)
         if unfit:

@@ -20,6 +20,7 @@ from services.indexer.patience import Patience
 from services.indexer.planner import Planner
 from services.indexer.storage.database import retry_transient
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 from services.runtime.telemetry import tracer
 
@@ -73,7 +74,9 @@ class RunExecution:
         log.info("run_started", mode=self._run.mode.value)
         try:
             failure = await self._work_while_owned()
+            await failpoint("indexer.finish.before")
             state = await retry_transient(lambda: self._context.ledger.finish(self._run, failure))
+            await failpoint("indexer.finish.after")
         except RunOwnershipLostError:
             log.warning("run_lost")
             return

@@ -15,6 +15,7 @@ from services.io.parser.languages import LANGUAGES
 from services.io.parser.pool import ParseJob
 from services.io.servicers.pages import page_size
 from services.runtime.errors import PageTokenError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
         self, request: parse_service_pb2.ParseFilesRequest, _context: Any
     ) -> AsyncIterator[parse_service_pb2.ParseFilesResponse]:
         """Streams how each file ended, as they are ready."""
+        await failpoint("io.parse.before")
         started = time.perf_counter()
         tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         root = self._roots.get(request.tree.root)
@@ -70,6 +72,7 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
                 outcomes[message.WhichOneof("outcome") or ""] += 1
                 nodes += len(message.parsed.nodes)
                 yield message
+            await failpoint("io.parse.after")
         finally:
             seconds = time.perf_counter() - started
             _count_parse(outcomes, nodes, seconds)
