@@ -227,14 +227,31 @@ class Caller:
         timeout_seconds: float = 60.0,
     ) -> asyncpg.Record:
         """Returns a run's row once it has ended, or once it is as told."""
+        deadline = time.monotonic() + timeout_seconds
         async with contextlib.aclosing(_Watch(self.url)) as watch:
-            async with asyncio.timeout(timeout_seconds):
-                while True:
-                    row = await watch.row(run.name.split("/")[-1])
-                    if row is not None and until(row):
-                        return row
-                    assert row is None or row["finished_at"] is None, dict(row)
-                    await asyncio.sleep(_POLL_SECONDS)
+            while True:
+                row = await watch.row(run.name.split("/")[-1])
+                if row is not None and until(row):
+                    return row
+                assert row is None or row["finished_at"] is None, dict(row)
+                assert time.monotonic() < deadline, await self._state(row)
+                await asyncio.sleep(_POLL_SECONDS)
+
+    async def _state(self, row: asyncpg.Record | None) -> str:
+        """Returns what there is to see of a run that does not end."""
+        nodes = await fetch(
+            self.url,
+            "SELECT workspace_id, status, attempt, crash_count, lease_owner, lease_until > now(), "
+            "available_at > now(), count(*) FROM nodes WHERE status <> 'embedded' "
+            "GROUP BY 1, 2, 3, 4, 5, 6, 7",
+        )
+        backends = await fetch(
+            self.url,
+            "SELECT state, wait_event, now() - state_change, left(query, 99) FROM pg_stat_activity "
+            "WHERE datname = current_database()",
+        )
+        lines = [dict(row) if row else None, *map(tuple, nodes), *map(tuple, backends)]
+        return "not in time: " + "\n".join(map(str, lines))
 
     async def run(
         self, workspace: str, mode: Mode.ValueType = Mode.MODE_INCREMENTAL

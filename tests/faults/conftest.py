@@ -18,7 +18,7 @@ from tests.faults.cluster import Cluster, make_cluster
 from tests.support.invariants import install_audit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from tests.support import postgres
 
@@ -26,11 +26,28 @@ SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "20"))
 """How many seeds each seeded harness runs; `make test-nightly` sets more."""
 
 
+_SHOWN_LINES = 60
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what lies here as slow: it starts processes."""
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Shows the ends of the processes' logs with a test that failed."""
+    report = yield
+    cluster = getattr(item, "funcargs", {}).get("cluster")
+    if report.failed and isinstance(cluster, Cluster):
+        for member in cluster.members:
+            lines = member.log.splitlines()[-_SHOWN_LINES:]
+            report.sections.append((f"log of {member.name}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +58,17 @@ def _quiet_log() -> None:
 def new_database(server: postgres.Database) -> str:
     """Returns the DSN of a new database with the schema and the audit."""
     url = server.create()
-
-    async def make() -> None:
-        database = Database(url, connections=2, timeout_seconds=30)
-        await database.open()
-        await migrate(database, url)
-        await database.close()
-        await install_audit(url)
-
-    asyncio.run(make())
+    asyncio.run(prepare(url))
     return url
+
+
+async def prepare(url: str) -> None:
+    """Brings an empty database to the schema, with the audit."""
+    database = Database(url, connections=2, timeout_seconds=30)
+    await database.open()
+    await migrate(database, url)
+    await database.close()
+    await install_audit(url)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TextIO
@@ -36,6 +37,9 @@ class Member:
     """Environment variables as they are, such as one that preloads a library."""
 
     starts: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by who kills it and starts it again, where several do."""
+
     process: subprocess.Popen[bytes] | None = None
 
     @property

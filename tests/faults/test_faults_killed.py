@@ -6,6 +6,7 @@ Planted bugs that turned these red: see the docstrings.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,9 @@ from tests.faults.cluster import TAKEOVER_SECONDS, Cluster, caller
 from tests.faults.members import wait_died
 from tests.faults.trees import write_generated
 from tests.faults.truth import check_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _VISITS = {
     "indexer.take.before": 3,  # once at the start, once for the run, once for more
@@ -71,6 +75,6 @@ async def test_an_indexer_killed_at_any_point_is_taken_over(cluster: Cluster, po
     await check_truth(cluster, name, name)
 
 
-def _went_on(before: object, row: object) -> bool:
+def _went_on(before: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     """Whether another owner has the run, or it had ended before its owner died."""
-    return row["finished_at"] is not None or row["fence"] > before["fence"]  # type: ignore[index]
+    return bool(row["finished_at"] is not None or row["fence"] > before["fence"])

@@ -20,6 +20,7 @@ _FUNCTION = '''def work_{seed}_{number}(value):
 
 def write_generated(folder: Path, seed: str, *, files: int = 24, functions: int = 8) -> Path:
     """Writes a tree whose texts no other seed has; every fifth file repeats texts of the first."""
+    seed = seed.replace("-", "_")
     for file in range(files):
         path = folder / f"package_{file % 4}" / f"part_{file:04}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +37,7 @@ class Editor:
 
     def __init__(self, folder: Path, seed: str) -> None:
         self._folder = folder
-        self._seed = seed
+        self._seed = seed.replace("-", "_")
         self._random = random.Random(f"edits of {seed}")
         self._count = 0
 
