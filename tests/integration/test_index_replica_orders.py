@@ -25,7 +25,7 @@ from tests.integration.replicas import (
 from tests.support.invariants import broken_rules, install_audit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
 
     from services.indexer.model import ClaimedNode, RegisteredModel, Run
     from services.indexer.storage.database import Database
@@ -64,39 +64,38 @@ class _Actor:
 
     async def step(self, what: str) -> None:
         """Does one step as its process would. Raises RunOwnershipLostError."""
-        stores, run = self.stores, self.run
-        match what:
-            case "beat":
-                await stores.ledger.beat(run)
-            case "cancel_and_beat":
-                await stores.ledger.request_cancel(run)
-                await stores.ledger.beat(run)
-            case "complete":
-                await stores.complete(run, self.model, self.claimed)
-            case "fail":
-                failures = {node.id: _FAILURE for node in self.claimed}
-                await stores.nodes.fail(run, failures, self.claimed, "embed", 1)
-            case "release":
-                await stores.nodes.release(run, self.claimed)
-            case "adopt":
-                await stores.nodes.adopt(run, self.model.id, self.claimed)
-            case "apply":
-                await stores.apply(run, self.model, parsed_file("b.py", "late"))
-            case "remove":
-                await stores.files.remove(run, ["a.py"])
-            case "claim":
-                self.claimed += await stores.nodes.claim(run, _NODES)
-            case "finish_scan":
-                await stores.ledger.finish_scan(run, {}, ())
-            case "finish_plan":
-                await stores.ledger.finish_plan(run)
-            case "finish":
-                await stores.ledger.finish(run, None)
-            case "give_back":
-                await stores.ledger.release(run)
-            case _:
-                raise AssertionError(what)
+        await _STEPS[what](self)
 
+    async def claim(self) -> None:
+        """Claims what waits."""
+        self.claimed += await self.stores.nodes.claim(self.run, _NODES)
+
+    async def fail(self) -> None:
+        """Ends the claims as failed."""
+        failures = {node.id: _FAILURE for node in self.claimed}
+        await self.stores.nodes.fail(self.run, failures, self.claimed, "embed", 1)
+
+    async def cancel_and_beat(self) -> None:
+        """Asks for the end of the run, as anyone may, and beats."""
+        await self.stores.ledger.request_cancel(self.run)
+        await self.stores.ledger.beat(self.run)
+
+
+_STEPS: dict[str, Callable[[_Actor], Awaitable[object]]] = {
+    "beat": lambda it: it.stores.ledger.beat(it.run),
+    "cancel_and_beat": lambda it: it.cancel_and_beat(),
+    "complete": lambda it: it.stores.complete(it.run, it.model, it.claimed),
+    "fail": lambda it: it.fail(),
+    "release": lambda it: it.stores.nodes.release(it.run, it.claimed),
+    "adopt": lambda it: it.stores.nodes.adopt(it.run, it.model.id, it.claimed),
+    "apply": lambda it: it.stores.apply(it.run, it.model, parsed_file("b.py", "late")),
+    "remove": lambda it: it.stores.files.remove(it.run, ["a.py"]),
+    "claim": lambda it: it.claim(),
+    "finish_scan": lambda it: it.stores.ledger.finish_scan(it.run, {}, ()),
+    "finish_plan": lambda it: it.stores.ledger.finish_plan(it.run),
+    "finish": lambda it: it.stores.ledger.finish(it.run, None),
+    "give_back": lambda it: it.stores.ledger.release(it.run),
+}
 
 _REFUSED = {
     "beat",
@@ -116,8 +115,10 @@ _REFUSED = {
 async def test_no_order_lets_an_old_owner_write(database: Database, first: tuple[str, ...]) -> None:
     """I1 to I5 after every merge; every step after the take-over is refused.
 
-    Red on planted bugs: a completion that looks at the state and not at the fence, the same of a
-    release and a failure, a beat by the run's id alone, a claim that does not look at the run.
+    Red on planted bugs: a run that is held by its id and not by its fence, a beat by the run's id
+    alone, a release that does not look at the fence of the node, a claim that does not look at the
+    run. A completion that does not look at the fence of the node is still refused here, by the run;
+    within one run it turns test_index_queue red.
     """
     await install_audit(database._url)
     one, two = replica(database), replica(database)
