@@ -156,9 +156,13 @@ class Caller:
         for channel in self.channels:
             await channel.close()
 
-    async def call(self, make: Callable[[grpc.aio.Channel], Awaitable[Any]]) -> Any:
+    async def call(
+        self,
+        make: Callable[[grpc.aio.Channel], Awaitable[Any]],
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Any:
         """Returns what the first replica that answers says; `make` must be safe to call again."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while True:
             for channel in self.channels:
                 try:
@@ -203,7 +207,9 @@ class Caller:
             )
         )
 
-    async def search(self, workspace: str, query: str, k: int = 10) -> list[search_pb2.NodeHit]:
+    async def search(
+        self, workspace: str, query: str, k: int = 10, patience_seconds: float = PATIENCE_SECONDS
+    ) -> list[search_pb2.NodeHit]:
         """Searches with the texts of the hits."""
         request = search_pb2.SearchNodesRequest(
             parent=f"workspaces/{workspace}", query=query, page_size=k, with_text=True
@@ -211,7 +217,8 @@ class Caller:
         response = await self.call(
             lambda channel: search_grpc.SearchServiceStub(channel).SearchNodes(
                 request, timeout=CALL_SECONDS
-            )
+            ),
+            patience_seconds,
         )
         return list(response.hits)
 

@@ -42,10 +42,10 @@ class FaultProxy:
     What was held up in a black hole is passed on when the harm ends, as TCP would send it again.
     """
 
-    def __init__(self, listen: Path, target: Path, *, latency_seconds: float = 2.0) -> None:
+    def __init__(self, listen: Path, target: Path) -> None:
         self._listen = listen
         self._target = target
-        self._latency_seconds = latency_seconds
+        self.latency_seconds = 2.0
         self._harm = Harm.NONE
         self._changed = asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
@@ -141,7 +141,7 @@ class FaultProxy:
                 case Harm.ONE_WAY if not up:
                     await self._changed.wait()
                 case Harm.LATENCY:
-                    await asyncio.sleep(self._latency_seconds)
+                    await asyncio.sleep(self.latency_seconds)
                     return
                 case Harm.NONE | Harm.ONE_WAY | Harm.RESET | Harm.SLOW:
                     return
