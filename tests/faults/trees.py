@@ -6,6 +6,8 @@ import os
 import random
 from typing import TYPE_CHECKING
 
+from blake3 import blake3
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -40,6 +42,11 @@ class Editor:
         self._seed = seed.replace("-", "_")
         self._random = random.Random(f"edits of {seed}")
         self._count = 0
+        self.history: dict[tuple[str, bytes], bytes] = {}
+        """Every content that a path has had, by path and digest."""
+
+        for path in folder.rglob("*.py"):
+            self._note(path, path.read_bytes())
 
     def step(self) -> str:
         """Makes one edit; returns its kind."""
@@ -58,7 +65,10 @@ class Editor:
             case "delete":
                 path.unlink()
             case "rename":
-                path.rename(self._new_name())
+                target = self._new_name()
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._note(target, path.read_bytes())
+                path.rename(target)
             case "copy":
                 self._write(self._new_name(), path.read_text("utf-8"))
             case _:
@@ -73,7 +83,13 @@ class Editor:
 
     def _write(self, path: Path, text: str) -> None:
         """Replaces a file at once, as editors do: no reader sees half of it."""
+        self._note(path, text.encode())
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".part")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)  # noqa: PTH105 - as rename(2) is called
+
+    def _note(self, path: Path, content: bytes) -> None:
+        """Notes what a path is about to hold: noted before, so that no reader is ahead of it."""
+        name = path.relative_to(self._folder).as_posix()
+        self.history[name, blake3(content).digest()] = content
