@@ -37,6 +37,7 @@ PERMISSION = "LODESTONE_ALLOW_FAILPOINTS"
 POINTS = tuple(
     f"{place}.{when}"
     for place in (
+        "indexer.migrate",
         "indexer.take",
         "indexer.plan",
         "indexer.claim",
