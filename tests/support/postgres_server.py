@@ -41,6 +41,11 @@ class Server:
         self.database = Database(self._server.url)
         self.url = self.database.create()
 
+    @property
+    def pid(self) -> int:
+        """The postmaster."""
+        return self._process.pid
+
     def restart(self) -> None:
         """Stops the server in its orderly way, and starts it."""
         self.stop()
