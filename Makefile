@@ -73,6 +73,10 @@ test: setup corpora build/.strace ## Runs every test, with a real PostgreSQL and
 test-fast: setup ## Runs the tests that take no time: under two minutes.
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
 
+.PHONY: test-nightly
+test-nightly: setup ## Runs the seeded fault tests with 200 seeds each: an hour or two.
+	@LODESTONE_TEST_SEEDS=200 $(BIN)/python -m pytest tests/faults
+
 .PHONY: lint format
 lint: setup ## Runs ruff, mypy, import-linter and buf.
 	@$(BIN)/ruff format --check services tests protos

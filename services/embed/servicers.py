@@ -18,6 +18,7 @@ from services.embed.errors import ForbiddenError
 from services.embed.specs import admitted
 from services.embed.streaming import EmbedSession, StreamText
 from services.runtime.errors import PageTokenError
+from services.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,11 +42,13 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Embeds a batch: one result per text, in order."""
         with self._registry.borrowed(convert.model_id_of(request.model)) as model:
+            await failpoint("embed.forward.before")
             outcomes = await model.embed(
                 request.texts,
                 convert.options_of(request.options),
                 deadline_seconds=context.time_remaining(),
             )
+            await failpoint("embed.forward.after")
         return pb.EmbedResponse(
             results=map(convert.result_to_proto, outcomes),
             model_fingerprint=model.info.fingerprint,

@@ -63,6 +63,7 @@ class IndexerApp:
             settings.database_url.get_secret_value(),
             connections=settings.database_connections,
             timeout_seconds=settings.database_timeout_seconds,
+            idle_seconds=settings.lease_seconds,
         )
         self._signals = RunSignals()
         self._channels: list[grpc.aio.Channel] = []

@@ -10,6 +10,7 @@ from services.indexer import metrics
 from services.indexer.execution import RunContext, RunExecution
 from services.indexer.run_spec import RunPriority
 from services.runtime.errors import DependencyUnavailableError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ class Dispatcher:
         while True:
             try:
                 while (least := self._least_priority()) is not None:
+                    await failpoint("indexer.take.before")
                     run = await self._context.ledger.take(settings.max_run_attempts, least)
                     if run is None:
                         break
+                    await failpoint("indexer.take.after")
                     self._begin(RunExecution(self._context, run), run.id)
             except DependencyUnavailableError:
                 get_logger().warning("dispatcher_waits_for_database")

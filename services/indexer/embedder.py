@@ -23,6 +23,7 @@ from services.indexer.model import (
 )
 from services.indexer.patience import Patience
 from services.indexer.search.terms import content_terms
+from services.runtime.failpoints import failpoint
 from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
@@ -125,8 +126,10 @@ class Embedder:
     async def _embed_next(self) -> bool:
         """Embeds the next batch; returns whether there was one."""
         async with self._turns.turn(self._run.id, self._run.priority):
+            await failpoint("indexer.claim.before")
             claimed = [] if self._stop.asked else await self._claim()
             if claimed:
+                await failpoint("indexer.claim.after")
                 await self._embed_batch(claimed)
         return bool(claimed)
 
@@ -193,12 +196,18 @@ class Embedder:
 
     async def _forward(self, nodes: Sequence[ClaimedNode]) -> None:
         seconds: dict[str, float] = {}
+        await failpoint("indexer.fetch.before")
         with self._stage("fetch", seconds):
             texts, unread = await self._read(nodes)
+        await failpoint("indexer.fetch.after")
+        await failpoint("indexer.forward.before")
         with self._stage("embed", seconds):
             contents, unfit = await self._embed_texts(texts)
+        await failpoint("indexer.forward.after")
+        await failpoint("indexer.commit.before")
         with self._stage("commit", {}):
             await self._commit(nodes, contents, seconds)
+        await failpoint("indexer.commit.after")
         if unread:
             await self._end_unread(nodes, unread)
         if unfit:

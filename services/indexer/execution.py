@@ -22,6 +22,7 @@ from services.indexer.stops import StopReason, StopSignal
 from services.indexer.storage.database import retry_transient
 from services.indexer.transitions import RunState
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 from services.runtime.telemetry import tracer
 
@@ -104,7 +105,9 @@ class RunExecution:
                 log.info("run_given_back", reason=end.given_back.name.lower())
                 return
             failure = end.failure
+            await failpoint("indexer.finish.before")
             state = await retry_transient(lambda: self._context.ledger.finish(self._run, failure))
+            await failpoint("indexer.finish.after")
         except RunOwnershipLostError:
             log.warning("run_lost")
             return

@@ -22,6 +22,7 @@ from services.indexer.model import (
 from services.indexer.patience import Patience
 from services.indexer.scope import PathScope, literal
 from services.indexer.tree_diff import TreeDiff
+from services.runtime.failpoints import failpoint
 from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
@@ -153,7 +154,9 @@ class Planner:
             )
         parsed_at = time.perf_counter()
         with tracer().start_as_current_span("lodestone.indexer.plan"):
+            await failpoint("indexer.plan.before")
             await self._apply(outcomes, parsed_at - started)
+            await failpoint("indexer.plan.after")
         seconds = time.perf_counter() - parsed_at
         metrics.STAGE_SECONDS.labels("parse").observe(parsed_at - started)
         metrics.STAGE_SECONDS.labels("plan").observe(seconds)

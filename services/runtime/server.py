@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime import addresses, log, telemetry
+from services.runtime import addresses, failpoints, log, telemetry
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import Health
 from services.runtime.interceptors import CallInterceptor, Gate
@@ -92,6 +92,7 @@ def run_service(settings: ServiceSettings, app: App) -> int:
     Raises:
         StartError: the service cannot start.
     """
+    failpoints.arm(os.environ)
     log.configure(app.name, settings.log_level, settings.log_format)
     stop_traces = telemetry.configure_traces(app.name, settings.otlp_endpoint)
     try:

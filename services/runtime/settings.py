@@ -30,6 +30,8 @@ SHARED_NAMES = (
     "LODESTONE_LOG_FORMAT",
     "LODESTONE_OTLP_ENDPOINT",
     "LODESTONE_START_TIMEOUT_SECONDS",
+    "LODESTONE_FAILPOINTS",
+    "LODESTONE_ALLOW_FAILPOINTS",
 )
 """Names that no single service owns: of the command line and of every process."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.indexer.model import ParsedFile, Signature
+from services.runtime.errors import NotFoundError
 from tests.integration.oracle import broken_rules, rows_of
 from tests.integration.replicas import (
     MODEL,
@@ -160,7 +162,8 @@ async def test_any_changes_end_as_an_index_from_scratch(
     """Also with twins, within a file and across files, and in any order."""
     workspace = None
     for name in ("work", "scratch"):
-        await one.value("DELETE FROM workspaces WHERE name = $1", name)
+        with contextlib.suppress(NotFoundError):
+            await one.workspaces.delete(name)
     workspace, model = await workspace_with_model(one, "work")
     for step in steps:
         await _follow(one, workspace, model, step)

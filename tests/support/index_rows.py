@@ -51,7 +51,12 @@ class IndexRows:
 
 def index_rows(product: Lodestone, workspace: str) -> IndexRows:
     """Returns the rows of a workspace, read from the tables themselves."""
-    database = Database(product.database_url())
+    return rows_in(product.database_url(), workspace)
+
+
+def rows_in(url: str, workspace: str) -> IndexRows:
+    """Returns the rows of a workspace of a database."""
+    database = Database(url)
     ids = database.execute(f"SELECT id, active_model_id FROM workspaces WHERE name = '{workspace}'")
     number, _, model = ids.partition("|")
     parts = (

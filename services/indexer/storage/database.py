@@ -44,6 +44,7 @@ _TRANSIENT = (
     asyncpg.SerializationError,
     asyncpg.TooManyConnectionsError,
     asyncpg.ObjectNotInPrerequisiteStateError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
     OSError,  # refused, timed out, or no socket: the server restarts
 )
 
@@ -51,8 +52,11 @@ _TRANSIENT = (
 class Database:
     """A pool whose connections know pgvector's types; `open` it before use."""
 
-    def __init__(self, url: str, *, connections: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, url: str, *, connections: int, timeout_seconds: float, idle_seconds: float = 60.0
+    ) -> None:
         self._url = url
+        self._idle_seconds = idle_seconds
         self._connections = connections
         self._timeout_seconds = timeout_seconds
         self._opened: asyncpg.Pool | None = None
@@ -92,7 +96,13 @@ class Database:
                 command_timeout=self._timeout_seconds,
                 timeout=_CONNECT_TIMEOUT_SECONDS,
                 init=_prepare,
-                server_settings={"application_name": "lodestone-indexer", "jit": "off"},
+                server_settings={
+                    "application_name": "lodestone-indexer",
+                    "jit": "off",
+                    # A process that is frozen or cut off in a transaction would keep its locks:
+                    # whoever takes its run over would wait for it to wake up.
+                    "idle_in_transaction_session_timeout": f"{self._idle_seconds * 1000:.0f}ms",
+                },
             )
         except (asyncpg.PostgresError, OSError) as error:
             raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
@@ -56,7 +57,9 @@ async def _upgrade(url: str) -> None:
     try:
         async with engine.begin() as connection:
             await connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"))
+            await failpoint("indexer.migrate.before")
             await connection.run_sync(_run_alembic)
+            await failpoint("indexer.migrate.after")
     except SQLAlchemyError as error:
         raise StartError(
             ExitCode.DATA_FOLDER, f"The database could not be migrated: {error}"

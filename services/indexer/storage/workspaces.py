@@ -104,6 +104,10 @@ class WorkspaceStore:
 
     async def _delete(self, workspace_id: WorkspaceId) -> None:
         async with self._database.transaction() as connection:
+            # Held first: a run that activates its model meanwhile would make a partition behind it.
+            await connection.execute(
+                "SELECT FROM workspaces WHERE id = $1 FOR UPDATE", workspace_id
+            )
             models = await connection.fetch("SELECT id FROM models")
             # Dropped before the rows they point to, so that no cascade walks them one by one.
             for table in ("node_terms", *(vectors_table(row["id"]) for row in models)):

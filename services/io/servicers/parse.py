@@ -16,6 +16,7 @@ from services.io.parser.pool import ParseJob
 from services.io.paths import Tree
 from services.io.servicers.pages import page_size
 from services.runtime.errors import PageTokenError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
         self, request: parse_service_pb2.ParseFilesRequest, _context: Any
     ) -> AsyncIterator[parse_service_pb2.ParseFilesResponse]:
         """Streams how each file ended, as they are ready."""
+        await failpoint("io.parse.before")
         started = time.perf_counter()
         tokens = request.max_tokens or DEFAULT_MAX_TOKENS
         # A tree that is gone must fail the call: told file by file it would look like deletions.
@@ -71,6 +73,7 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
                 outcomes[message.WhichOneof("outcome") or ""] += 1
                 nodes += len(message.parsed.nodes)
                 yield message
+            await failpoint("io.parse.after")
         finally:
             seconds = time.perf_counter() - started
             _count_parse(outcomes, nodes, seconds)

@@ -16,6 +16,7 @@ from services.io.ignore import IgnoreRules
 from services.io.model import SkipReason
 from services.io.scanner import ScanRules, TreeScan
 from services.runtime.errors import LodestoneError
+from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class ScanServicer(scan_service_pb2_grpc.ScanServiceServicer):
         self, request: scan_service_pb2.ScanTreeRequest, _context: Any
     ) -> AsyncIterator[scan_service_pb2.ScanTreeResponse]:
         """Streams the files of a tree; walks it batch by batch in a thread."""
+        await failpoint("io.scan.before")
         started = time.perf_counter()
         loop = asyncio.get_running_loop()
         scan = _Scan(self._batches(request))
@@ -50,6 +52,7 @@ class ScanServicer(scan_service_pb2_grpc.ScanServiceServicer):
         try:
             while (message := await loop.run_in_executor(self._executor, scan.next)) is not None:
                 if message.HasField("summary"):
+                    await failpoint("io.scan.after")
                     outcome = "succeeded"
                 yield message
         except LodestoneError:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodestone.io.v1 import snippet_service_pb2_grpc
 from services.io import convert, metrics
+from services.runtime.failpoints import failpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,12 +40,14 @@ class SnippetServicer(snippet_service_pb2_grpc.SnippetServiceServicer):
         self, request: snippet_service_pb2.ReadContentsRequest, _context: Any
     ) -> snippet_service_pb2.ReadContentsResponse:
         """Reads the texts of nodes."""
+        await failpoint("io.read.before")
         tree = request.tree
         with metrics.READ_SECONDS.time():
             results = await self._reader.read_contents(
                 lambda: self._roots.open_tree(tree.root, tree.directory),
                 convert.content_refs(request),
             )
+        await failpoint("io.read.after")
         _count_reads(results)
         return convert.contents_message(results)
 

@@ -1,0 +1,144 @@
+"""F11: SIGTERM in a batch, twice, during the start, during the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.runtime.exits import ExitCode
+from tests.faults.cluster import Cluster, caller, fetch
+from tests.faults.trees import write_generated
+from tests.faults.truth import check_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.faults.members import Member
+
+_GRACE_SECONDS = 3.0
+"""The drain of the indexers of a cluster; io and embed have less."""
+
+_EXIT_SECONDS = _GRACE_SECONDS + 2.0
+
+
+@pytest.fixture
+def doomed(cluster: Cluster) -> Iterator[Member]:
+    """The one indexer that runs; it is to be started by the test."""
+    for member in cluster.indexers:
+        member.kill()
+    yield cluster.indexers[0]
+    cluster.indexers[0].kill()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "indexer.plan.before",
+        "indexer.claim.after",
+        "indexer.fetch.after",
+        "indexer.forward.before",
+        "indexer.commit.before",
+        "indexer.finish.before",
+    ],
+)
+async def test_a_stop_in_a_batch_gives_the_work_back_without_burning_an_attempt(
+    cluster: Cluster, doomed: Member, point: str
+) -> None:
+    """The run is queued again at once, not when a lease is over, and the next owner ends it.
+
+    Red on planted bugs: a release that leaves the attempt of nodes, a stop that only cancels.
+    """
+    name = f"stop-{point.replace('.', '-')}"
+    write_generated(cluster.roots / name, name)
+    doomed.start(f"{point}=sleep:30@{1 if 'finish' in point else 2}")
+    async with caller(cluster, [doomed]) as calls:
+        await calls.create(name, name)
+        run = await calls.begin(name)
+        await calls.wait(run, lambda row: row["forwards" if "plan" not in point else "attempt"] > 0)
+        started_at = time.monotonic()
+        code = await asyncio.to_thread(doomed.terminate)
+        took_seconds = time.monotonic() - started_at
+        row = await calls.wait(run, lambda _: True)
+        nodes = await fetch(
+            cluster.url,
+            "SELECT count(*) FILTER (WHERE status = 'processing') AS working, "
+            "max(attempt) FILTER (WHERE status = 'pending') AS attempts FROM nodes",
+        )
+        doomed.start()
+        ended = await calls.wait(run)
+
+    assert code == ExitCode.OK
+    assert took_seconds < _EXIT_SECONDS
+    assert (row["state"], row["attempt"], row["owner"]) == ("queued", 0, None)
+    assert nodes[0]["working"] == 0
+    assert nodes[0]["attempts"] in {0, None}
+    assert (ended["state"], ended["attempt"]) == ("succeeded", 1)
+    await check_truth(cluster, name, name)
+
+
+async def test_a_second_stop_ends_at_once_and_the_lease_hands_the_run_on(
+    cluster: Cluster, doomed: Member
+) -> None:
+    name = "stop-twice"
+    write_generated(cluster.roots / name, name)
+    doomed.start("indexer.forward.before=sleep:30@2+")
+    async with caller(cluster) as calls:
+        await calls.create(name, name)
+        run = await calls.begin(name)
+        await calls.wait(run, lambda row: row["forwards"] > 0)
+        doomed.signal(signal.SIGTERM)
+        doomed.signal(signal.SIGTERM)
+        code = await asyncio.to_thread(doomed.wait, _EXIT_SECONDS)
+        doomed.start()
+        ended = await calls.wait(run)
+
+    assert code in {ExitCode.INTERRUPTED, ExitCode.OK}  # both may arrive as one
+    assert ended["state"] == "succeeded"
+    await check_truth(cluster, name, name)
+
+
+@pytest.mark.parametrize("service", ["io", "embed", "indexer0"])
+async def test_a_stop_during_the_start_is_not_lost(cluster: Cluster, service: str) -> None:
+    """Whenever it comes: before the handlers it is a death, after them an orderly end.
+
+    Red on a planted bug: handlers that are set once the service serves.
+    """
+    (member,) = (item for item in cluster.members if item.name == service)
+    for delay_seconds in (0.05, 0.15, 0.25, 0.35, 0.5):
+        member.kill()
+        member.spawn()
+        await asyncio.sleep(delay_seconds)
+        member.signal(signal.SIGTERM)
+        code = await asyncio.to_thread(member.wait, _EXIT_SECONDS)
+        assert code in {-signal.SIGTERM, ExitCode.OK}, (delay_seconds, code, member.log[-2000:])
+
+
+@pytest.mark.parametrize("service", ["io", "embed"])
+async def test_a_service_stopped_in_a_call_ends_in_time_and_costs_the_run_a_wait(
+    cluster: Cluster, service: str
+) -> None:
+    name = f"stop-{service}"
+    write_generated(cluster.roots / name, name)
+    member = cluster.io if service == "io" else cluster.embed
+    point = "io.read.before" if service == "io" else "embed.forward.before"
+    member.kill()
+    member.start(f"{point}=sleep:1.5@2+")
+    async with caller(cluster) as calls:
+        await calls.create(name, name)
+        run = await calls.begin(name)
+        await calls.wait(run, lambda row: row["forwards"] > 0)
+        started_at = time.monotonic()
+        member.signal(signal.SIGTERM)
+        code = await asyncio.to_thread(member.wait, _EXIT_SECONDS)
+        took_seconds = time.monotonic() - started_at
+        member.start()
+        ended = await calls.wait(run)
+
+    assert code == ExitCode.OK
+    assert took_seconds < _EXIT_SECONDS
+    assert (ended["state"], ended["attempt"], ended["nodes_failed"]) == ("succeeded", 1, 0)
+    await check_truth(cluster, name, name)

@@ -1,0 +1,101 @@
+"""F2: random kills of every service while three indexers work on one run; seeded.
+
+A seed draws the tree, who is killed when, and where indexers kill themselves. After the storm all
+is calm, one full run mends what the storm ended as failed by right (a node that three workers died
+of), and the index is held to one from scratch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.cluster import Cluster, Mode, caller, make_cluster
+from tests.faults.conftest import SEEDS
+from tests.faults.trees import Editor, write_generated
+from tests.faults.truth import check_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.members import Member
+
+_KILLS = 5
+_LONGEST_CALM_SECONDS = 0.5
+_SELF_KILLS = ("indexer.plan.after", "indexer.claim.after", "indexer.commit.before")
+_PROGRESS_SECONDS = 60.0
+_KEEPER_SECONDS = 0.2
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
+    """Three indexers that give up no run because of kills alone."""
+    cluster = make_cluster(
+        folder, roots, *urls, replicas=3, indexer={"INDEXER_EMBED_BATCH_NODES": "6"}
+    )
+    cluster.start()
+    yield cluster
+    cluster.kill()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+async def test_a_storm_of_kills_ends_as_if_there_had_been_none(cluster: Cluster, seed: int) -> None:
+    """I1 to I6 hold, and each run comes to its end within a minute.
+
+    Red on planted bugs: nodes marked embedded before their vector is stored (I2), a completion that
+    looks at the state alone and not at the fence (I5), a reclaim that forgets nodes in work.
+    """
+    name = f"storm-{seed}"
+    draw = random.Random(f"storm {seed}")
+    folder = write_generated(cluster.roots / name, name, files=20, functions=8)
+    async with caller(cluster) as calls:
+        await calls.create(name, name)
+        run = await calls.begin(name)
+        storm = asyncio.create_task(_storm(cluster, draw, seed))
+        keeper = asyncio.create_task(_keep_alive(cluster))
+        ended = await calls.wait(run, timeout_seconds=_PROGRESS_SECONDS)
+        editor = Editor(folder, name)
+        for _ in range(draw.randrange(6)):
+            editor.step()
+        second = await calls.wait(await calls.begin(name), timeout_seconds=_PROGRESS_SECONDS)
+        await storm
+        keeper.cancel()
+        for member in cluster.indexers:  # some are still told to kill themselves
+            await asyncio.to_thread(_kill_and_start, member, "")
+        await asyncio.to_thread(cluster.start)
+        last = await calls.run(name, Mode.MODE_FULL)
+
+    for row in (ended, second):
+        assert row["state"] in {"succeeded", "succeeded_with_warnings"}, dict(row)
+    assert last["state"] == "succeeded", dict(last)
+    await check_truth(cluster, name, name)
+
+
+async def _storm(cluster: Cluster, draw: random.Random, seed: int) -> None:
+    """Kills one member after the other; each comes back at once, some told to kill themselves."""
+    for number in range(_KILLS):
+        await asyncio.sleep(draw.uniform(0.0, _LONGEST_CALM_SECONDS))
+        victim: Member = draw.choice([*cluster.indexers, *cluster.members])
+        failing = ""
+        if victim in cluster.indexers and draw.random() < 0.5:
+            failing = f"{draw.choice(_SELF_KILLS)}=kill%0.1,seed={seed}{number}"
+        await asyncio.to_thread(_kill_and_start, victim, failing)
+
+
+async def _keep_alive(cluster: Cluster) -> None:
+    """Starts again what killed itself, as the one who runs the services does."""
+    while True:
+        await asyncio.sleep(_KEEPER_SECONDS)
+        for member in cluster.members:
+            if not member.alive:
+                await asyncio.to_thread(_kill_and_start, member, "")
+
+
+def _kill_and_start(member: Member, failing: str) -> None:
+    with member.lock:
+        member.kill()
+        member.spawn(failing)

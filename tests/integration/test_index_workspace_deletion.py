@@ -1,0 +1,47 @@
+"""A workspace goes with all that it has, whatever else is going on in it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from services.indexer.model import Tree
+from services.indexer.storage.partitions import add_partition, vectors_table
+from tests.integration.replicas import MODEL, replica
+from tests.support.invariants import broken_rules
+
+if TYPE_CHECKING:
+    from services.indexer.storage.database import Database
+    from tests.integration.replicas import Replica
+
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+async def test_a_workspace_deleted_while_its_first_run_begins_leaves_no_partition(
+    database: Database,
+) -> None:
+    """The run activates its model, and so makes a partition, in a transaction that is open.
+
+    Red when the deletion drops partitions before it has the workspace to itself (I6).
+    """
+    one = replica(database)
+    model = await one.workspaces.register_model(MODEL)
+    workspace, _ = await one.workspaces.create("doomed", Tree("roots/trees", "doomed"), "")
+    async with database.transaction() as connection:
+        await connection.execute("SELECT FROM workspaces WHERE name = 'doomed' FOR NO KEY UPDATE")
+        deleting = asyncio.create_task(one.workspaces.delete("doomed"))
+        await _until_one_waits(one)
+        await add_partition(connection, vectors_table(model.id), workspace.id)
+    await deleting
+
+    assert await broken_rules(database._url) == []
+    assert await one.value("SELECT count(*) FROM workspaces") == 0
+
+
+async def _until_one_waits(stores: Replica) -> None:
+    async with asyncio.timeout(10):
+        while not await stores.value(_WAITING):  # noqa: ASYNC110 - another process's lock
+            await asyncio.sleep(0.01)

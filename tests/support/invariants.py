@@ -1,0 +1,194 @@
+"""What must hold of the tables after anything: I1 to I6 of the fault plan, as counts of breaches.
+
+Two kinds: rules over what the tables hold now, and an audit that triggers keep of steps that must
+never be made, also where no later state shows them. The rules need no audit; a test that wants it
+calls `install_audit` on its database first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MOST_ATTEMPTS = 5 + 3
+"""Attempts of a node: as many as the settings allow, and three of workers that died."""
+
+MOST_TAKEN = 10
+"""Times that a run is taken up, by default."""
+
+IDLE_SECONDS = 3.0
+"""Time after which a transaction that does nothing counts as left behind."""
+
+_STATES = {
+    "I1: a node without its file": """
+        SELECT count(*) FROM nodes n LEFT JOIN files f
+          ON f.workspace_id = n.workspace_id AND f.id = n.file_id WHERE f.id IS NULL""",
+    "I1: a node of an old generation": """
+        SELECT count(*) FROM nodes n
+        JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+        WHERE n.generation <> f.generation""",
+    "I1: two nodes in one place of a file": """
+        SELECT count(*) FROM (SELECT FROM nodes GROUP BY workspace_id, file_id, ordinal
+          HAVING count(*) > 1) twice""",
+    "I1: a node whose parent is not of its file": """
+        SELECT count(*) FROM nodes n LEFT JOIN nodes p
+          ON p.workspace_id = n.workspace_id AND p.id = n.parent_id
+        WHERE n.parent_id IS NOT NULL AND p.file_id IS DISTINCT FROM n.file_id""",
+    "X3: terms of a node that is not embedded, or none of one that is": """
+        SELECT count(*) FROM nodes n
+        FULL JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
+        WHERE n.id IS NULL OR (n.status = 'embedded') <> (t.node_id IS NOT NULL)""",
+    "X3: terms that are not the ones of the text": """
+        SELECT count(*) FROM nodes n
+        JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
+        LEFT JOIN content_terms c ON c.content_hash = n.content_hash
+        WHERE (c.terms, c.counts) IS DISTINCT FROM (t.terms, t.counts)""",
+    "I4: a failed node without a reason": """
+        SELECT count(*) FROM nodes WHERE status = 'failed' AND error_reason IS NULL""",
+    "I4: a node that was tried too often": f"""
+        SELECT count(*) FROM nodes WHERE attempt > {MOST_ATTEMPTS} OR crash_count > 3""",
+    "I4: a run that was taken too often": f"""
+        SELECT count(*) FROM runs WHERE attempt > {MOST_TAKEN} OR attempt < 0""",
+    "I4: two outcomes of one node in one run": """
+        SELECT count(*) FROM (SELECT FROM run_outcomes WHERE entity = 'node'
+          GROUP BY workspace_id, run_id, node_id HAVING count(*) > 1) twice""",
+    "I4: a run whose counters are not a count of the nodes": """
+        SELECT count(*) FROM runs r JOIN workspaces w ON w.last_run_id = r.id,
+        LATERAL (SELECT count(*) AS total, count(*) FILTER (WHERE status = 'embedded') AS embedded,
+            count(*) FILTER (WHERE status = 'failed') AS failed
+          FROM nodes n WHERE n.workspace_id = r.workspace_id
+            AND (r.mode NOT IN ('scoped', 'repair') OR n.id IN (
+              SELECT node_id FROM run_nodes s
+              WHERE s.workspace_id = r.workspace_id AND s.run_id = r.id))) held
+        WHERE NOT EXISTS (SELECT 1 FROM runs u
+            WHERE u.workspace_id = r.workspace_id AND u.finished_at IS NULL)
+          AND (r.nodes_total, r.nodes_embedded + r.nodes_reused, r.nodes_failed, r.nodes_pending)
+          <> (held.total, held.embedded, held.failed, held.total - held.embedded - held.failed)""",
+    "I4: a run whose counters are not a count of its outcomes": """
+        SELECT count(*) FROM runs r JOIN workspaces w ON w.last_run_id = r.id,
+        LATERAL (SELECT count(*) FILTER (WHERE entity = 'node') AS nodes,
+            count(*) FILTER (WHERE entity = 'file') AS files
+          FROM run_outcomes o WHERE o.workspace_id = r.workspace_id AND o.run_id = r.id
+            AND o.result IN ('failed', 'timeout')) listed
+        WHERE (r.nodes_failed, r.files_failed) <> (listed.nodes, listed.files)""",
+    "I5: a fence that was never drawn, or one of two nodes": """
+        SELECT (SELECT count(*) FROM nodes, fences WHERE fence > last_value)
+          + (SELECT count(*) FROM runs, fences WHERE fence > last_value)
+          + (SELECT count(*) FROM (SELECT FROM nodes WHERE fence > 0 GROUP BY fence
+              HAVING count(*) > 1) twice)""",
+    "I5: terms that the last fence did not write": """
+        SELECT count(*) FROM nodes n
+        JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
+        WHERE t.fence <> n.fence""",
+    "a node in work though no run is": """
+        SELECT count(*) FROM nodes n WHERE status = 'processing' AND NOT EXISTS (
+          SELECT 1 FROM runs r WHERE r.workspace_id = n.workspace_id AND r.finished_at IS NULL)""",
+    "I6: a partition of a workspace that is gone, or one that hangs on no table": """
+        SELECT count(*) FROM pg_class c,
+          LATERAL substring(c.relname FROM '^(?:node_terms|node_vectors_m\\d+)_w(\\d+)$') number
+        WHERE c.relkind = 'r' AND number IS NOT NULL
+          AND (NOT EXISTS (SELECT 1 FROM workspaces w WHERE w.id = number::int)
+            OR NOT EXISTS (SELECT 1 FROM pg_inherits i WHERE i.inhrelid = c.oid))""",
+    "I6: a prepared transaction": """
+        SELECT count(*) FROM pg_prepared_xacts WHERE database = current_database()""",
+}
+_VECTORS = """
+SELECT count(*) FROM (SELECT n.* FROM nodes n JOIN workspaces w ON w.id = n.workspace_id
+    WHERE w.active_model_id = {model}) n
+  FULL JOIN node_vectors_m{model} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
+WHERE n.id IS NULL OR (n.status = 'embedded') <> (v.node_id IS NOT NULL)
+  OR v.content_hash <> n.content_hash OR v.fence <> n.fence
+"""
+_WRONG_VECTORS = """
+SELECT count(*) FROM node_vectors_m{model} v
+LEFT JOIN embedding_cache c ON c.model_id = {model} AND c.content_hash = v.content_hash
+WHERE c.embedding IS DISTINCT FROM v.embedding::halfvec
+"""
+_LEFT_BEHIND = {
+    "I6: a connection left in a transaction": """
+        SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND state LIKE 'idle in transaction%'
+          AND state_change < clock_timestamp() - make_interval(secs => $1)""",
+    "I6: a lock that nobody gave back": """
+        SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+          AND (l.mode LIKE '%Exclusive%' OR l.locktype = 'advisory')
+          AND l.locktype IN ('tuple', 'transactionid', 'advisory')
+          AND a.state_change < clock_timestamp() - make_interval(secs => $1)""",
+}
+
+_AUDIT = """
+CREATE TABLE audit (what text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE FUNCTION audit_step() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO audit (what) VALUES (TG_ARGV[0]);
+  RETURN NULL;
+END $$;
+CREATE TRIGGER audit_node_fence AFTER UPDATE ON nodes FOR EACH ROW
+  WHEN (NEW.fence < OLD.fence) EXECUTE FUNCTION audit_step('I5: a node got an older fence');
+CREATE TRIGGER audit_node_claim AFTER UPDATE ON nodes FOR EACH ROW
+  WHEN (OLD.status = 'pending' AND NEW.status = 'processing' AND NEW.fence <= OLD.fence)
+  EXECUTE FUNCTION audit_step('I5: a claim without a new fence');
+CREATE TRIGGER audit_run_fence AFTER UPDATE ON runs FOR EACH ROW
+  WHEN (NEW.fence < OLD.fence) EXECUTE FUNCTION audit_step('I5: a run got an older fence');
+CREATE TRIGGER audit_run_owner AFTER UPDATE ON runs FOR EACH ROW
+  WHEN (NEW.owner IS NOT NULL AND NEW.owner IS DISTINCT FROM OLD.owner AND NEW.fence <= OLD.fence)
+  EXECUTE FUNCTION audit_step('I5: a run got an owner without a new fence');
+CREATE TRIGGER audit_run_steal AFTER UPDATE ON runs FOR EACH ROW
+  WHEN (OLD.owner IS NOT NULL AND NEW.owner IS NOT NULL AND NEW.owner <> OLD.owner
+    AND OLD.lease_until >= now())
+  EXECUTE FUNCTION audit_step('I5: a run was taken while its lease held');
+CREATE TRIGGER audit_run_ended AFTER UPDATE ON runs FOR EACH ROW
+  WHEN (OLD.finished_at IS NOT NULL)
+  EXECUTE FUNCTION audit_step('a run was written after its end');
+CREATE TRIGGER audit_cancelled AFTER UPDATE ON runs FOR EACH ROW
+  WHEN (NEW.finished_at IS NOT NULL
+    AND (NEW.state = 'cancelled') <> (NEW.cancel_requested_at IS NOT NULL))
+  EXECUTE FUNCTION audit_step('a run is cancelled and was not asked to, or the other way')
+"""
+
+
+async def install_audit(url: str) -> None:
+    """Has the database write down every step that must never be made."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(_AUDIT)
+    finally:
+        await connection.close()
+
+
+async def broken_rules(url: str, *, idle_seconds: float = 0.0) -> list[str]:
+    """Returns the rules that the tables break, with how often.
+
+    Args:
+        url: the database.
+        idle_seconds: time that a transaction of a service that still runs may stand open; 0 is for
+            a database on which nothing goes on.
+    """
+    connection = await asyncpg.connect(url)
+    try:
+        found = {what: await connection.fetchval(sql) for what, sql in _STATES.items()}
+        for row in await connection.fetch("SELECT id FROM models"):
+            found["I2: a vector too many, too few, or of another text"] = await connection.fetchval(
+                _VECTORS.format(model=row["id"])
+            )
+            found["I2: a vector that is not the one of its text"] = await connection.fetchval(
+                _WRONG_VECTORS.format(model=row["id"])
+            )
+        for what, sql in _LEFT_BEHIND.items():
+            found[what] = await connection.fetchval(sql, idle_seconds)
+        found |= await _audited(connection)
+    finally:
+        await connection.close()
+    return [f"{what}: {count}" for what, count in found.items() if count]
+
+
+async def _audited(connection: asyncpg.Connection) -> Mapping[str, int]:
+    if await connection.fetchval("SELECT to_regclass('audit')") is None:
+        return {}
+    rows = await connection.fetch("SELECT what, count(*) AS n FROM audit GROUP BY what")
+    return {row["what"]: row["n"] for row in rows}
