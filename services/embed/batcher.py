@@ -51,7 +51,10 @@ class Batcher:
         self._budget = TokenBudget(token_budget)
         self._max_texts = max_texts
         self._concurrency = backend.info.concurrency
-        self._lanes: dict[Lane, PackingQueue[Work]] = {lane: PackingQueue() for lane in Lane}
+        self._padded = backend.info.padded
+        self._lanes: dict[Lane, PackingQueue[Work]] = {
+            lane: PackingQueue(padded=self._padded) for lane in Lane
+        }
         self._in_flight: dict[WorkKey, Work] = {}
         self._serials = itertools.count()
         self._outstanding = dict.fromkeys(Lane, 0)
@@ -127,7 +130,7 @@ class Batcher:
                 works = self._take(lane)
                 if works:
                     self._outstanding[lane] += 1
-                    self._engine.submit(Batch(works, lane))
+                    self._engine.submit(Batch(works, lane, padded=self._padded))
             self._queued[lane].set(len(queue))
         self._running.set(sum(self._outstanding.values()))
 

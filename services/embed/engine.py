@@ -16,6 +16,7 @@ from services.embed.backends.protocol import (
 )
 from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngineError
 from services.embed.gate import SuspectGate
+from services.embed.packing import forward_tokens
 from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
@@ -159,18 +160,19 @@ class Engine:
 
     def _note_failure(self, works: Sequence[Work], error: Exception) -> None:
         if isinstance(error, OutOfMemoryError):
-            padded = max(work.tokens for work in works) * len(works)
-            self._budget.shrink(padded)
+            tokens = self._cost([work.tokens for work in works])
+            self._budget.shrink(tokens)
             metrics.OUT_OF_MEMORY.inc()
-            get_logger().warning(
-                "forward_out_of_memory", padded_tokens=padded, budget=self._budget.tokens
-            )
+            get_logger().warning("forward_out_of_memory", tokens=tokens, budget=self._budget.tokens)
+
+    def _cost(self, lengths: Sequence[int]) -> int:
+        return forward_tokens(lengths, padded=self._backend.info.padded)
 
     def _results(self, works: Sequence[Work]) -> list[Result]:
         rows = self._backend.infer([work.ids for work in works])
         lengths = [work.tokens for work in works]
-        metrics.note_forward(lengths)
-        self._budget.note_success(max(lengths) * len(lengths))
+        metrics.note_forward(lengths, self._cost(lengths))
+        self._budget.note_success(self._cost(lengths))
         if len(rows) != len(works):
             raise ValueError("The backend returned another number of rows.")
         good = vectors.good_rows(rows, dimensions=self._backend.info.dimensions)

@@ -104,8 +104,8 @@ class Part:
         self._value = value
 
 
-def note_forward(lengths: Sequence[int]) -> None:
-    """Counts one forward of texts of these lengths in tokens."""
+def note_forward(lengths: Sequence[int], tokens: int) -> None:
+    """Counts one forward of texts of these lengths, and its tokens with padding."""
     TOKENS.inc(sum(lengths))
-    PADDED_TOKENS.inc(max(lengths) * len(lengths))
+    PADDED_TOKENS.inc(tokens)
     BATCH_TEXTS.observe(len(lengths))

@@ -26,15 +26,23 @@ class Sized(Protocol):
 ItemT = TypeVar("ItemT", bound=Sized)
 
 
+def forward_tokens(lengths: Sequence[int], *, padded: bool) -> int:
+    """Returns what a forward of texts of these lengths costs, with padding where there is any."""
+    return max(lengths) * len(lengths) if padded else sum(lengths)
+
+
 def choose_slice(
-    lengths: Sequence[int], anchor: int, *, token_budget: int, max_items: int
+    lengths: Sequence[int], anchor: int, *, token_budget: int, max_items: int, padded: bool = True
 ) -> tuple[int, int]:
     """Returns the slice of ascending lengths to run together with the one at `anchor`.
 
-    The slice holds the anchor, at most `max_items` items, and at most `token_budget` tokens when
-    all are padded to the longest; an anchor above the budget goes alone. It grows to the side that
-    wastes less.
+    The slice holds the anchor, at most `max_items` items, and at most `token_budget` tokens: when
+    all are padded to the longest, or as they are where nothing is padded. An anchor above the
+    budget goes alone. A padded slice grows to the side that wastes less; another takes its shorter
+    neighbours first, as more of them fit.
     """
+    if not padded:
+        return _unpadded_slice(lengths, anchor, token_budget, max_items)
     low, high = anchor, anchor + 1
     while high - low < max_items:
         count = high - low + 1
@@ -52,13 +60,31 @@ def choose_slice(
     return low, high
 
 
+def _unpadded_slice(
+    lengths: Sequence[int], anchor: int, token_budget: int, max_items: int
+) -> tuple[int, int]:
+    low, high = anchor, anchor + 1
+    total = lengths[anchor]
+    while high - low < max_items:
+        if low > 0 and total + lengths[low - 1] <= token_budget:
+            low -= 1
+            total += lengths[low]
+        elif high < len(lengths) and total + lengths[high] <= token_budget:
+            total += lengths[high]
+            high += 1
+        else:
+            break
+    return low, high
+
+
 class PackingQueue(Generic[ItemT]):
     """Waiting items in order of length; each batch holds the one that has waited longest.
 
     Taking neighbours in length of the oldest keeps padding low and starves nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, padded: bool = True) -> None:
+        self._padded = padded
         self._by_length: list[tuple[int, int, ItemT]] = []
         self._by_arrival: dict[int, ItemT] = {}
         self._tokens = 0
@@ -98,6 +124,7 @@ class PackingQueue(Generic[ItemT]):
             anchor - start,
             token_budget=token_budget,
             max_items=max_items,
+            padded=self._padded,
         )
         batch = [item for _, _, item in near[low:high]]
         del self._by_length[start + low : start + high]

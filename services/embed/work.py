@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+from services.embed.packing import forward_tokens
 from services.runtime.errors import LodestoneError
 
 if TYPE_CHECKING:
@@ -67,8 +68,10 @@ class Batch:
 
     works: list[Work]
     lane: Lane
+    padded: bool = True
+    """Whether the backend pads all texts to the longest."""
 
     @property
     def tokens(self) -> int:
         """Tokens of the forward, padding included."""
-        return max(work.tokens for work in self.works) * len(self.works)
+        return forward_tokens([work.tokens for work in self.works], padded=self.padded)

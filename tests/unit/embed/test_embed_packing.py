@@ -94,3 +94,26 @@ def test_a_discarded_text_is_gone_and_counts_no_more() -> None:
 
     assert queue.tokens == 20
     assert [item.serial for item in queue.take(token_budget=100, max_items=8)] == [1]
+
+
+@given(LENGTHS, st.integers(1, 2048), st.integers(1, 64))
+def test_without_padding_a_batch_takes_what_its_tokens_sum_to(
+    lengths: list[int], budget: int, most: int
+) -> None:
+    """Red when padding is counted where there is none: batches are smaller than they could be."""
+    queue: PackingQueue[Item] = PackingQueue(padded=False)
+    for serial, tokens in enumerate(lengths):
+        queue.add(Item(tokens, serial))
+
+    seen = []
+    while batch := queue.take(token_budget=budget, max_items=most):
+        total = sum(item.tokens for item in batch)
+        assert total <= budget or len(batch) == 1
+        rest = [tokens for _, _, left in queue._by_length if (tokens := left.tokens)]
+        if rest and len(batch) < most:
+            longest = max(item.tokens for item in batch)
+            above = [tokens for tokens in rest if tokens >= longest]
+            assert not above or total + min(above) > budget
+        seen += batch
+
+    assert sorted(item.serial for item in seen) == list(range(len(lengths)))
