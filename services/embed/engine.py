@@ -7,6 +7,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from opentelemetry.context import Context
+
 from services.embed import metrics, vectors
 from services.embed.backends.protocol import (
     EngineDownError,
@@ -19,6 +21,7 @@ from services.embed.gate import SuspectGate
 from services.embed.packing import forward_tokens
 from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
+from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -85,7 +88,14 @@ class Engine:
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
             started = time.perf_counter()
-            results = self._run(batch.works)
+            # A forward serves several calls, so it is a trace of its own that points to theirs.
+            with tracer().start_as_current_span(
+                "lodestone.embed.forward",
+                context=Context(),
+                links=batch.links(),
+                attributes={"lodestone.texts": len(batch.works), "lodestone.tokens": batch.tokens},
+            ):
+                results = self._run(batch.works)
             self._done(batch, results, time.perf_counter() - started)
 
     def _next(self) -> Batch | None:

@@ -15,6 +15,7 @@ from services.runtime.errors import (
     LodestoneError,
     OverloadedError,
 )
+from services.runtime.telemetry import tracer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,9 +125,10 @@ class ServedModel:
         encoded = await self._encode(texts, options)
         good = [item for item in encoded if isinstance(item, EncodedText)]
         ticket.correct(sum(len(item.ids) for item in good))
-        results = await self._batcher.run(
-            [item.ids for item in good], layout=self.info.layout_of(options), lane=options.lane
-        )
+        with tracer().start_as_current_span("lodestone.embed.wait"):  # for its turn and its forward
+            results = await self._batcher.run(
+                [item.ids for item in good], layout=self.info.layout_of(options), lane=options.lane
+            )
         assert len(results) == len(good)
         lost = [one for one in results if isinstance(one, DependencyUnavailableError)]
         if lost and len(lost) == len(results):  # whoever calls again later is served
@@ -145,9 +147,10 @@ class ServedModel:
         prompt = self._prompts.of(options.purpose)
         prompted = [prompt + text for text in texts] if prompt else texts
         started = time.perf_counter()
-        encoded = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._encoder.encode, prompted, options.truncation
-        )
+        with tracer().start_as_current_span("lodestone.embed.tokenize"):
+            encoded = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._encoder.encode, prompted, options.truncation
+            )
         metrics.TOKENIZE_SECONDS.observe(time.perf_counter() - started)
         return encoded
 

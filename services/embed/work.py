@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
+
+from opentelemetry import trace
 
 from services.embed.packing import forward_tokens
 from services.runtime.errors import LodestoneError
@@ -18,10 +21,17 @@ WorkKey: TypeAlias = "tuple[bytes, VectorLayout]"
 """Token ids and layout: texts with one key share a forward."""
 
 
+_MOST_LINKS = 64
+
+
 class Request:
-    """The texts of one call; its future ends when the last of them has."""
+    """The texts of one call; its future ends when the last of them has.
+
+    `span` is that of the call, so that the forward which serves it can point back.
+    """
 
     def __init__(self, count: int) -> None:
+        self.span = trace.get_current_span().get_span_context()
         self.results: list[Result | None] = [None] * count
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = count
@@ -75,3 +85,13 @@ class Batch:
     def tokens(self) -> int:
         """Tokens of the forward, padding included."""
         return forward_tokens([work.tokens for work in self.works], padded=self.padded)
+
+    def links(self) -> list[trace.Link]:
+        """Returns links to the calls that wait for this forward, each once, and not too many."""
+        spans = {
+            request.span.span_id: request.span
+            for work in self.works
+            for request, _ in work.waiters
+            if request.span.is_valid
+        }
+        return [trace.Link(span) for span in islice(spans.values(), _MOST_LINKS)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from services.embed.lanes import LaneTurns
 from services.embed.model import Embedding, Lane, Truncation, VectorLayout, Vectors, VectorType
 from services.embed.work import Batch, Request, Work
 from services.runtime.errors import InvalidRequestError, OverloadedError, ShuttingDownError
+from services.runtime.telemetry import tracer
 from tests.unit.embed.harness import (
     DOCUMENT,
     MARKER,
@@ -27,6 +29,9 @@ from tests.unit.embed.harness import (
     ids_of,
     served,
 )
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 GOOD = [f"def function_{n}(): return {n}" for n in range(40)]
 LAYOUT = VectorLayout()
@@ -322,3 +327,29 @@ async def test_every_text_is_counted_once_with_its_outcome() -> None:
 
     grown = {name: value - before[name] for name, value in counted().items()}
     assert grown == {"ok": 2, "bad_vector": 1, "invalid": 1}
+
+
+async def test_a_forward_points_to_the_calls_that_it_serves(spans: InMemorySpanExporter) -> None:
+    """Red without the links: nobody could tell which forward made a slow call slow."""
+    backend = GatedBackend()
+    async with served(backend) as model:
+        with tracer().start_as_current_span("first"):
+            first = asyncio.create_task(model.embed(["same"], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        with tracer().start_as_current_span("second"):
+            second = asyncio.create_task(model.embed(["same", "other"], DOCUMENT))
+        await eventually(lambda: len(model._batcher._in_flight) == 2)
+        backend.gate.set()
+        await asyncio.gather(first, second)
+
+    ended = {span.context.span_id: span for span in spans.get_finished_spans() if span.context}
+    forwards = [span for span in ended.values() if span.name == "lodestone.embed.forward"]
+    served_calls = {
+        ended[ended[link.context.span_id].parent.span_id].name  # type: ignore[union-attr]
+        for forward in forwards
+        for link in forward.links
+    }
+    assert served_calls == {"first", "second"}
+    assert all(forward.parent is None for forward in forwards)
+    assert {"lodestone.embed.tokenize", "lodestone.embed.wait"} <= {s.name for s in ended.values()}
+    assert all("same" not in str(span.attributes) for span in ended.values())

@@ -6,10 +6,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from services.runtime import log
 from tests.unit.runtime.running import Counters, Running, running, samples
@@ -44,22 +40,3 @@ async def service(address: str) -> AsyncIterator[Running]:
 def counters() -> Counters:
     """The counters of gRPC calls, from now on."""
     return Counters(samples())
-
-
-@pytest.fixture(scope="session")
-def _span_exporter() -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        provider = TracerProvider()
-        trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return exporter
-
-
-@pytest.fixture
-def spans(_span_exporter: InMemorySpanExporter) -> Iterator[InMemorySpanExporter]:
-    """The spans that end during the test."""
-    _span_exporter.clear()
-    yield _span_exporter
-    _span_exporter.clear()

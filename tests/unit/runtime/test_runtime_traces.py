@@ -68,6 +68,8 @@ async def test_a_servers_fault_is_an_error_on_both_spans(
 ) -> None:
     await failure_of(embed(service.channel, "crash"))
 
+    # The caller has its answer a little before the server's span ends.
+    await eventually(lambda: len(spans.get_finished_spans()) == 2)
     assert _ends(spans) == {
         SpanKind.CLIENT: (13, StatusCode.ERROR),
         SpanKind.SERVER: (13, StatusCode.ERROR),
@@ -79,6 +81,8 @@ async def test_a_callers_fault_is_an_error_on_its_own_span_alone(
 ) -> None:
     await failure_of(embed(service.channel, "missing"))
 
+    # The caller has its answer a little before the server's span ends.
+    await eventually(lambda: len(spans.get_finished_spans()) == 2)
     assert _ends(spans) == {
         SpanKind.CLIENT: (5, StatusCode.ERROR),
         SpanKind.SERVER: (5, StatusCode.UNSET),
