@@ -88,6 +88,10 @@ format: setup ## Formats code and contracts.
 bench: setup corpora ## Measures against the plain library; the last line is JSON.
 	@$(BIN)/python -m tests.bench.main
 
+.PHONY: bench-indexer
+bench-indexer: setup ## Measures the indexer on generated trees; the last line is JSON.
+	@$(BIN)/python -m tests.bench.indexer
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

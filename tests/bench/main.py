@@ -29,6 +29,7 @@ from tests.bench.embed_texts import (
     measure_service,
     running_service,
 )
+from tests.bench.figures import figure, say
 from tests.bench.memory import MemoryPeak
 from tests.bench.node_texts import sample_texts
 from tests.bench.trees import multiply
@@ -213,16 +214,6 @@ def index_large() -> ColdIndex:
         large = index_cold(lodestone, folder / "trees")
         say(f"  {large.seconds:.1f} s, {large.report['nodes']}, {large.peak_bytes / _MIB:.0f} MiB")
         return large
-
-
-def figure(value: float, goal: float | None = None, *, met: bool = True) -> dict[str, Any]:
-    """Returns one entry of the result; without a goal it is a record."""
-    return {"value": round(value, 4), "goal": goal, "met": met}
-
-
-def say(line: str) -> None:
-    """Tells a person how far the run is."""
-    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":
