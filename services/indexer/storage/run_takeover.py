@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from services.indexer.storage.database import Connection
 
 _OLDEST = f"""
-SELECT workspace_id, id, attempt, mode FROM runs
+SELECT workspace_id, id, attempt, mode, started_at FROM runs
 WHERE finished_at IS NULL
   AND (state = 'queued' OR (state IN ({OWNED_STATES}) AND lease_until < now()))
 ORDER BY seq LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -87,7 +87,8 @@ async def take_over(
     key = row["workspace_id"], row["id"]
     await connection.execute(_TAKE, *key, owner, lease_seconds)
     await connection.execute(_FORGET, *key)
-    await _reclaim(connection, row, first=row["attempt"] == 0)
+    # Not by the attempt, which a run that is given back has never burnt.
+    await _reclaim(connection, row, first=row["started_at"] is None)
     await set_baseline(connection, *key)
 
 
