@@ -106,6 +106,10 @@ bench-io: setup corpora ## Measures the io service against find, git and one cor
 bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; says so where there is none.
 	@$(BIN)/python -m tests.bench.gpu
 
+.PHONY: bench-indexer
+bench-indexer: setup ## Measures the indexer on generated trees; the last line is JSON.
+	@$(BIN)/python -m tests.bench.indexer
+
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
 	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -161,9 +161,6 @@ class Embedder:
         with tracer().start_as_current_span(
             "lodestone.indexer.batch", attributes={"lodestone.nodes": len(claimed)}
         ):
-            left = await self._nodes.adopt(self._run, self._model.id, claimed)
-            metrics.NODES.labels("reused").inc(len(claimed) - len(left))
-            claimed = [node for node in claimed if node.id in left]
             leading = [node for node in claimed if node.content_hash not in self._in_flight]
             following = [node for node in claimed if node.content_hash in self._in_flight]
             if leading:
@@ -173,12 +170,18 @@ class Embedder:
         self._on_progress()
 
     async def _lead(self, nodes: Sequence[ClaimedNode]) -> None:
-        """Embeds texts that no other batch has in flight."""
+        """Embeds texts that no other batch has in flight, unless the cache has them by now.
+
+        They are told to be in flight before the cache is looked at: whoever had one in flight until
+        now has put it there.
+        """
         done = asyncio.Event()
         hashes = {node.content_hash for node in nodes}
         self._in_flight.update(dict.fromkeys(hashes, done))
         try:
-            await self._forward(nodes)
+            left = await self._adopt(nodes)
+            if left:
+                await self._forward(left)
         finally:
             for content_hash in hashes:
                 del self._in_flight[content_hash]
@@ -190,9 +193,15 @@ class Embedder:
         for leader in leaders:
             if leader is not None:
                 await leader.wait()
-        left = await self._nodes.adopt(self._run, self._model.id, nodes)
+        left = await self._adopt(nodes)
         if left:  # the leader failed: each stands on its own
-            await self._nodes.release(self._run, [node for node in nodes if node.id in left])
+            await self._nodes.release(self._run, left)
+
+    async def _adopt(self, nodes: Sequence[ClaimedNode]) -> list[ClaimedNode]:
+        """Takes the vectors that the cache has; returns the nodes without one."""
+        left = await self._nodes.adopt(self._run, self._model.id, nodes)
+        metrics.NODES.labels("reused").inc(len(nodes) - len(left))
+        return [node for node in nodes if node.id in left]
 
     async def _forward(self, nodes: Sequence[ClaimedNode]) -> None:
         seconds: dict[str, float] = {}

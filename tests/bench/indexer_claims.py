@@ -83,6 +83,8 @@ async def _filled(stores: Replica, name: str, nodes: int) -> Run:
     run = await stores.take()
     async with stores.database.connection() as connection:
         await connection.execute(_PENDING, workspace.id, nodes, timeout=600)
+        # Without it each row's foreign key is checked by a scan of all files.
+        await connection.execute("ANALYZE files")
         await connection.execute(_NODES, workspace.id, timeout=600)
     return run
 

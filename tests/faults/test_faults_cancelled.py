@@ -51,7 +51,7 @@ async def test_a_run_cancelled_at_any_stage_ends_cancelled_and_the_next_complete
     worker, other = cluster.indexers
     for member in cluster.indexers:
         member.kill()
-    worker.start(f"{point}=sleep:1@1")
+    worker.start(f"{point}=sleep:2@1")
     async with caller(cluster, [worker]) as calls:
         await calls.create(name, name)
         run = await calls.begin(name)

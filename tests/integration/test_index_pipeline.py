@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import grpc
@@ -11,6 +13,7 @@ import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+from services.indexer.storage.nodes import NodeQueue
 from tests.integration.indexing import FINISHED, Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
 from tests.integration.samples import APP, STORE, edit, write_many, write_tree
@@ -275,3 +278,29 @@ async def _ids(url: str) -> dict[int, bytes]:
     finally:
         await connection.close()
     return {row[0]: row[1] for row in rows}
+
+
+async def test_twins_in_batches_of_their_own_share_one_forward(
+    roots: Path, sockets: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the cache is looked at before a text is told to be in flight: it ends in between."""
+    numbers = itertools.count()
+    adopt = NodeQueue.adopt
+
+    async def adopt_and_dawdle(self: NodeQueue, *arguments: Any) -> Any:
+        found = await adopt(self, *arguments)
+        await asyncio.sleep(next(numbers) % 4 * 0.05)  # the answer is old when it is used
+        return found
+
+    monkeypatch.setattr(NodeQueue, "adopt", adopt_and_dawdle)
+    (roots / "tree").mkdir()
+    for number in range(60):
+        (roots / "tree" / f"twin_{number:02}.py").write_text("def twin():\n    return 1\n")
+    async with indexing(
+        roots, sockets, migrated_url, embed_batch_nodes=1, embed_batches_in_flight=8
+    ) as services:
+        await services.create("tree", "tree")
+
+        run = await services.succeed("tree")
+
+    assert (run.nodes_total, run.forwards) == (60, 1)

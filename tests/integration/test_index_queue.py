@@ -199,3 +199,17 @@ async def test_what_the_cache_holds_is_adopted_by_a_claim(one: Replica) -> None:
     assert left == {third.id}
     await one.ledger.finish(run, None)
     assert await broken_rules(one.database._url) == []
+
+
+async def test_a_run_that_was_given_back_tries_no_failed_node_again(one: Replica) -> None:
+    """Only a new run does: otherwise each restart of a replica would grant all attempts anew."""
+    run, model = await _running(one)
+    await one.apply(run, model, parsed_file("a.py", "a"))
+    claimed = await one.nodes.claim(run, 1)
+    await one.nodes.fail(run, {claimed[0].id: _RETRYABLE}, claimed, "embed", 1)
+    await one.ledger.release(run)
+
+    run = await one.take()
+
+    assert await one.nodes.claim(run, 1) == []
+    assert await one.value("SELECT status FROM nodes") == "failed"

@@ -182,7 +182,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert held.claims
         node = held.claims[0]
         failures = {node.id: _PASSING if passing else _FINAL}
-        work = held.stores.nodes.fail(held.run, failures, held.claims, "embed", _MOST_ATTEMPTS)
+        work = held.stores.nodes.fail(held.run, failures, [node], "embed", _MOST_ATTEMPTS)
         if who != self.owner:
             assert self._refused(work)
             return

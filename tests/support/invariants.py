@@ -116,6 +116,7 @@ _LEFT_BEHIND = {
     "I6: a lock that nobody gave back": """
         SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
         WHERE a.datname = current_database() AND a.pid <> pg_backend_pid()
+          AND a.backend_type = 'client backend' -- autovacuum holds locks of its own
           AND (l.mode LIKE '%Exclusive%' OR l.locktype = 'advisory')
           AND l.locktype IN ('tuple', 'transactionid', 'advisory')
           AND a.state_change < clock_timestamp() - make_interval(secs => $1)""",
