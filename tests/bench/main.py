@@ -14,6 +14,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the larger tree")
     quick = parser.parse_args().quick
-    with product() as (lodestone, folder):
+    with tempfile.TemporaryDirectory(prefix="lodestone-bench-") as models:
+        results = measure(Path(models), quick=quick)
+    sys.stdout.write(json.dumps(results) + "\n")
+
+
+def measure(models: Path, *, quick: bool) -> dict[str, Any]:
+    """Returns all figures; both trees are embedded by one conversion of the model in one layout."""
+    with product(models) as (lodestone, folder):
         tree = folder / "tree"
         shutil.copytree(TREE, tree)
         say("cold index of the tree, with the real model")
@@ -80,18 +88,18 @@ def main() -> None:
         results["cold_index_seconds"] = figure(cold.seconds)
         results["peak_memory_mib_1x"] = figure(cold.peak_bytes / _MIB)
     if not quick:
-        large = index_large()
+        large = index_large(models)
         growth = large.peak_bytes / cold.peak_bytes
         results["peak_memory_mib_4x"] = figure(large.peak_bytes / _MIB)
         results["peak_memory_4x_to_1x"] = figure(growth, 1.15, met=growth <= 1.15)
-    sys.stdout.write(json.dumps(results) + "\n")
+    return results
 
 
 @contextmanager
-def product() -> Iterator[tuple[Lodestone, Path]]:
+def product(models: Path) -> Iterator[tuple[Lodestone, Path]]:
     """Yields the running product over a new data folder, and a folder for trees."""
     folder = make_reachable_folder()
-    lodestone = Lodestone(folder / "data")
+    lodestone = Lodestone(folder / "data").with_settings(EMBED_CACHE_DIR=str(models))
     try:
         started = lodestone.run("up", timeout_seconds=300)
         assert started.code == 0, started.stderr
@@ -173,7 +181,7 @@ async def compare_embedding(
     directory = str(tree).lstrip("/")
     texts = await sample_texts(lodestone.database_url(), io_address, directory, _TEXTS)
     library, service = [], []
-    settings = {"CACHE_DIR": str(lodestone.folder.models)}
+    settings = {"CACHE_DIR": lodestone.settings["LODESTONE_EMBED_CACHE_DIR"]}
     for _ in range(_ROUNDS):
         async with running_service(settings) as running:
             service.append(await measure_service(running, texts))
@@ -206,9 +214,9 @@ def embedding_results(
     }
 
 
-def index_large() -> ColdIndex:
+def index_large(models: Path) -> ColdIndex:
     """Indexes the tree four times over, each copy with texts of its own."""
-    with product() as (lodestone, folder):
+    with product(models) as (lodestone, folder):
         multiply(TREE, folder / "trees", _TIMES)
         say(f"cold index of {_TIMES} times the tree: minutes")
         large = index_cold(lodestone, folder / "trees")
