@@ -92,11 +92,11 @@ def test_the_control_that_checks_and_then_opens_escapes(tmp_path: Path) -> None:
 def check_then_open(top: Path, path: str) -> bytes:
     """The planted bug: between the check and the open the path leads elsewhere."""
     joined = os.path.join(top, path)  # noqa: PTH118
-    if not os.path.realpath(joined).startswith(f"{top}/"):
-        return b""
     try:
+        if not os.path.realpath(joined).startswith(f"{top}/"):
+            return b""
         fd = os.open(joined, os.O_RDONLY)
-    except OSError:
+    except OSError:  # exchanged while it was looked at, by either of the two
         return b""
     try:
         return os.read(fd, 1000)
