@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 
     from services.indexer.settings import IndexerSettings
 
+_LEAST_IDLE_SECONDS = 5.0
+"""A transaction may stand still for so long even where leases are shorter: a loop that is late is
+no process that is frozen."""
+
 
 class IndexerApp:
     """The indexer as `runtime.server.run_service` runs it."""
@@ -63,7 +67,7 @@ class IndexerApp:
             settings.database_url.get_secret_value(),
             connections=settings.database_connections,
             timeout_seconds=settings.database_timeout_seconds,
-            idle_seconds=settings.lease_seconds,
+            idle_seconds=max(settings.lease_seconds, _LEAST_IDLE_SECONDS),
         )
         self._signals = RunSignals()
         self._channels: list[grpc.aio.Channel] = []
