@@ -59,36 +59,41 @@ $(CORPORA)/.stamp: tests/corpora.txt $(SETUP_STAMP)
 .PHONY: corpora
 corpora: $(CORPORA)/.stamp ## Fetches the source trees that tests and benchmarks read.
 
-# Tests hurt writes by strace; where it cannot be had they skip and say so.
-build/.strace:
+# Tests hurt writes by strace, and try alerts on promtool; where these cannot be had they skip and say so.
+build/.tools:
 	@mkdir -p build
-	@command -v strace >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && { apt-get update -q && apt-get install -y -q strace || true; }; } || true
+	@{ command -v strace && command -v promtool; } >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && { apt-get update -q && apt-get install -y -q --no-install-recommends strace prometheus || true; }; } || true
 	@touch $@
 
+# Most tests wait for services more than they work: two processes take half the time of one. The
+# tests of a file stay together, as they share a server, a cluster or a converted model.
+TEST_WORKERS ?= 2
+
 .PHONY: test test-fast
-test: setup corpora build/.strace ## Runs every test, with a real PostgreSQL and the real model.
-	@$(BIN)/python -m pytest
+test: setup corpora build/.tools ## Runs every test, with a real PostgreSQL and the real model.
+	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 test-fast: setup ## Runs the tests that take no time: under two minutes.
 	@$(BIN)/python -m pytest -m "not slow and not gpu"
 
 .PHONY: test-nightly
-test-nightly: setup ## Runs the seeded fault tests with 200 seeds each: an hour or two.
-	@LODESTONE_TEST_SEEDS=200 $(BIN)/python -m pytest tests/faults
+test-nightly: setup ## Runs fault tests and the walks of the queue's state machine, 200 seeds each: an hour or two.
+	@LODESTONE_TEST_SEEDS=200 LODESTONE_TEST_SOAK_SECONDS=600 $(BIN)/python -m pytest tests/faults \
+	  tests/integration/test_index_queue_machine.py
 
 .PHONY: lint format
 lint: setup ## Runs ruff, mypy, import-linter and buf.
-	@$(BIN)/ruff format --check services tests protos
-	@$(BIN)/ruff check services tests protos
+	@$(BIN)/ruff format --check services tests protos deploy
+	@$(BIN)/ruff check services tests protos deploy
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/buf format --diff --exit-code protos
 	@$(BIN)/buf lint build/gen/lodestone.binpb --config protos/buf.yaml
 
 format: setup ## Formats code and contracts.
-	@$(BIN)/ruff format services tests protos
-	@$(BIN)/ruff check --fix --quiet services tests protos || true
+	@$(BIN)/ruff format services tests protos deploy
+	@$(BIN)/ruff check --fix --quiet services tests protos deploy || true
 	@$(BIN)/buf format --write protos
 
 .PHONY: bench bench-embed
@@ -96,19 +101,40 @@ bench: setup corpora ## Measures against the plain library; the last line is JSO
 	@$(BIN)/python -m tests.bench.main
 
 bench-embed: setup corpora ## Measures the embed service; the last line is JSON.
-	@$(BIN)/python -m tests.bench.embed
+	@$(BIN)/python -m tests.bench.suite embed
 
 .PHONY: bench-io
 bench-io: setup corpora ## Measures the io service against find, git and one core; the last line is JSON.
-	@$(BIN)/python -m tests.bench.io
+	@$(BIN)/python -m tests.bench.suite io
 
 .PHONY: bench-gpu
 bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; says so where there is none.
-	@$(BIN)/python -m tests.bench.gpu
+	@$(BIN)/python -m tests.bench.gpu || test $$? = 77
 
 .PHONY: bench-indexer
 bench-indexer: setup ## Measures the indexer on generated trees; the last line is JSON.
-	@$(BIN)/python -m tests.bench.indexer
+	@$(BIN)/python -m tests.bench.suite indexer
+
+.PHONY: eval eval-labelled
+eval: setup corpora ## Measures search by tasks made of pinned packages; WRITE=1 renews the page; RERANKER=folder adds a cross-encoder.
+	@$(BIN)/python -m tests.eval.offline $(if $(WRITE),--write) $(if $(RERANKER),--reranker "$(RERANKER)")
+
+QUESTIONS ?= ../shared/retrieval/dev
+SET ?= dev
+eval-labelled: setup ## Measures search by labelled questions over repositories in build/retrieval.
+	@$(BIN)/python -m tests.eval.labelled --set $(SET) --questions $(QUESTIONS) $(if $(ABLATE),--ablate) $(if $(RERANKER),--reranker "$(RERANKER)")
+
+.PHONY: dashboards
+dashboards: setup ## Writes the JSON of Grafana's dashboards, and alerts for the Prometheus operator.
+	@$(BIN)/python -m deploy.monitoring.dashboards
+
+.PHONY: docs
+docs: setup ## Writes the page of all settings.
+	@$(BIN)/python -m deploy.reference
+
+.PHONY: bench-search
+bench-search: setup corpora ## Measures search over large workspaces; the last line is JSON.
+	@$(BIN)/python -m tests.bench.suite search
 
 .PHONY: clean
 clean: ## Removes .venv and everything built; indexes stay.
