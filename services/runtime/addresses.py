@@ -7,23 +7,44 @@ import ipaddress
 import os
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _PROBE_SECONDS = 1.0
 _MAX_SOCKET_PATH_BYTES = 107
 
 
-def refuse_public(address: str, variable: str) -> None:
-    """Raises StartError unless only this machine can reach the address: there is no TLS yet."""
-    host, _ = _split(address)
-    if address.startswith("unix:") or host == "localhost":
-        return
-    if not ipaddress.ip_address(host).is_loopback:
+def is_local(address: str) -> bool:
+    """Returns whether only this machine can reach an address, or all that a list of them means."""
+    if address.startswith("unix:"):
+        return True
+    listed = address.removeprefix("ipv4:").removeprefix("ipv6:").removeprefix("dns:///")
+    return all(_is_loopback(_split(item)[0]) for item in listed.split(","))
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name of some machine
+        return False
+
+
+def refuse_public(address: str, variable: str, *, lacks: Sequence[str]) -> None:
+    """Raises StartError when other machines can reach an address and it lacks what guards it.
+
+    `lacks` names the settings that are not set.
+    """
+    if lacks and not is_local(address):
         raise StartError(
             ExitCode.USAGE,
-            f"{variable}={address} can be reached from other machines, and this version has no "
-            "TLS. Listen on 127.0.0.1 or a Unix socket.",
+            f"{variable}={address} can be reached from other machines. Listen on 127.0.0.1 or a "
+            f"Unix socket, or set {', '.join(lacks)}.",
         )
 
 

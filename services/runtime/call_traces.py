@@ -14,6 +14,7 @@ from services.runtime.telemetry import tracer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from opentelemetry.context import Context
     from opentelemetry.trace import Span
     from opentelemetry.util.types import AttributeValue
 
@@ -60,6 +61,19 @@ def headers_of(span: Span) -> list[tuple[str, str]]:
     carrier: dict[str, str] = {}
     propagate.inject(carrier, context=trace.set_span_in_context(span))
     return list(carrier.items())
+
+
+def current_traceparent() -> str:
+    """Returns the place in its trace of what is done now, in W3C's form; empty outside of one."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def continued(traceparent: str) -> Context:
+    """Returns the context in which a span continues a trace; its own one for an empty string."""
+    return propagate.extract({"traceparent": traceparent} if traceparent else {})
 
 
 def end_client_span(span: Span, code: str) -> None:

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.runtime import call_metrics, call_traces
+from services.runtime.addresses import is_local
+from services.runtime.exits import ExitCode, StartError
+from services.runtime.file_watch import FileWatch
+from services.runtime.reloading import ReloadingChannel
+from services.runtime.tls import channel_credentials
+from services.runtime.tokens import OwnToken
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from services.runtime.tls_files import TlsFiles
 
 _INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
-_SERVICE_CONFIG = {
+_OF_REPLICAS = ("dns:", "ipv4:", "ipv6:")
+_SERVICE_CONFIG: dict[str, Any] = {
     "methodConfig": [
         {
             "name": [{}],
@@ -36,43 +46,80 @@ def connect(
     *,
     service: str = "",
     max_message_bytes: int = 64 << 20,
+    tls: TlsFiles | None = None,
+    token_file: Path | None = None,
 ) -> grpc.aio.Channel:
     """Returns a channel that retries UNAVAILABLE with backoff inside each call's deadline.
 
+    Calls are spread over the replicas that an address means: `dns:///name:port` for all addresses
+    of a name, as of a headless service of Kubernetes, or `ipv4:host:port,host:port`.
+
     It connects on first use, and again after the other side was restarted; a call that is to wait
     for that longer than the retries do (about a second) says `wait_for_ready=True`. `service` is
-    the short name of this process, for the user agent that the other side sees.
+    the short name of this process, for the user agent that the other side sees. With TLS files that
+    name authorities it speaks TLS over TCP, and takes up files that change; with a token's file it
+    shows the token.
+
+    Raises:
+        StartError: a file cannot be read, or a token would travel to another machine without TLS.
     """
+    token = OwnToken(token_file) if token_file is not None else None
+    secure = tls is not None and tls.connects and not address.startswith("unix:")
+    if token is not None and not secure and not is_local(address):
+        raise StartError(
+            ExitCode.USAGE,
+            f"The token for {address} would travel in the clear: set LODESTONE_TLS_CA_FILE.",
+        )
     agent = [("grpc.primary_user_agent", f"lodestone-{service}")] if service else []
-    return grpc.aio.insecure_channel(
-        address,
-        options=[
+    arguments: dict[str, Any] = {
+        "options": [
             *agent,
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+            ("grpc.service_config", json.dumps(_service_config(address))),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
         ],
-        interceptors=[_UnaryUnary(), _UnaryStream(), _StreamUnary(), _StreamStream()],
+        "interceptors": [
+            kind(token) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+        ],
+    }
+    if tls is None or not secure:
+        return grpc.aio.insecure_channel(address, **arguments)
+    return ReloadingChannel(
+        lambda: grpc.aio.secure_channel(address, channel_credentials(tls), **arguments),
+        FileWatch(*tls.paths()),
     )
+
+
+def _service_config(address: str) -> dict[str, Any]:
+    """Returns how calls are made: replicas that an address means share them.
+
+    One that means one server keeps gRPC's default, which connects again with the next call; the
+    other policy tries all the time and makes calls fail between two tries.
+    """
+    if address.startswith(_OF_REPLICAS):
+        return {**_SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
+    return _SERVICE_CONFIG
 
 
 class _Observed:
     """Counts and traces one outgoing call from its start to its end, whatever reads it."""
 
-    def __init__(self, kind: str, details: Any) -> None:
+    def __init__(self, kind: str, details: Any, token: OwnToken | None) -> None:
         method = details.method
         name = method.decode() if isinstance(method, bytes) else str(method)
         self._observer = call_metrics.CLIENT.start(kind, name)
         self._span = None if name.startswith(_INFRASTRUCTURE) else call_traces.client_span(name)
         self._unary = kind in {"unary", "client_stream"}
         self.details = details
-        if self._span is not None:
-            headers = call_traces.headers_of(self._span)
+        headers = list(call_traces.headers_of(self._span)) if self._span is not None else []
+        if token is not None:
+            headers.append(("authorization", token.header))
+        if headers:
             metadata = grpc.aio.Metadata(*tuple(details.metadata or ()), *headers)
             self.details = details._replace(metadata=metadata)
 
@@ -136,27 +183,32 @@ def _code_of(finished: Any) -> str:
     return "UNKNOWN"
 
 
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+class _Interceptor:
+    def __init__(self, token: OwnToken | None) -> None:
+        self._token = token
+
+
+class _UnaryUnary(_Interceptor, grpc.aio.UnaryUnaryClientInterceptor):
     async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
-        observed = _Observed("unary", details)
+        observed = _Observed("unary", details, self._token)
         return await observed.start(continuation, observed.sent(request))
 
 
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+class _UnaryStream(_Interceptor, grpc.aio.UnaryStreamClientInterceptor):
     async def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
-        observed = _Observed("server_stream", details)
+        observed = _Observed("server_stream", details, self._token)
         call = await observed.start(continuation, observed.sent(request))
         return observed.received_each(call)
 
 
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+class _StreamUnary(_Interceptor, grpc.aio.StreamUnaryClientInterceptor):
     async def intercept_stream_unary(self, continuation: Any, details: Any, requests: Any) -> Any:
-        observed = _Observed("client_stream", details)
+        observed = _Observed("client_stream", details, self._token)
         return await observed.start(continuation, observed.sent_each(requests))
 
 
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+class _StreamStream(_Interceptor, grpc.aio.StreamStreamClientInterceptor):
     async def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
-        observed = _Observed("bidi_stream", details)
+        observed = _Observed("bidi_stream", details, self._token)
         call = await observed.start(continuation, observed.sent_each(requests))
         return observed.received_each(call)

@@ -94,6 +94,13 @@ class ForbiddenError(LodestoneError):
     code = Code.PERMISSION_DENIED
 
 
+class UnauthenticatedError(LodestoneError):
+    """The caller has no identity that is accepted."""
+
+    reason = "ERROR_REASON_UNAUTHENTICATED"
+    code = Code.UNAUTHENTICATED
+
+
 class PageTokenError(LodestoneError):
     """A page token was not issued for this request."""
 

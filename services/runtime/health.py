@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
+LIVENESS = "liveness"
+"""A name that is SERVING while the process answers, whatever it waits for: a probe that restarts
+what is not SERVING must ask for this one alone."""
+
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Answers for the server as a whole (the empty name) and for each of its services.
@@ -39,6 +43,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by the contract
         """Answers with the state of one name."""
+        if request.service == LIVENESS:
+            return health_pb2.HealthCheckResponse(status=_Status.SERVING)
         if request.service not in self._names:
             await context.abort(grpc.StatusCode.NOT_FOUND, "No service of this name.")
         return health_pb2.HealthCheckResponse(status=self._state)

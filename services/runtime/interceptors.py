@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.runtime import call_metrics, call_traces
+from services.runtime.access import AccessRules, Scope, read_for
 from services.runtime.errors import (
+    ForbiddenError,
     LodestoneError,
     NotImplementedYetError,
     OverloadedError,
     ShuttingDownError,
+    UnauthenticatedError,
 )
 from services.runtime.log import get_logger
+from services.runtime.reading import readable, reader
 from services.runtime.status import DETAILS_KEY, only_error_in, status_of
+from services.runtime.tokens import CALLS_REFUSED
 from services.runtime.validation import validate
 
 if TYPE_CHECKING:
@@ -26,8 +31,10 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from services.runtime.call_metrics import CallObserver
+    from services.runtime.tokens import AcceptedTokens
 
-_INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
+_HEALTH = "/grpc.health."
+_REFLECTION = "/grpc.reflection."
 _FACTORIES = {
     (False, False): ("unary", grpc.unary_unary_rpc_method_handler, "unary_unary"),
     (False, True): ("server_stream", grpc.unary_stream_rpc_method_handler, "unary_stream"),
@@ -82,9 +89,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     Servicers write unary methods as coroutines and streams as async generators, and simply raise.
     """
 
-    def __init__(self, domain: str, gate: Gate) -> None:
+    def __init__(self, domain: str, gate: Gate, tokens: AcceptedTokens | None = None) -> None:
         self._domain = domain
         self._gate = gate
+        self._tokens = tokens
+        self._rules = AccessRules()
 
     async def intercept_service(
         self,
@@ -94,14 +103,16 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         """Returns the method's handler, wrapped."""
         handler = await continuation(handler_call_details)
         method = str(handler_call_details.method)
-        if handler is None or method.startswith(_INFRASTRUCTURE):
+        if handler is None or method.startswith(_HEALTH):
             return handler
+        if method.startswith(_REFLECTION):
+            return handler if self._may_reflect(handler_call_details) else _refusal(handler)
         streams = (bool(handler.request_streaming), bool(handler.response_streaming))
         kind, factory, attribute = _FACTORIES[streams]
         answer = _stream_answers if handler.response_streaming else _answer
         return factory(
             self._wrap(getattr(handler, attribute), answer, kind, method),
-            request_deserializer=handler.request_deserializer,
+            request_deserializer=reader(handler.request_deserializer),
             response_serializer=handler.response_serializer,
         )
 
@@ -111,8 +122,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             failure: Exception | None = None
             with call_traces.server_span(method, context.invocation_metadata()) as span:
                 try:
+                    check = self._admit(method, context)
                     with self._gate.inside():
-                        response = await answer(inner, request, context, observer)
+                        response = await answer(
+                            inner, _checked(request, observer, check), context, observer
+                        )
                 except asyncio.CancelledError:
                     _end(span, observer, _why_cancelled(context))
                     raise
@@ -128,6 +142,39 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                 return response
 
         return call
+
+    def _admit(self, method: str, context: Any) -> Callable[[Any], None]:
+        """Returns what checks each request of a call, once its caller is known and may make it.
+
+        Raises:
+            UnauthenticatedError: nobody is known by the token.
+            ForbiddenError: its scopes do not allow the method.
+        """
+        if self._tokens is None:
+            return validate
+        identity = self._tokens.identify(_authorization(context.invocation_metadata()))
+        rule = self._rules.of(method)
+        with _refusals_counted():
+            rule.check_scope(identity)
+        if rule.scope is Scope.READ:
+            read_for(identity)
+
+        def check(request: Any) -> None:
+            validate(request)
+            with _refusals_counted():
+                rule.check_request(identity, request)
+
+        return check
+
+    def _may_reflect(self, details: grpc.HandlerCallDetails) -> bool:
+        """Returns whether the caller may ask for the contracts: whoever is known may."""
+        if self._tokens is None:
+            return True
+        try:
+            self._tokens.identify(_authorization(details.invocation_metadata))
+        except UnauthenticatedError:
+            return False
+        return True
 
     async def _abort(
         self, error: BaseException, context: Any, method: str, span: Span, observer: CallObserver
@@ -149,7 +196,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _answer(inner: Any, request: Any, context: Any, observer: CallObserver) -> Any:
-    response = await inner(_checked(request, observer), context)
+    response = await inner(request, context)
     observer.sent()
     return response
 
@@ -160,26 +207,56 @@ async def _stream_answers(inner: Any, request: Any, context: Any, observer: Call
     A generator handed to grpc itself would, when the caller goes away, be closed some time later
     in another task.
     """
-    async with aclosing(inner(_checked(request, observer), context)) as responses:
+    async with aclosing(inner(request, context)) as responses:
         async for response in responses:
             await context.write(response)
             observer.sent()
 
 
-def _checked(request: Any, observer: CallObserver) -> Any:
-    """Returns the request, or the stream of requests, once it keeps the rules of its schema."""
+def _checked(request: Any, observer: CallObserver, check: Callable[[Any], None]) -> Any:
+    """Returns the request, or the stream of requests, each once `check` does not raise."""
     if not hasattr(request, "__aiter__"):
         observer.received()
-        validate(request)
+        check(readable(request))
         return request
 
     async def requests() -> AsyncIterator[Any]:
         async for item in request:
             observer.received()
-            validate(item)
+            check(readable(item))
             yield item
 
     return requests()
+
+
+def _authorization(metadata: Any) -> str | None:
+    for key, value in metadata or ():
+        if key == "authorization":
+            return value if isinstance(value, str) else value.decode("ascii", "replace")
+    return None
+
+
+@contextmanager
+def _refusals_counted() -> Iterator[None]:
+    try:
+        yield
+    except ForbiddenError:
+        CALLS_REFUSED.labels("forbidden").inc()
+        raise
+
+
+def _refusal(handler: Any) -> Any:
+    """Returns a handler that refuses a call of the kind that another one handles."""
+
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The call needs a bearer token.")
+
+    streams = (bool(handler.request_streaming), bool(handler.response_streaming))
+    return _FACTORIES[streams][1](
+        refuse,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
 
 
 def _end(span: Span, observer: CallObserver, code: str) -> None:

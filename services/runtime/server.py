@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import grpc
@@ -17,6 +17,9 @@ from services.runtime import addresses, failpoints, log, telemetry
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import Health
 from services.runtime.interceptors import CallInterceptor, Gate
+from services.runtime.process_metrics import process_observed
+from services.runtime.tls import ServerTls
+from services.runtime.tokens import AcceptedTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -29,6 +32,9 @@ _SERVER_OPTIONS = (
     # Our channels ping every 30 s; by default a server takes that for abuse and hangs up on a
     # stream that has been silent for a while.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Clients look up addresses again when a connection ends: so they find replicas that came later.
+    # Calls and streams in flight stay.
+    ("grpc.max_connection_age_ms", 300_000),
     # A caller whose machine or process is frozen is let go.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -38,6 +44,9 @@ _CANCEL_SECONDS = 0.4
 
 _CLOSE_SECONDS = 1.5
 """Least time for releasing what a service built, also when draining took all of the time."""
+
+_HEALTH_CALLS = 100
+"""Most calls at once on the address of health checks, watches among them."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -94,7 +103,9 @@ def run_service(settings: ServiceSettings, app: App) -> int:
     """
     failpoints.arm(os.environ)
     log.configure(app.name, settings.log_level, settings.log_format)
-    stop_traces = telemetry.configure_traces(app.name, settings.otlp_endpoint)
+    stop_traces = telemetry.configure_traces(
+        app.name, settings.otlp_endpoint, settings.span_files(app.name)
+    )
     try:
         return asyncio.run(_run_until_signal(settings, app))
     finally:
@@ -113,7 +124,8 @@ async def _run_until_signal(settings: ServiceSettings, app: App) -> int:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:  # before anything else: a stop during the start must not be lost
         loop.add_signal_handler(number, on_signal)
-    return await run.serve()
+    async with process_observed(app.name):
+        return await run.serve()
 
 
 class ServiceRun:
@@ -148,9 +160,10 @@ class ServiceRun:
         Raises:
             StartError: the service cannot start; what was built is released.
         """
-        with ExitStack() as opened:
+        async with AsyncExitStack() as opened:
             opened.callback(self._serve_metrics())
             server, port = self._make_server()
+            await self._serve_health(opened)
             await server.start()
             started = False
             try:
@@ -173,16 +186,46 @@ class ServiceRun:
         if not address:
             return lambda: None
         variable = f"LODESTONE_{self._app.name.upper()}_METRICS_LISTEN"
-        addresses.refuse_public(address, variable)
-        return telemetry.serve_metrics(address, variable)
+        addresses.refuse_public(address, variable, lacks=self._lacks(tokens=False))
+        return telemetry.serve_metrics(address, variable, self._settings.tls)
+
+    def _lacks(self, *, tokens: bool) -> list[str]:
+        """Returns the settings that an address in reach of other machines needs and has not."""
+        settings = self._settings
+        lacking = (
+            [] if settings.tls.serves else ["LODESTONE_TLS_CERT_FILE", "LODESTONE_TLS_KEY_FILE"]
+        )
+        if tokens and settings.accepted_tokens_file is None:
+            lacking.append("LODESTONE_ACCEPTED_TOKENS_FILE")
+        return lacking
+
+    async def _serve_health(self, opened: AsyncExitStack) -> None:
+        """Answers health checks on an address of their own, which tells nothing else."""
+        address = self._settings.health_listen
+        if not address:
+            return
+        variable = f"LODESTONE_{self._app.name.upper()}_HEALTH_LISTEN"
+        addresses.refuse_unusable(address, variable)
+        server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_HEALTH_CALLS)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        port = self._bind(server, address, variable, None)
+        await server.start()
+        opened.push_async_callback(server.stop, None)
+        log.get_logger().info("health_ready", listen=addresses.shown(address, port))
 
     def _make_server(self) -> tuple[grpc.aio.Server, int]:
         listen = self._settings.listen
-        addresses.refuse_public(listen, self._variable)
+        addresses.refuse_public(listen, self._variable, lacks=self._lacks(tokens=True))
         addresses.refuse_unusable(listen, self._variable)
         limit = self._settings.max_message_bytes
+        accepted = self._settings.accepted_tokens_file
+        tokens = AcceptedTokens(accepted) if accepted is not None else None
+        tls = self._settings.tls
+        # Whoever may use a Unix socket is the file system's business.
+        speaks_tls = tls.serves and not listen.startswith("unix:")
+        credentials = ServerTls(tls).credentials() if speaks_tls else None
         server = grpc.aio.server(
-            interceptors=[CallInterceptor(f"{self._app.name}.lodestone", self._gate)],
+            interceptors=[CallInterceptor(f"{self._app.name}.lodestone", self._gate, tokens)],
             options=[
                 ("grpc.max_receive_message_length", limit),
                 ("grpc.max_send_message_length", limit),
@@ -193,11 +236,23 @@ class ServiceRun:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (*self._app.service_names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
+        return server, self._bind(server, listen, self._variable, credentials)
+
+    def _bind(
+        self,
+        server: grpc.aio.Server,
+        address: str,
+        variable: str,
+        credentials: grpc.ServerCredentials | None,
+    ) -> int:
+        """Listens on an address; returns the port."""
         try:
-            return server, server.add_insecure_port(listen)
+            if credentials is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, credentials)
         except RuntimeError:
             reason = "taken meanwhile, or not this machine's"
-            raise addresses.cannot_listen(listen, self._variable, reason) from None
+            raise addresses.cannot_listen(address, variable, reason) from None
 
     async def _start(self) -> bool:
         """Starts the app; returns whether it did before the stop was asked for."""

@@ -6,12 +6,15 @@ import difflib
 import ipaddress
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.span_files import DEFAULT_BYTES, TRACES_FOLDER, SpanFiles
+from services.runtime.tls_files import TlsFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,9 +32,17 @@ SHARED_NAMES = (
     "LODESTONE_LOG_LEVEL",
     "LODESTONE_LOG_FORMAT",
     "LODESTONE_OTLP_ENDPOINT",
+    TRACES_FOLDER,
+    "LODESTONE_TRACES_BYTES",
     "LODESTONE_START_TIMEOUT_SECONDS",
     "LODESTONE_FAILPOINTS",
     "LODESTONE_ALLOW_FAILPOINTS",
+    "LODESTONE_TLS_CERT_FILE",
+    "LODESTONE_TLS_KEY_FILE",
+    "LODESTONE_TLS_CA_FILE",
+    "LODESTONE_TLS_REQUIRE_CLIENT_CERT",
+    "LODESTONE_ACCEPTED_TOKENS_FILE",
+    "LODESTONE_TOKEN_FILE",
 )
 """Names that no single service owns: of the command line and of every process."""
 
@@ -44,13 +55,17 @@ SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
 class ServiceSettings(BaseSettings):
     """What every service can be told; subclasses add their own fields and an `env_prefix`."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
     listen: Annotated[str, Field(max_length=200)]
     """Address of the gRPC server: `unix:/path` or `127.0.0.1:port`."""
 
     metrics_listen: Annotated[str, Field(max_length=200)] = ""
     """Address of `/metrics`, `host:port`; port 0 takes a free one; empty serves none."""
+
+    health_listen: Annotated[str, Field(max_length=200)] = ""
+    """Address, `host:port`, that answers health checks without TLS and tokens, and nothing else:
+    for probes that have neither; empty serves none."""
 
     drain_seconds: Annotated[float, Field(gt=0, le=600)] = 10.0
     """Longest time that calls in flight may take after SIGTERM."""
@@ -74,6 +89,68 @@ class ServiceSettings(BaseSettings):
     otlp_endpoint: Annotated[str, Field(validation_alias="LODESTONE_OTLP_ENDPOINT")] = ""
     """Where traces go, e.g. `http://127.0.0.1:4317`; empty sends none."""
 
+    traces_folder: Annotated[str, Field(validation_alias=TRACES_FOLDER)] = ""
+    """Folder of files of finished spans, which `lodestone trace` reads; empty writes none. The
+    command line sets it to a folder in the data folder."""
+
+    traces_bytes: Annotated[
+        int, Field(ge=4 << 20, le=1 << 40, validation_alias="LODESTONE_TRACES_BYTES")
+    ] = DEFAULT_BYTES
+    """Most bytes that the spans of each service have there; the oldest are removed
+    (`LODESTONE_TRACES_BYTES`)."""
+
+    tls_cert_file: Annotated[Path | None, Field(validation_alias="LODESTONE_TLS_CERT_FILE")] = None
+    """Certificate of this service, PEM, with those between it and the root
+    (`LODESTONE_TLS_CERT_FILE`)."""
+
+    tls_key_file: Annotated[Path | None, Field(validation_alias="LODESTONE_TLS_KEY_FILE")] = None
+    """Its private key, PEM (`LODESTONE_TLS_KEY_FILE`)."""
+
+    tls_ca_file: Annotated[Path | None, Field(validation_alias="LODESTONE_TLS_CA_FILE")] = None
+    """Certificates of those who sign the other side's; set, calls to other services use TLS
+    (`LODESTONE_TLS_CA_FILE`)."""
+
+    tls_require_client_cert: Annotated[
+        bool, Field(validation_alias="LODESTONE_TLS_REQUIRE_CLIENT_CERT")
+    ] = False
+    """Whether only clients with a certificate that `LODESTONE_TLS_CA_FILE` signed are let in
+    (`LODESTONE_TLS_REQUIRE_CLIENT_CERT`)."""
+
+    accepted_tokens_file: Annotated[
+        Path | None, Field(validation_alias="LODESTONE_ACCEPTED_TOKENS_FILE")
+    ] = None
+    """Bearer tokens that are accepted; set, every call needs one
+    (`LODESTONE_ACCEPTED_TOKENS_FILE`)."""
+
+    token_file: Annotated[Path | None, Field(validation_alias="LODESTONE_TOKEN_FILE")] = None
+    """The bearer token that this process shows to other services (`LODESTONE_TOKEN_FILE`)."""
+
+    def span_files(self, name: str) -> SpanFiles | None:
+        """Returns the files that this process's spans go into, if there are any."""
+        if not self.traces_folder:
+            return None
+        return SpanFiles(Path(self.traces_folder), name, self.traces_bytes)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The TLS files."""
+        return TlsFiles(
+            self.tls_cert_file, self.tls_key_file, self.tls_ca_file, self.tls_require_client_cert
+        )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError(
+                "LODESTONE_TLS_CERT_FILE and LODESTONE_TLS_KEY_FILE: set both or neither"
+            )
+        if self.tls_require_client_cert and not (self.tls_cert_file and self.tls_ca_file):
+            raise ValueError(
+                "LODESTONE_TLS_REQUIRE_CLIENT_CERT needs LODESTONE_TLS_CERT_FILE, "
+                "LODESTONE_TLS_KEY_FILE and LODESTONE_TLS_CA_FILE"
+            )
+        return self
+
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, address: str) -> str:
@@ -83,9 +160,9 @@ class ServiceSettings(BaseSettings):
             return address
         return _checked_host_and_port(address)
 
-    @field_validator("metrics_listen")
+    @field_validator("metrics_listen", "health_listen")
     @classmethod
-    def _check_metrics_listen(cls, address: str) -> str:
+    def _check_host_and_port(cls, address: str) -> str:
         return _checked_host_and_port(address) if address else address
 
 
@@ -98,8 +175,17 @@ def _checked_host_and_port(address: str) -> str:
     return address
 
 
-Names = Annotated[tuple[str, ...], NoDecode]
-"""A tuple of names, written with commas in the environment."""
+def _parts(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+ItemT = TypeVar("ItemT")
+Listed = Annotated[tuple[ItemT, ...], NoDecode, BeforeValidator(_parts)]
+"""A tuple, written with commas in the environment; blanks around a part do not count."""
+Names = Listed[str]
+"""A tuple of names."""
 
 
 def load_settings(

@@ -40,6 +40,8 @@ class RemoteError:
     reason: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_after_seconds: float | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """What is wrong with which field of the request."""
 
 
 def status_of(error: BaseException, domain: str) -> status_pb2.Status:
@@ -77,18 +79,23 @@ def status_of(error: BaseException, domain: str) -> status_pb2.Status:
 def read_status(status: status_pb2.Status) -> RemoteError:
     """Returns what a status tells."""
     reason, metadata, retry = "", {}, None
+    fields: dict[str, str] = {}
     for detail in status.details:
         info, delay = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        request = error_details_pb2.BadRequest()
         if detail.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(delay):
             retry = delay.retry_delay.ToNanoseconds() / 1e9
+        elif detail.Unpack(request):
+            fields = {item.field: item.description for item in request.field_violations}
     return RemoteError(
         code=code_pb2.Code.Name(cast("Any", status.code)),
         message=status.message,
         reason=reason,
         metadata=metadata,
         retry_after_seconds=retry,
+        fields=fields,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import prometheus_client
@@ -9,19 +11,36 @@ from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Status, StatusCode
 
+from services.runtime.errors import LodestoneError
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span
+    from opentelemetry.util.types import AttributeValue
+
+    from services.runtime.span_files import SpanFiles
+    from services.runtime.tls_files import TlsFiles
 
 _EXPORT_SECONDS = 1.5
 """Longest time of sending one batch of spans: a dead collector must not hold up a stop."""
 
+FILE_SECONDS = 0.5
+"""Longest time that a finished span stays out of the files, while they can be written."""
 
-def configure_traces(service: str, otlp_endpoint: str) -> Callable[[], None]:
-    """Sets up tracing for the process; spans leave it only when an endpoint is given.
+_FILE_QUEUE_SPANS = 8192
+_FAILED = "lodestone.failed"
+
+
+def configure_traces(
+    service: str, otlp_endpoint: str, files: SpanFiles | None
+) -> Callable[[], None]:
+    """Sets up tracing for the process; spans go to an endpoint and into files that are given.
 
     Returns a function that sends what is left and stops.
     """
@@ -36,6 +55,16 @@ def configure_traces(service: str, otlp_endpoint: str) -> Callable[[], None]:
             endpoint=otlp_endpoint, insecure=insecure, timeout=_EXPORT_SECONDS
         )
         provider.add_span_processor(BatchSpanProcessor(exporter))
+    if files is not None:
+        from services.runtime.span_exporter import FileSpanExporter  # noqa: PLC0415 - as above
+
+        provider.add_span_processor(
+            BatchSpanProcessor(
+                FileSpanExporter(files),
+                max_queue_size=_FILE_QUEUE_SPANS,
+                schedule_delay_millis=FILE_SECONDS * 1000,
+            )
+        )
     trace.set_tracer_provider(provider)
     return provider.shutdown
 
@@ -45,15 +74,72 @@ def tracer() -> trace.Tracer:
     return trace.get_tracer("lodestone")
 
 
-def serve_metrics(address: str, variable: str) -> Callable[[], None]:
-    """Serves `/metrics` on `host:port`; returns a function that stops.
+@contextmanager
+def start_as_current_span(
+    name: str,
+    *,
+    context: Context | None = None,
+    links: Sequence[Link] | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> Iterator[Span]:
+    """Makes a span current; one whose body raises has an error with the reason alone.
+
+    The text of an exception and where it was raised may hold paths or content, and spans leave the
+    machine. Who is cancelled has not failed.
+    """
+    with tracer().start_as_current_span(
+        name,
+        context=context,
+        links=links,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield span
+        except Exception as error:
+            span.set_status(Status(StatusCode.ERROR, _reason_of(error)))
+            raise
+
+
+def tell_failed(span: Span, reasons: Collection[str]) -> None:
+    """Tells on a span why some of what it was for failed, while the rest was done.
+
+    Args:
+        span: it gets an error with the reason that is most common, and how many failed.
+        reasons: one for each file, node or text that failed; none leaves the span as it is.
+    """
+    if reasons:
+        span.set_attribute(_FAILED, len(reasons))
+        span.set_status(Status(StatusCode.ERROR, Counter(reasons).most_common(1)[0][0]))
+
+
+def _reason_of(error: Exception) -> str:
+    """Returns the documented reason of an error, or its type; of a group those of its first."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error.reason if isinstance(error, LodestoneError) else type(error).__name__
+
+
+def serve_metrics(address: str, variable: str, tls: TlsFiles) -> Callable[[], None]:
+    """Serves `/metrics` on `host:port`, over TLS when there are files for it; returns a stop.
 
     Raises:
-        StartError: the address is in use or not this machine's.
+        StartError: the address is in use or not this machine's, or the files are wrong.
     """
     host, _, port = address.rpartition(":")
+    if tls.serves:
+        tls.read()  # says what is wrong
+    authorities = tls.authorities if tls.require_client else None
     try:
-        server, thread = prometheus_client.start_http_server(int(port), host.strip("[]"))
+        server, thread = prometheus_client.start_http_server(
+            int(port),
+            host.strip("[]"),
+            certfile=str(tls.certificate) if tls.serves else None,
+            keyfile=str(tls.key) if tls.serves else None,
+            client_cafile=str(authorities) if authorities else None,
+            client_auth_required=authorities is not None,
+        )
     except OSError as error:
         raise StartError(
             ExitCode.ADDRESS_IN_USE,
