@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from services.io.attributes import keep_attributes
 from services.io.errors import ContentChangedError, NotProvenDurableError
 from services.io.interruptions import insist
 from services.io.targets import is_unchanged
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from services.io.temporaries import Sweeper, Temporary
 
 _NEW_FILE_MODE = 0o666  # less the process's umask, as any program creates files
-_NO_SUPPORT = {errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA, errno.EINVAL}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def _filled(
     try:
         _write_all(temporary.fd, content)
         if like is not None:
-            _keep_attributes(like, temporary.fd)
+            keep_attributes(like.fd, like.status, temporary.fd)
         if options.is_strong:
             os.fsync(temporary.fd)
         options.before_rename()
@@ -130,29 +129,6 @@ def _write_all(fd: int, content: bytes) -> None:
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(fd, rest) :]
-
-
-def _keep_attributes(target: Target, fd: int) -> None:
-    """Gives a file the owner, mode and extended attributes of another."""
-    then, now = target.status, os.fstat(fd)
-    mode = stat.S_IMODE(then.st_mode)
-    if (then.st_uid, then.st_gid) != (now.st_uid, now.st_gid):
-        try:
-            os.fchown(fd, then.st_uid, then.st_gid)
-        except PermissionError:
-            # What ran with the rights of the old owner must not run with those of another one.
-            mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    os.fchmod(fd, mode)  # after fchown, which clears bits
-    try:
-        names = os.listxattr(target.fd)
-    except OSError:
-        return  # the file system has none
-    for name in names:
-        try:
-            os.setxattr(fd, name, os.getxattr(target.fd, name))
-        except OSError as error:
-            if error.errno not in _NO_SUPPORT:
-                raise
 
 
 def _rename(place: Place, temporary: Temporary) -> None:

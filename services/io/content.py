@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RECIPE = "2"
+PARSER = f"{RECIPE}.1"
+"""What files are parsed by: whoever changes what is told of a file beside its texts, such as its
+references, raises the second number. Files are parsed again then; texts and vectors stay."""
 DIGEST_BYTES = 32
 _HASH_PREFIX = b"lodestone-content-" + RECIPE.encode() + b"\0"
 _INDENTATION = " \t"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from services.io.model import (
         FileOutcome,
         Node,
+        Reference,
         ScanBatch,
         ScannedFile,
         ScanSummary,
@@ -140,6 +141,19 @@ def _parsed(file: ParsedFile) -> parse_service_pb2.ParsedFile:
         nodes=[_node_message(node) for node in file.nodes],
         line_count=file.line_count,
         has_syntax_errors=file.has_syntax_errors,
+        references=[_reference_message(reference) for reference in file.references],
+    )
+
+
+def _reference_message(reference: Reference) -> parse_service_pb2.Reference:
+    node, kind, name, qualifier, alias, line = reference
+    return parse_service_pb2.Reference(
+        kind=parse_service_pb2.ReferenceKind.Value(kind.value),
+        node=node,
+        name=name,
+        qualifier=qualifier,
+        alias=alias,
+        line=line,
     )
 
 

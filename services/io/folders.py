@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 import stat
-from operator import itemgetter
 from typing import NamedTuple
 
 from services.io.ignore import IGNORE_FILES, MAX_IGNORE_FILE_BYTES
 
 REPOSITORY = ".git"
 
-Entry = tuple[str, os.DirEntry[str]]
-"""A name and what it names; the name of a folder ends in `/`, as a path beneath it goes on."""
-
 _TELLING = frozenset({*IGNORE_FILES, REPOSITORY, f"{REPOSITORY}/"})
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_name_of = itemgetter(0)
 
 
 class Listing(NamedTuple):
     """What a folder holds."""
 
-    entries: list[Entry]
-    """Last first, so that the walk takes them from the end."""
+    names: list[str]
+    """Last first, so that the walk takes them from the end. The name of a folder ends in `/`, as a
+    path beneath it goes on."""
+    entries: dict[str, os.DirEntry[str]]
+    """What each of them names."""
     ignore_files: list[str]
     """Names of ignore files, those that go before others last."""
     unnamed_count: int
@@ -40,21 +38,20 @@ def list_folder(fd: int) -> Listing:
         OSError: the folder cannot be read.
     """
     with os.scandir(fd) as found:
-        entries = [
-            (f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name, entry)
+        entries = {
+            f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name: entry
             for entry in found
-        ]
+        }
+    names = sorted(entries, reverse=True)
     unnamed = 0
-    if not "".join(map(_name_of, entries)).isascii():
-        named = [entry for entry in entries if _is_utf8(entry[0])]
-        unnamed, entries = len(entries) - len(named), named
-    entries.sort(key=_name_of, reverse=True)
-    telling = _TELLING.intersection(map(_name_of, entries))
-    if not telling:
-        return Listing(entries, [], unnamed, is_repository=False)
-    ignore_files = [name for name in IGNORE_FILES if name in telling]
-    is_repository = REPOSITORY in telling or f"{REPOSITORY}/" in telling
-    return Listing(entries, ignore_files, unnamed, is_repository)
+    if not "".join(names).isascii():
+        names = [name for name in names if _is_utf8(name)]
+        unnamed = len(entries) - len(names)
+    if _TELLING.isdisjoint(entries):
+        return Listing(names, entries, [], unnamed, is_repository=False)
+    ignore_files = [name for name in IGNORE_FILES if name in entries]
+    is_repository = REPOSITORY in entries or f"{REPOSITORY}/" in entries
+    return Listing(names, entries, ignore_files, unnamed, is_repository)
 
 
 def read_lines(folder_fd: int, name: str) -> list[str]:

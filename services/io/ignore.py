@@ -21,6 +21,8 @@ MAX_PATTERNS = 10_000
 
 _PLAIN = re.compile(r"[^*?\[\]\\]+")
 _SUFFIX = re.compile(r"\*(\.[^*?\[\]\\/]+)")
+_LITERAL = re.compile(r"(?:[^*?\[\\]|\\.)*", re.DOTALL)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _POSIX_CLASSES = {
     "alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "upper": "A-Z", "lower": "a-z",
     "space": r"\s", "blank": r" \t", "xdigit": "0-9a-fA-F", "punct": r"!-/:-@\[-`{-~",
@@ -67,6 +69,7 @@ class IgnoreRules:
     def __init__(self, lines: Iterable[str]) -> None:
         self._rules = [rule for line in lines if (rule := _rule(line)) is not None][:MAX_PATTERNS]
         self.filter = _filter_of(self._rules)
+        self._reach = _reach_of(self._rules)
 
     def __bool__(self) -> bool:
         return bool(self._rules)
@@ -84,6 +87,27 @@ class IgnoreRules:
             if rule.regex.fullmatch(name if rule.by_name else path):
                 return not rule.negated
         return None
+
+    def may_match_beneath(self, path: str) -> bool:
+        """Tells whether a pattern may match a folder or something in it; sure only of a no.
+
+        A walk for what patterns name passes over all other folders, so that it costs what they
+        name and not what the tree holds.
+        """
+        return self._reach.holds(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """The folders in which patterns may match."""
+
+    anywhere: bool
+    on_the_way: frozenset[str]
+    beneath: tuple[str, ...]
+    """Folders in which a glob may match at any depth, each with a `/` at its end."""
+
+    def holds(self, folder: str) -> bool:
+        return self.anywhere or folder in self.on_the_way or f"{folder}/".startswith(self.beneath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +132,8 @@ class IgnoreStack:
 
     def ignores(self, name: str, path: str, *, is_folder: bool) -> bool:
         """Tells whether `path`, relative to the tree, is ignored."""
+        if not self.filter.may_match(name):
+            return False
         for base_length, rules in ((0, self.request), *self.levels):
             verdict = rules.verdict(name, path[base_length:], is_folder=is_folder)
             if verdict is not None:
@@ -132,6 +158,26 @@ def _filter_of(rules: Iterable[_Rule]) -> NameFilter:
             regexes.append(".*")
     globs = (re.compile("|".join(dict.fromkeys(regexes)), re.DOTALL).fullmatch,) if regexes else ()
     return NameFilter(frozenset(names), tuple(suffixes), globs)
+
+
+def _reach_of(rules: Iterable[_Rule]) -> _Reach:
+    """Returns where the patterns may match; one of a name alone may match anywhere."""
+    ways: set[str] = set()
+    beneath: set[str] = set()
+    for rule in rules:
+        if rule.negated:
+            continue
+        literal = _LITERAL.match(rule.glob)
+        assert literal is not None  # it matches the empty text
+        is_whole = literal.end() == len(rule.glob)
+        way = _ESCAPED.sub(r"\1", literal[0] if is_whole else literal[0].rpartition("/")[0])
+        if rule.by_name or not way:
+            return _Reach(anywhere=True, on_the_way=frozenset(), beneath=())
+        ways.update(way[:at] for at, character in enumerate(way) if character == "/")
+        ways.add(way)
+        if not is_whole:
+            beneath.add(f"{way}/")
+    return _Reach(anywhere=False, on_the_way=frozenset(ways), beneath=tuple(beneath))
 
 
 def _rule(line: str) -> _Rule | None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.io.watch.model import RescanCause
+from services.runtime.process_metrics import told_from_zero
+
 _SECONDS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 SCANS = Counter("lodestone_io_scans", "Scans of a tree, by outcome.", ["outcome"])
@@ -50,3 +53,8 @@ TEMPORARY_FILES_SWEPT = Counter(
 )
 ROOTS = Gauge("lodestone_io_roots", "Roots that this process knows, by where from.", ["source"])
 ROOT_CHANGES = Counter("lodestone_io_root_changes", "Calls that change roots.", ["outcome"])
+
+told_from_zero(SCANS, "succeeded", "failed", "cancelled")
+told_from_zero(PARSED_FILES, "parsed", "unchanged", "skipped", "error")
+told_from_zero(READ_ITEMS, "read", "failed")
+told_from_zero(WATCH_RESCANS, *RescanCause)

@@ -61,6 +61,9 @@ BINARY_SUFFIXES = _words(
 MAX_SUFFIXES = 4096
 """Suffixes whose verdict is kept."""
 
+MAX_KNOWN_NAMES = 32_768
+"""Names whose verdict is kept, some 5 MB: names come again in other folders, and in later scans."""
+
 Verdict = tuple[SkipReason | None, str]
 """Why a file is skipped, if it is, and its language."""
 
@@ -90,9 +93,19 @@ class NameRules:
         odd = (*secret, *generated, *OPEN_NAMES, *LANGUAGES_BY_NAME, _TEMPORARY_GLOB)
         self._odd = _OddNames(odd)
         self._by_suffix: dict[str, tuple[Verdict, _Match | None]] = {}
+        self.known: dict[str, Verdict] = {}
+        """Verdicts of names that were asked for; a walk looks here first, once a file."""
 
     def verdict(self, name: str) -> Verdict:
         """Returns why a file of this name is skipped, or None, and its language."""
+        found = self.known.get(name)
+        if found is None:
+            found = self._verdict(name)
+            if len(self.known) < MAX_KNOWN_NAMES:
+                self.known[name] = found
+        return found
+
+    def _verdict(self, name: str) -> Verdict:
         suffix = name[name.rfind(".") :]
         found = self._by_suffix.get(suffix)
         if found is None:

@@ -1,20 +1,27 @@
 """Resolves paths beneath a tree: the one door through which files are opened.
 
-Nothing is checked and then opened: a descriptor is opened under rules that the kernel holds
-(`openat2`), and what it is gets read from the descriptor. A kernel without `openat2` is served by a
-walk with O_NOFOLLOW at each component, which follows no link at all.
+Nothing is checked and then opened: a descriptor is opened under rules that the kernel holds, and
+what it is gets read from the descriptor.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from services.io.beneath import (
+    BENEATH,
+    CACHED,
+    IN_ROOT,
+    NO_SYMLINKS,
+    NO_XDEV,
+    WouldWaitError,
+    answers_at_once,
+    open_at,
+)
 from services.io.errors import FileNotRegularError, PathOutsideTreeError, file_error
 from services.io.model import Root, SymlinkPolicy
 
@@ -24,28 +31,24 @@ if TYPE_CHECKING:
 MAX_PATH_BYTES = 4096
 MAX_NAME_BYTES = 255
 
-_SYS_OPENAT2 = 437  # the same number on every architecture
-_RESOLVE_NO_MAGICLINKS = 0x02
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_BENEATH = 0x08
-_RESOLVE_IN_ROOT = 0x10
-_RACE_RETRIES = 128  # openat2 answers EAGAIN when a rename ran beside it
 _READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 _HOLD_FLAGS = os.O_PATH | os.O_CLOEXEC
-_STEP_FLAGS = _HOLD_FLAGS | os.O_NOFOLLOW  # on the way: a link is held, not followed
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = (
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    )
 
 
 def check_path(path: str) -> None:
     """Raises PathOutsideTreeError unless `path` is relative, plain and short enough."""
+    # Nearly every path, told to be fine in a sixth of the time that looking at its parts takes.
+    if (
+        0 < len(path) <= MAX_NAME_BYTES
+        and path.isascii()
+        and path[0] not in "/."
+        and path[-1] != "/"
+        and "/." not in path
+        and "//" not in path
+        and "\0" not in path
+    ):
+        return
     if not path or "\0" in path or path.startswith("/"):
         raise PathOutsideTreeError.at(path, "The path is empty, absolute or holds NUL.")
     try:
@@ -65,24 +68,36 @@ class Tree:
     """A folder beneath a root, held open; close it, or use it in a `with` statement.
 
     The file system's root confines nothing, so beneath it WITHIN_ROOT means within the tree.
+
+    One that does not wait opens only what is in memory, on a file system that asks nobody, and
+    raises WouldWaitError for all else: it may be used where nothing may block.
     """
 
-    def __init__(self, root: Root, directory: str = "", roots: Sequence[Root] = ()) -> None:
+    def __init__(
+        self, root: Root, directory: str = "", roots: Sequence[Root] = (), *, waits: bool = True
+    ) -> None:
         """Opens the folder.
 
         Raises:
             PathNotFoundError: there is no such folder.
             PathOutsideTreeError: the folder leaves the root.
             FileUnreadableError: the operating system refuses access.
+            WouldWaitError: with `waits` false alone.
         """
         self.root = root
+        self.waits = waits
         self.directory = directory
         self._roots = roots or (root,)
         self._whole_system = root.path == "/"
         # The whole system holds devices, and opening some does something (a watchdog is armed).
         self._holds_first = self._whole_system or root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS
-        self._root_fd = open_root(root.path, directory)
+        self._at_once = 0 if waits else CACHED | NO_XDEV
+        if self._holds_first and not waits:
+            raise WouldWaitError
+        self._root_fd = open_root(root.path, directory, waits=waits)
         try:
+            if not waits and not answers_at_once(self._root_fd):
+                raise WouldWaitError  # noqa: TRY301 - fd
             self.fd = self._open_folder()
         except BaseException:
             os.close(self._root_fd)
@@ -174,8 +189,8 @@ class Tree:
         base_fd, base = self._open_base(real)
         try:
             folder, _, name = os.path.relpath(real, base).rpartition("/")
-            resolve = _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
-            fd = _open_at(base_fd, folder or ".", _FOLDER_FLAGS, resolve)
+            resolve = BENEATH | NO_SYMLINKS
+            fd = open_at(base_fd, folder or ".", _FOLDER_FLAGS, resolve)
         finally:
             os.close(base_fd)
         try:
@@ -215,11 +230,11 @@ class Tree:
         if not self.directory:
             return os.dup(self._root_fd)
         check_path(self.directory)
-        resolve = _RESOLVE_IN_ROOT if self._whole_system else _RESOLVE_BENEATH
+        resolve = IN_ROOT if self._whole_system else BENEATH
         if self.root.symlink_policy is SymlinkPolicy.DENY and not self._whole_system:
-            resolve |= _RESOLVE_NO_SYMLINKS
+            resolve |= NO_SYMLINKS
         try:
-            return _open_at(self._root_fd, self.directory, _FOLDER_FLAGS, resolve)
+            return open_at(self._root_fd, self.directory, _FOLDER_FLAGS, resolve | self._at_once)
         except OSError as error:
             raise file_error(error, self.directory) from None
 
@@ -227,17 +242,17 @@ class Tree:
         """Returns where paths begin, what goes before them, and the kernel's rules for them."""
         match self.root.symlink_policy:
             case SymlinkPolicy.DENY:
-                return self.fd, "", _RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS
+                return self.fd, "", BENEATH | NO_SYMLINKS
             case SymlinkPolicy.WITHIN_ROOT if self._whole_system or not self.directory:
-                return self.fd, "", _RESOLVE_BENEATH
+                return self.fd, "", BENEATH
             case SymlinkPolicy.WITHIN_ROOT:
-                return self._root_fd, f"{self.directory}/", _RESOLVE_BENEATH
+                return self._root_fd, f"{self.directory}/", BENEATH
             case SymlinkPolicy.ACROSS_ROOTS:
                 return self.fd, "", 0
 
     def _open(self, path: str, flags: int) -> int:
         folder_fd, prefix, resolve = self._start
-        return _open_at(folder_fd, prefix + path, flags, resolve)
+        return open_at(folder_fd, prefix + path, flags, resolve | self._at_once)
 
     def _hold(self, path: str) -> int:
         """Opens with O_PATH, which touches nothing, what the policy lets a path lead to.
@@ -250,7 +265,7 @@ class Tree:
         except OSError:
             if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
                 # A link that leads out says so, whether or not there is something behind it.
-                os.close(_open_at(self.fd, path, _HOLD_FLAGS, _RESOLVE_BENEATH))
+                os.close(open_at(self.fd, path, _HOLD_FLAGS, BENEATH))
             raise
         try:
             if self.root.symlink_policy is SymlinkPolicy.ACROSS_ROOTS:
@@ -301,7 +316,7 @@ def is_beneath(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def open_root(path: str, told: str) -> int:
+def open_root(path: str, told: str, *, waits: bool = True) -> int:
     """Opens the folder of a root, whose path is free of links.
 
     A link on the way was put there after the root was named, and is not followed: whoever can
@@ -309,66 +324,16 @@ def open_root(path: str, told: str) -> int:
 
     Raises:
         FileError: as the operating system says, of the path that the caller `told`.
+        WouldWaitError: with `waits` false alone.
     """
     try:
         top = os.open("/", os.O_PATH | os.O_CLOEXEC)
         try:
             if path == "/":
                 return os.open("/", _FOLDER_FLAGS)
-            return _open_at(top, path.lstrip("/"), _FOLDER_FLAGS, _RESOLVE_NO_SYMLINKS)
+            resolve = NO_SYMLINKS if waits else NO_SYMLINKS | CACHED
+            return open_at(top, path.lstrip("/"), _FOLDER_FLAGS, resolve)
         finally:
             os.close(top)
     except OSError as error:
         raise file_error(error, told) from None
-
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-@cache
-def _how(flags: int, resolve: int) -> _OpenHow:
-    """Returns the rules of an open; there are few, and making one takes as long as an `fstat`."""
-    return _OpenHow(flags, 0, resolve)
-
-
-def _open_at(folder_fd: int, path: str, flags: int, resolve: int) -> int:
-    """Opens `path` from `folder_fd` under the kernel's rules; EINTR and lost races are tried again.
-
-    Raises:
-        OSError: as the kernel says; EXDEV when the path leaves the folder, ELOOP at a link.
-    """
-    how = _how(flags, resolve | _RESOLVE_NO_MAGICLINKS)
-    raw = path.encode(errors="surrogateescape")
-    for _ in range(_RACE_RETRIES):
-        fd = _libc.syscall(_SYS_OPENAT2, folder_fd, raw, ctypes.byref(how), ctypes.sizeof(how))
-        if fd >= 0:
-            return int(fd)
-        number = ctypes.get_errno()
-        if number in {errno.ENOSYS, errno.EPERM}:
-            # EPERM too: sandboxes answer it for calls that they do not know.
-            return open_by_component(folder_fd, path, flags)
-        if number not in {errno.EAGAIN, errno.EINTR}:
-            raise OSError(number, os.strerror(number))
-    raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-
-
-def open_by_component(folder_fd: int, path: str, flags: int) -> int:
-    """Opens `path` one component after the other and follows no link: for kernels before 5.6.
-
-    Raises:
-        OSError: ELOOP at a link, else as the kernel says.
-    """
-    *folders, name = path.split("/")
-    held = os.dup(folder_fd)
-    try:
-        for folder in folders:
-            if folder == "..":
-                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-            below = os.open(folder, _STEP_FLAGS, dir_fd=held)
-            os.close(held)
-            held = below
-            if stat.S_ISLNK(os.fstat(held).st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=held)
-    finally:
-        os.close(held)

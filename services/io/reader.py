@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence  # noqa: TC003 - the fields of _Kind
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from services.io.answer import Answer
-from services.io.content import content_hash, normal_form
-from services.io.errors import ContentChangedError, InvalidUtf8Error, RangeOutsideFileError
+from services.io.beneath import WouldWaitError
 from services.io.model import ContentRef, NodeContent, SnippetRef
+from services.io.slicing import take_contents, take_snippets, text_bytes
 from services.runtime.errors import LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
     from services.io.loader import FileLoader
     from services.io.paths import Tree
@@ -25,8 +27,22 @@ SPREAD_AFTER_SECONDS = 0.005
 """A call begins with one thread and takes more when it lasts longer than this: what is in memory is
 read fastest by one, as threads of Python hinder each other; a slow disk is read faster by more."""
 
+AT_ONCE_SECONDS = 0.001
+"""Time for which a call reads in the loop's own thread what is in memory: the way to another thread
+and back takes as long as eight small files do. What is left then goes to a thread."""
+
+AT_ONCE_FILE_BYTES = 128 << 10
+"""Largest file that is read in the loop: digesting it takes a tenth of a millisecond."""
+
 MAX_CALLS = 16
 """Most calls that read at once, and so hold texts; others wait and hold none."""
+
+
+class OpenTree(Protocol):
+    """Opens the tree of a call; `waits` as `Tree` has it."""
+
+    def __call__(self, *, waits: bool) -> Tree: ...
+
 
 RefT = TypeVar("RefT", bound=SnippetRef | ContentRef)
 ResultT = TypeVar("ResultT")
@@ -37,7 +53,8 @@ class Reader:
 
     Memory is bounded: a thread that reads has a permit and holds one file at a time, and at most
     `MAX_CALLS` calls hold answers. Whoever has a permit waits for nothing but the disk, so one
-    permit is enough for any number of calls.
+    permit is enough for any number of calls. A call begins without one in the loop's own thread,
+    which reads what needs no disk and holds no file when it stops.
     """
 
     def __init__(
@@ -50,89 +67,116 @@ class Reader:
         self._max_answer_bytes = max_answer_bytes
 
     async def read_snippets(
-        self, open_tree: Callable[[], Tree], refs: Sequence[SnippetRef]
+        self, open_tree: OpenTree, refs: Sequence[SnippetRef]
     ) -> list[bytes | LodestoneError]:
         """Returns the bytes of each range, or why it was not read, in the order of `refs`."""
-        batch = _Batch(refs, _Kind(snippet_of, len), open_tree, self._loader)
-        return await self._read(batch)
+        return await self._read(refs, _SNIPPETS, open_tree)
 
     async def read_contents(
-        self, open_tree: Callable[[], Tree], refs: Sequence[ContentRef]
+        self, open_tree: OpenTree, refs: Sequence[ContentRef]
     ) -> list[NodeContent | LodestoneError]:
         """Returns the text of each node, or why it was not read, in the order of `refs`."""
-        batch = _Batch(refs, _Kind(content_of, _text_bytes), open_tree, self._loader)
-        return await self._read(batch)
+        return await self._read(refs, _CONTENTS, open_tree)
 
-    async def _read(self, batch: _Batch[RefT, ResultT]) -> list[ResultT | LodestoneError]:
-        answer: Answer[ResultT] = Answer(batch.size, self._max_answer_bytes)
+    async def _read(
+        self, refs: Sequence[RefT], kind: _Kind[RefT, ResultT], open_tree: OpenTree
+    ) -> list[ResultT | LodestoneError]:
+        batch = _Batch(refs, kind, open_tree, self._loader, self._max_answer_bytes)
         async with self._calls:
+            batch.work_at_once()
+            if not batch.waiting:
+                return batch.answer.results()
+            await self._permits.acquire()
+            spreading = _Spreading(self, batch)
             try:
-                first = await self._start(batch, answer)
-                await asyncio.wait((first,), timeout=SPREAD_AFTER_SECONDS)
-                await (first if first.done() else self._spread(first, batch, answer))
+                self._submit(batch)
+                await batch.done
             finally:
+                spreading.stop()
                 batch.stop()
-        return answer.results()
+        return batch.answer.results()
 
-    async def _spread(
-        self, first: asyncio.Future[None], batch: _Batch[RefT, ResultT], answer: Answer[ResultT]
-    ) -> None:
+    async def spread(self, batch: _Batch[RefT, ResultT]) -> None:
         """Has more threads help the first one."""
+        for _ in range(min(MAX_THREADS_PER_CALL - 1, batch.waiting)):
+            await self._permits.acquire()
+            self._submit(batch)
 
-        async def work() -> None:
-            await (await self._start(batch, answer))
+    def _submit(self, batch: _Batch[RefT, ResultT]) -> None:
+        """Has a thread work; its permit comes back when it is done.
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(MAX_THREADS_PER_CALL - 1, batch.waiting)):
-                    group.create_task(work())
-                await first
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-
-    async def _start(
-        self, batch: _Batch[RefT, ResultT], answer: Answer[ResultT]
-    ) -> asyncio.Future[None]:
-        """Waits for a permit and has a thread work; the permit comes back when the thread is done.
-
-        That is later than the future is, when the call was cancelled.
+        That is later than the call's end, when the call was cancelled.
         """
-        await self._permits.acquire()
+
+        def end() -> None:
+            self._permits.release()
+            batch.end(work)
+
         loop = asyncio.get_running_loop()
-        work = self._executor.submit(batch.work, answer)
-        work.add_done_callback(lambda _: loop.call_soon_threadsafe(self._permits.release))
-        return asyncio.wrap_future(work)
+        batch.threads += 1
+        work = self._executor.submit(batch.work)
+        # One way back for all there is to tell: to wake the loop takes as long as ten items do.
+        work.add_done_callback(lambda _: loop.call_soon_threadsafe(end))
+
+
+class _Spreading:
+    """Has more threads help a call that lasts; made before the first thread begins."""
+
+    def __init__(self, reader: Reader, batch: _Batch[Any, Any]) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+        def begin() -> None:
+            self._task = asyncio.create_task(reader.spread(batch), name="read-spread")
+
+        self._timer = asyncio.get_running_loop().call_later(SPREAD_AFTER_SECONDS, begin)
+
+    def stop(self) -> None:
+        """Lets no further thread begin."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[RefT, ResultT]):
-    """What is read: how an item is taken from a file's bytes, and how large it is."""
+    """What is read: how items are taken out of a file's bytes, and how large one is."""
 
-    take: Callable[[bytes, RefT], ResultT]
+    take: Callable[
+        [bytes, bytes, Sequence[tuple[int, RefT]]],
+        tuple[list[tuple[int, ResultT | LodestoneError]], int],
+    ]
     size_of: Callable[[ResultT], int]
+    at_once_bytes: int
+    """Most bytes of a file, times its items, that are taken in the loop: some milliseconds' work if
+    each item is the whole file."""
+
+
+_SNIPPETS: _Kind[SnippetRef, bytes] = _Kind(take_snippets, len, 8 << 20)
+_CONTENTS: _Kind[ContentRef, NodeContent] = _Kind(take_contents, text_bytes, 1 << 20)
 
 
 class _Batch(Generic[RefT, ResultT]):
-    """The files of one call that no thread has taken yet, each with its items."""
+    """One call: the files that no thread has taken yet, each with its items, and the answer."""
 
     def __init__(
         self,
         refs: Sequence[RefT],
         kind: _Kind[RefT, ResultT],
-        open_tree: Callable[[], Tree],
+        open_tree: OpenTree,
         loader: FileLoader,
+        max_answer_bytes: int,
     ) -> None:
-        self.size = len(refs)
-        self._kind = kind
+        self.answer: Answer[ResultT] = Answer(len(refs), max_answer_bytes, kind.size_of)
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.threads = 0
+        """Threads that work; changed in the loop alone."""
+        self._take = kind.take
+        self._at_once_bytes = kind.at_once_bytes
         self._open_tree = open_tree
-        self._loader = loader
-        files: dict[str, list[tuple[int, RefT]]] = {}
+        self._load = loader.load
+        files: defaultdict[str, list[tuple[int, RefT]]] = defaultdict(list)
         for item in enumerate(refs):
-            path = item[1].path
-            if path in files:
-                files[path].append(item)
-            else:
-                files[path] = [item]
+            files[item[1].path].append(item)
         self._files = deque(files.items())
 
     @property
@@ -144,85 +188,49 @@ class _Batch(Generic[RefT, ResultT]):
         """Leaves what no thread has taken."""
         self._files.clear()
 
-    def work(self, answer: Answer[ResultT]) -> None:
+    def end(self, work: Future[None]) -> None:
+        """Notes that a thread is done, in the loop; the last one ends the call."""
+        self.threads -= 1
+        if self.done.done():  # the call was cancelled, or failed
+            return
+        if work.cancelled():  # the threads are being closed
+            self.done.cancel()
+        elif (error := work.exception()) is not None:
+            self.done.set_exception(error)
+        elif not self.threads:
+            self.done.set_result(None)
+
+    def work_at_once(self) -> None:
+        """Reads file after file in the loop, as long as that takes no waiting and little time."""
+        until = time.perf_counter() + AT_ONCE_SECONDS
+        files = self._files
+        with suppress(WouldWaitError), self._open_tree(waits=False) as tree:
+            while files and time.perf_counter() < until:
+                path, items = files[0]
+                self._read(
+                    tree, path, items, min(AT_ONCE_FILE_BYTES, self._at_once_bytes // len(items))
+                )
+                del files[0]
+
+    def work(self) -> None:
         """Reads file after file until none is left; for any number of threads at once."""
         if not self._files:
             return
-        with self._open_tree() as tree:
+        next_file = self._files.popleft
+        with self._open_tree(waits=True) as tree:
             while True:
                 try:
-                    path, items = self._files.popleft()
+                    path, items = next_file()
                 except IndexError:
                     return
-                self._read_file(tree, path, items, answer)
+                self._read(tree, path, items)
 
-    def _read_file(
-        self, tree: Tree, path: str, items: list[tuple[int, RefT]], answer: Answer[ResultT]
+    def _read(
+        self, tree: Tree, path: str, items: Sequence[tuple[int, RefT]], at_once_bytes: int = 0
     ) -> None:
         try:
-            data, digest = self._loader.load(tree, path)
+            data, digest = self._load(tree, path, at_once_bytes=at_once_bytes)
         except LodestoneError as error:
-            answer.put((position, error, 0) for position, _ in items)
-            return
-        answer.put([self._taken(data, digest, position, ref) for position, ref in items])
-
-    def _taken(
-        self, data: bytes, digest: bytes, position: int, ref: RefT
-    ) -> tuple[int, ResultT | LodestoneError, int]:
-        try:
-            if ref.file_digest != digest:
-                raise ContentChangedError.at(
-                    ref.path, "The file does not hold the bytes that the caller named."
-                )
-            result = self._kind.take(data, ref)
-        except LodestoneError as error:
-            return position, error, 0
-        return position, result, self._kind.size_of(result)
-
-
-def snippet_of(data: bytes, ref: SnippetRef) -> bytes:
-    """Returns the bytes of a range.
-
-    Raises:
-        RangeOutsideFileError, InvalidUtf8Error.
-    """
-    check_range(data, ref.path, ref.start, ref.end)
-    content = data[ref.start : ref.end]
-    try:
-        content.decode()
-    except UnicodeDecodeError:
-        raise InvalidUtf8Error.at(ref.path, "The bytes are not valid UTF-8.") from None
-    return content
-
-
-def content_of(data: bytes, ref: ContentRef) -> NodeContent:
-    """Returns the text of a node.
-
-    Raises:
-        RangeOutsideFileError, InvalidUtf8Error, ContentChangedError.
-    """
-    for segment in ref.segments:
-        check_range(data, ref.path, segment.start, segment.end)
-    try:
-        text = normal_form(data, ref.segments)
-    except UnicodeDecodeError:
-        raise InvalidUtf8Error.at(ref.path, "The bytes are not valid UTF-8.") from None
-    found = content_hash(text)
-    if found != ref.content_hash:
-        raise ContentChangedError.at(ref.path, "The text of the node has another hash.")
-    return NodeContent(text, found)
-
-
-def check_range(data: bytes, path: str, start: int, end: int) -> None:
-    """Raises unless a range lies in the file and cuts no character."""
-    size = len(data)
-    if not start <= end <= size:
-        raise RangeOutsideFileError.at(path, "The range ends after the file.", size=str(size))
-    if start < size and data[start] & 0xC0 == 0x80:
-        raise InvalidUtf8Error.at(path, f"The range cuts a character at byte {start}.")
-    if end < size and data[end] & 0xC0 == 0x80:
-        raise InvalidUtf8Error.at(path, f"The range cuts a character at byte {end}.")
-
-
-def _text_bytes(content: NodeContent) -> int:
-    return len(content.text.encode())
+            self.answer.put([(position, error) for position, _ in items], 0)
+        else:
+            self.answer.put(*self._take(data, digest, items))

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from services.io import metrics
+from services.io.beneath import WouldWaitError
 from services.io.errors import StateFolderError
 from services.io.model import ROOT_ID, Root, SymlinkPolicy
 from services.io.paths import Tree, resolved_path
@@ -64,14 +65,18 @@ class Roots:
         with self._lock:
             self._read()
 
-    def get(self, name: str) -> Root:
+    def get(self, name: str, *, waits: bool = True) -> Root:
         """Returns the root of a resource name.
 
         Raises:
             NotFoundError: there is none.
+            WouldWaitError: with `waits` false alone: it is time to look at the file.
         """
         root_id = name.removeprefix(PREFIX)
-        self._look(at_once=root_id not in self._by_id)
+        is_unknown = root_id not in self._by_id
+        if not waits and self._is_due(at_once=is_unknown):
+            raise WouldWaitError
+        self._look(at_once=is_unknown)
         root = self._by_id.get(root_id)
         if root is None:
             raise NotFoundError("There is no such root.", metadata={"resource": name})
@@ -94,15 +99,16 @@ class Roots:
         """Returns all roots, one of them first."""
         return (root, *(other for other in self._by_id.values() if other.id != root.id))
 
-    def open_tree(self, name: str, directory: str) -> Tree:
+    def open_tree(self, name: str, directory: str, *, waits: bool = True) -> Tree:
         """Opens a folder beneath a root; the caller closes it.
 
         Raises:
             NotFoundError: there is no such root.
             FileError: there is no such folder, or it may not be opened.
+            WouldWaitError: with `waits` false alone.
         """
-        root = self.get(name)
-        return Tree(root, directory, self.with_first(root))
+        root = self.get(name, waits=waits)
+        return Tree(root, directory, self.with_first(root), waits=waits)
 
     def create(self, root: Root) -> Root:
         """Adds a root and returns it, its folder resolved; once more has no effect. Blocks.
@@ -166,9 +172,12 @@ class Roots:
                         self._file.write(list(added.values()))
             self._show(added)
 
+    def _is_due(self, *, at_once: bool) -> bool:
+        return self._file is not None and (at_once or self._clock() >= self._next_look)
+
     def _look(self, *, at_once: bool) -> None:
         """Takes up what other replicas changed; a file that cannot be read changes nothing."""
-        if self._file is None or not (at_once or self._clock() >= self._next_look):
+        if self._file is None or not self._is_due(at_once=at_once):
             return
         if not self._lock.acquire(blocking=at_once):
             return  # whoever holds it is looking, or knows better

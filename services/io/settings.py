@@ -106,7 +106,8 @@ class IoSettings(ServiceSettings):
     """Most bytes of what is remembered of them in `state_dir`."""
     root_parents: Names = ()
     """Folders, by commas, in or beneath which calls may add roots; empty, and no call changes
-    roots or is told where they lie. Whoever can connect may then expose what lies beneath."""
+    roots or is told where they lie. With tokens it takes the scope `admin`; without, whoever can
+    connect may expose what lies beneath."""
 
     max_roots: Annotated[int, Field(ge=1, le=100_000)] = DEFAULT_MAX_ROOTS
     """Most roots, those of `LODESTONE_IO_ROOTS` among them; no call adds more."""
@@ -149,13 +150,6 @@ class IoSettings(ServiceSettings):
 
     watch_max_streams: Annotated[int, Field(ge=1, le=10_000)] = 64
     """Most callers that watch at once."""
-
-    @field_validator("skip_globs", "root_parents", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(name.strip() for name in value.split(",") if name.strip())
-        return value
 
     @field_validator("root_parents")
     @classmethod

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from services.io.errors import ContentChangedError, FileTooLargeError, InvalidUtf8Error
-from services.io.reader import check_range
+from services.io.slicing import check_range
 from services.runtime.errors import InvalidRequestError
 
 if TYPE_CHECKING:

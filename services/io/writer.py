@@ -126,6 +126,7 @@ class _Call:
         """Carries the request out, or finds that it was."""
         request = self._request
         entry = await self._patiently(self._begin, "Another request of this id is under way.")
+        done: list[Outcome] = []
         try:
             outcomes: list[Outcome | None] = [
                 entry.record.outcome_of(position) for position in range(len(request.changes))
@@ -133,10 +134,10 @@ class _Call:
             if all(outcome is not None for outcome in outcomes):
                 metrics.WRITES_REPEATED.inc()
             else:
-                await self._finish(entry, outcomes)
+                done = await self._carry_out(entry, outcomes)
             return [outcome for outcome in outcomes if outcome is not None]
         finally:
-            await self._in_thread(entry.close)
+            await self._in_thread(lambda: _end(entry, done))
 
     def _begin(self) -> JournalEntry | None:
         """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
@@ -150,8 +151,10 @@ class _Call:
                 raise
         return entry
 
-    async def _finish(self, entry: JournalEntry, outcomes: list[Outcome | None]) -> None:
-        """Fills in the outcomes that are missing."""
+    async def _carry_out(
+        self, entry: JournalEntry, outcomes: list[Outcome | None]
+    ) -> list[Outcome]:
+        """Fills in the outcomes that are missing; returns all."""
         intents = await self._look(entry.record, outcomes)
         if any(outcome is None for outcome in outcomes):
             await self._in_thread(lambda: entry.intend(self._record(entry.record, intents)))
@@ -159,11 +162,7 @@ class _Call:
         done = [outcome for outcome in outcomes if outcome is not None]
         _count(self._request, done)
         assert len(done) == len(self._request.changes)
-        try:
-            await self._in_thread(lambda: entry.finish(done))
-        except LodestoneError as error:
-            # The files are as they should be, and what was intended tells so to a repeated request.
-            get_logger().warning("write_not_noted", reason=error.reason)
+        return done
 
     async def _look(
         self, record: Record, outcomes: list[Outcome | None]
@@ -272,6 +271,18 @@ class _Call:
 
     async def _in_thread(self, work: Callable[[], ResultT]) -> ResultT:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)
+
+
+def _end(entry: JournalEntry, done: Sequence[Outcome]) -> None:
+    """Notes how a request ended, if it did just now, and lets go of its entry."""
+    try:
+        if done:
+            entry.finish(done)
+    except LodestoneError as error:
+        # The files are as they should be, and what was intended tells so to a repeated request.
+        get_logger().warning("write_not_noted", reason=error.reason)
+    finally:
+        entry.close()
 
 
 def _count(request: WriteRequest, outcomes: Sequence[Outcome]) -> None:

@@ -20,6 +20,8 @@ from services.io.parser.draft import NodeBuilder, TooManyNodesError
 from services.io.parser.languages import MARKDOWN, RULES, TEXT, language_by_name
 from services.io.parser.markdown import add_sections
 from services.io.parser.outline import Outline
+from services.io.parser.reference_rules import REFERENCE_RULES
+from services.io.parser.references import collect_references
 from services.io.parser.windows import add_windows
 from services.io.reading import read_to_end
 from services.io.signatures import signature_of
@@ -27,7 +29,7 @@ from services.io.signatures import signature_of
 if TYPE_CHECKING:
     from tree_sitter import Node as Syntax
 
-    from services.io.model import FileToParse, Signature
+    from services.io.model import FileToParse, Reference, Signature
     from services.io.parser.grammars import Grammars
     from services.io.paths import Tree
 
@@ -83,21 +85,26 @@ def parse_bytes(
     digest: bytes,
 ) -> ParsedFile | SkippedFile:
     """Returns the nodes of a text; a file with more than `max_nodes` is taken as too large."""
-    has_errors = False
+    root = None
     try:
-        builder, language, has_errors = _nodes(data, language, limits, grammars)
+        builder, language, root = _nodes(data, language, limits, grammars)
     except TooManyNodesError:
         try:
             builder, language = _windows(data, limits), TEXT
         except TooManyNodesError:
             return SkippedFile(SkipReason.TOO_LARGE, signature, digest)
+    references: tuple[Reference, ...] = ()
+    if root is not None and language in REFERENCE_RULES:
+        query, rules = grammars.references(language), REFERENCE_RULES[language]
+        references = collect_references(root, query, rules, builder.nodes)
     return ParsedFile(
         digest=digest,
         signature=signature,
         language=language,
         nodes=tuple(builder.nodes),
         line_count=builder.line_count,
-        has_syntax_errors=has_errors,
+        has_syntax_errors=root is not None and root.has_error,
+        references=references,
     )
 
 
@@ -114,22 +121,23 @@ def is_binary(data: bytes) -> bool:
 
 def _nodes(
     data: bytes, language: str, limits: ParseLimits, grammars: Grammars
-) -> tuple[NodeBuilder, str, bool]:
+) -> tuple[NodeBuilder, str, Syntax | None]:
+    """Returns the nodes, the language that they are of, and the syntax tree if there is one."""
     if not data.removeprefix(_BOM).strip():
-        return NodeBuilder(data, limits.max_tokens, limits.max_nodes), language, False
+        return NodeBuilder(data, limits.max_tokens, limits.max_nodes), language, None
     if language == MARKDOWN:
         builder = NodeBuilder(data, limits.max_tokens, limits.max_nodes)
         add_sections(builder)
-        return builder, language, False
+        return builder, language, None
     rules = RULES.get(language)
     if rules is None:
-        return _windows(data, limits), TEXT, False
+        return _windows(data, limits), TEXT, None
     root = grammars.parser(language).parse(data).root_node
     if is_broken(root):
-        return _windows(data, limits), TEXT, True
+        return _windows(data, limits), TEXT, root
     builder = NodeBuilder(data, limits.max_tokens, limits.max_nodes)
     Outline(rules, builder).walk(root)
-    return builder, language, root.has_error
+    return builder, language, root
 
 
 def _windows(data: bytes, limits: ParseLimits) -> NodeBuilder:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections import deque
 from contextlib import suppress
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 JOB_FILES = 16
 START_TIMEOUT_SECONDS = 60.0
 MAX_TRIES = 2
+CPU_GRACE_SECONDS = 1.0
+"""How much longer than a file may take a worker may use the processor for it, if nobody ends it."""
 DEATH_SECONDS = 1.0
 """Longest time between a worker's last word and its end."""
 
@@ -157,17 +160,23 @@ class WorkerPool:
         except WorkerStartError as error:
             task.fail(error)
         except TimeoutError:
-            get_logger().warning("parse_timed_out", seconds=self._options.timeout_seconds)
             await slot.stop()
-            task.fail(ParseTimeoutError.at(task.files[0].path, "Parsing takes longer than it may."))
+            self._fail_as_too_slow(task)
         except (EOFError, OSError):
-            await slot.stop(death_seconds=DEATH_SECONDS)
+            code = await slot.stop(death_seconds=DEATH_SECONDS)
             if not task.files:
+                return
+            if code == -signal.SIGXCPU:
+                self._fail_as_too_slow(task)
                 return
             task.tries = task.tries + 1 if task.files[0] is file else 1
             get_logger().warning("parse_worker_died", tries=task.tries)
             if task.tries >= MAX_TRIES:
                 task.fail(WorkerDiedError.at(task.files[0].path, "The parser died on this file."))
+
+    def _fail_as_too_slow(self, task: _Task) -> None:
+        get_logger().warning("parse_timed_out", seconds=self._options.timeout_seconds)
+        task.fail(ParseTimeoutError.at(task.files[0].path, "Parsing takes longer than it may."))
 
 
 class _Slot:
@@ -214,14 +223,16 @@ class _Slot:
             task.tries = 0
             task.answer(answer[POSITION.size :])
 
-    async def stop(self, death_seconds: float = 0.0) -> None:
+    async def stop(self, death_seconds: float = 0.0) -> int | None:
         """Kills the worker, if it does not end by itself, and waits until it is gone.
+
+        Returns its exit status as asyncio tells it, None when there was no worker.
 
         To kill one that just died takes its exit status from asyncio, which then complains.
         """
         process, self._process = self._process, None
         if process is None:
-            return
+            return None
         with suppress(TimeoutError):
             async with asyncio.timeout(death_seconds):
                 await process.wait()
@@ -229,7 +240,7 @@ class _Slot:
             process.kill()
         if process.stdin is not None:
             process.stdin.close()
-        await process.wait()
+        return await process.wait()
 
     async def _started(self) -> asyncio.subprocess.Process:
         if self._process is not None and self._process.returncode is None:
@@ -238,6 +249,7 @@ class _Slot:
         options = {
             "parent": os.getpid(),
             "memory_bytes": self._options.memory_bytes,
+            "cpu_seconds": self._options.timeout_seconds + CPU_GRACE_SECONDS,
             "nice": self._options.nice,
         }
         try:

@@ -8,14 +8,15 @@ file's position, then a ParseFilesResponse), `d` ends a job.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
+import math
 import os
 import resource
 import signal
 import struct
 import sys
+import time
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from services.io import convert
@@ -25,6 +26,7 @@ from services.io.parser.file import ParseLimits, parse_file
 from services.io.parser.grammars import Grammars
 from services.io.paths import Tree
 from services.runtime.errors import LodestoneError
+from services.runtime.parents import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +34,13 @@ if TYPE_CHECKING:
 HEADER = struct.Struct("<cI")
 POSITION = struct.Struct("<I")
 READY, RESULT, DONE = b"h", b"r", b"d"
-_PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
     """Serves jobs until standard input ends."""
     options = json.loads(sys.argv[1])
-    _end_with_parent(options["parent"])
+    if not end_with_parent(options["parent"]):
+        return 0
     _limit(options["memory_bytes"], options["nice"])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not mix with the frames
@@ -47,13 +49,15 @@ def main() -> int:
     gc.freeze()  # what the start made is never garbage, and a parse makes many small objects
     _send(answers, READY, b"")
     while job := _receive(sys.stdin.buffer):
-        for position, answer in _answers(json.loads(job), grammars):
+        for position, answer in _answers(json.loads(job), grammars, options["cpu_seconds"]):
             _send(answers, RESULT, POSITION.pack(position) + answer)
         _send(answers, DONE, b"")
     return 0
 
 
-def _answers(job: dict[str, Any], grammars: Grammars) -> Iterator[tuple[int, bytes]]:
+def _answers(
+    job: dict[str, Any], grammars: Grammars, cpu_seconds: float
+) -> Iterator[tuple[int, bytes]]:
     """Yields each file's position and response, in order."""
     limits = ParseLimits(**job["limits"])
     files = [FileToParse(index, path, bytes.fromhex(known)) for index, path, known in job["files"]]
@@ -67,6 +71,7 @@ def _answers(job: dict[str, Any], grammars: Grammars) -> Iterator[tuple[int, byt
         return
     with tree:
         for file in files:
+            _limit_time(cpu_seconds)
             yield file.index, _answer(tree, file, limits, grammars)
 
 
@@ -100,18 +105,23 @@ def _root(fields: dict[str, Any]) -> Root:
     return Root(fields["id"], fields["path"], policy, fields["read_only"])
 
 
-def _end_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when its parent ends, even in the middle of a parse."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
-
-
 def _limit(memory_bytes: int, nice: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     if nice:
         os.nice(nice)
+
+
+def _limit_time(cpu_seconds: float) -> None:
+    """Has the kernel end this process by SIGXCPU when it uses so much more processor time.
+
+    The parent ends it sooner, by the clock. But a parent that is busy or stopped does not, and what
+    a grammar does looks at no signal of Python's.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    soft = math.ceil(time.process_time() + cpu_seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
 def _receive(source: BinaryIO) -> bytes:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lodestone.io.v1 import parse_service_pb2, parse_service_pb2_grpc
 from services.io import convert, metrics
-from services.io.content import RECIPE
+from services.io.content import PARSER
 from services.io.parser.file import ParseLimits
 from services.io.parser.languages import LANGUAGES
 from services.io.parser.pool import ParseJob
@@ -98,7 +98,7 @@ class ParseServicer(parse_service_pb2_grpc.ParseServiceServicer):
         return parse_service_pb2.ListLanguagesResponse(
             languages=[convert.language_message(rules) for rules in page],
             next_page_token=page[-1].name if len(rest) > size else "",
-            recipe=RECIPE,
+            recipe=PARSER,
         )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lodestone.io.v1 import root_service_pb2, root_service_pb2_grpc
 from services.io import convert, metrics
 from services.io.servicers.pages import page_size
+from services.runtime.access import is_visible
 from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
@@ -42,7 +43,8 @@ class RootServicer(root_service_pb2_grpc.RootServiceServicer):
         size = page_size(request.page_size)
         page, token = await self._in_thread(lambda: self._roots.page(size, request.page_token))
         return root_service_pb2.ListRootsResponse(
-            roots=[self._message(root) for root in page], next_page_token=token
+            roots=[self._message(root) for root in page if is_visible(f"roots/{root.id}")],
+            next_page_token=token,
         )
 
     async def CreateRoot(
@@ -50,27 +52,27 @@ class RootServicer(root_service_pb2_grpc.RootServiceServicer):
     ) -> root_service_pb2.CreateRootResponse:
         """Adds a root."""
         root = convert.root_to_add(request)
-        added = await self._changed("root_created", lambda: self._roots.create(root))
+        added = await self._changed("create", lambda: self._roots.create(root))
         return root_service_pb2.CreateRootResponse(root=self._message(added))
 
     async def DeleteRoot(
         self, request: root_service_pb2.DeleteRootRequest, _context: Any
     ) -> root_service_pb2.DeleteRootResponse:
         """Removes a root."""
-        await self._changed("root_deleted", lambda: self._roots.delete(request.name))
+        await self._changed("delete", lambda: self._roots.delete(request.name))
         return root_service_pb2.DeleteRootResponse()
 
-    async def _changed(self, event: str, change: Callable[[], T]) -> T:
+    async def _changed(self, kind: str, change: Callable[[], T]) -> T:
         outcome = "failed"
         try:
             result = await self._in_thread(change)
             outcome = "succeeded"
         except LodestoneError as error:
-            get_logger().warning("root_not_changed", change=event, reason=error.reason)
+            get_logger().warning("root_not_changed", change=kind, reason=error.reason)
             raise
         finally:
             metrics.ROOT_CHANGES.labels(outcome).inc()
-        get_logger().info(event)
+        get_logger().info("root_changed", change=kind)
         return result
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

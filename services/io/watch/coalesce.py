@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 from services.io.watch.model import EventType, FileEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 class Now(StrEnum):
     """What a path holds at the end, seen from the file that callers know of there."""
 
     NOTHING = "nothing"
+    NOTHING_AGAIN = "nothing, and callers were told of the path before"
     AWAY = "nothing; its file lies elsewhere"
     OWN = "its own file, untouched"
+    OWN_AGAIN = "its own file, which was away"
     OWN_CHANGED = "its own file, changed"
     NEW = "another file"
     MOVED = "the file of a path that is empty now"
@@ -30,12 +32,15 @@ class Now(StrEnum):
 
 NET: dict[tuple[bool, Now], tuple[EventType, ...]] = {
     (False, Now.NOTHING): (),
+    (False, Now.NOTHING_AGAIN): (EventType.REMOVED,),
     (False, Now.NEW): (EventType.CREATED,),
     (False, Now.MOVED): (EventType.RENAMED,),
     (False, Now.MOVED_CHANGED): (EventType.RENAMED, EventType.MODIFIED),
     (True, Now.NOTHING): (EventType.REMOVED,),
+    (True, Now.NOTHING_AGAIN): (EventType.REMOVED,),
     (True, Now.AWAY): (),
     (True, Now.OWN): (),
+    (True, Now.OWN_AGAIN): (EventType.MODIFIED,),
     (True, Now.OWN_CHANGED): (EventType.MODIFIED,),
     (True, Now.NEW): (EventType.MODIFIED,),
     (True, Now.MOVED): (EventType.RENAMED,),
@@ -44,7 +49,9 @@ NET: dict[tuple[bool, Now], tuple[EventType, ...]] = {
 """By whether callers know of a file at the path, and what it holds now: the events.
 
 A path whose file lies elsewhere is told by that other path's RENAMED. RENAMED onto a known path
-replaces what was there.
+replaces what was there. A file that went and came back is told, though nothing changed: whoever
+looked at it for an earlier event may have found nothing, and would not look again. So is one that
+came and went where callers were told of one before: they may have found it.
 """
 
 
@@ -64,6 +71,8 @@ class Entry:
     file: File | None
     time_ns: int
     origin_id: str = ""
+    was_lifted: bool = False
+    """Whether there was no file for a while."""
 
 
 class Changes:
@@ -124,6 +133,7 @@ class Changes:
         """Notes that the file at a path is gone from there, and returns it."""
         entry = self.notice(path, time_ns, known=known)
         file, entry.file = entry.file, None
+        entry.was_lifted = True
         return file
 
     def found(self, path: str, origin_id: str) -> None:
@@ -136,8 +146,12 @@ class Changes:
         """Notes what a look at the disk told: there is no file that is taken."""
         self._entries[path].file = None
 
-    def take_events(self) -> list[FileEvent]:
+    def take_events(
+        self, told_of: Callable[[set[str]], set[str]] = lambda _: set()
+    ) -> list[FileEvent]:
         """Returns the events that tell all changes, and forgets them.
+
+        `told_of` returns which of some paths callers were told of, as far as that is still known.
 
         Each path is the subject of one event, or of RENAMED and MODIFIED, and no path from which a
         file was renamed is the subject of another: the order among paths does not matter.
@@ -147,9 +161,12 @@ class Changes:
             for path, entry in self._entries.items()
             if entry.file is not None and entry.file.known_as != path
         }
+        passing = {path for path, e in self._entries.items() if e.file is None and not e.known}
+        again = told_of(passing) if passing else passing
         events: list[FileEvent] = []
         for path, entry in self._entries.items():
-            events.extend(_events_of(path, entry, self._now(path, entry, is_away=path in away)))
+            now = self._now(path, entry, is_away=path in away, is_again=path in again)
+            events.extend(_events_of(path, entry, now))
         self.forget()
         return events
 
@@ -164,14 +181,17 @@ class Changes:
         elif not self.is_muted:
             self._entries[path] = entry
 
-    def _now(self, path: str, entry: Entry, *, is_away: bool) -> Now:
+    def _now(self, path: str, entry: Entry, *, is_away: bool, is_again: bool) -> Now:
         file = entry.file
         if file is None:
-            return Now.AWAY if entry.known and is_away else Now.NOTHING
+            gone = Now.NOTHING_AGAIN if is_again else Now.NOTHING
+            return Now.AWAY if entry.known and is_away else gone
         if file.known_as is None:
             return Now.NEW
         if file.known_as == path:
-            return Now.OWN_CHANGED if file.changed else Now.OWN
+            if file.changed:
+                return Now.OWN_CHANGED
+            return Now.OWN_AGAIN if entry.was_lifted else Now.OWN
         if self._entries[file.known_as].file is not None:
             # Its old path holds a file again, as after a save that keeps a backup: told as a move,
             # the backup would be the file and the file a new one.

@@ -7,11 +7,12 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from services.io.beneath import open_by_component
 from services.io.folders import list_folder, read_lines
 from services.io.ignore import IGNORE_FILES, IgnoreRules, IgnoreStack
 from services.io.names import JUNK_FOLDERS, VCS_FOLDERS
 from services.io.parser.languages import TEXT
-from services.io.paths import MAX_PATH_BYTES, open_by_component, real_path
+from services.io.paths import MAX_PATH_BYTES, real_path
 from services.io.scanner import MAX_DEPTH, ScanRules
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class Lister:
             return Listing(above, 0, is_nested=True)
         ignores, key = ignore_files(fd, folder.prefix, above, found.ignore_files)
         listing = Listing(ignores, key)
-        for told, entry in reversed(found.entries):
+        for told in reversed(found.names):
+            entry = found.entries[told]
             name = entry.name
             if told.endswith("/"):
                 if self.walks(folder, ignores, name):

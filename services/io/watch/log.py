@@ -70,6 +70,12 @@ class EventLog:
             start = position - self._first
             return self._events[start : start + max_events]
 
+    def told_of(self, paths: set[str]) -> set[str]:
+        """Returns the paths of which the kept events tell."""
+        with self._lock:
+            events = list(self._events)
+        return {path for event in events for path in (event.path, event.old_path) if path in paths}
+
     def token(self, position: int) -> str:
         """Returns the resume token of a position."""
         raw = _TOKEN.pack(_TOKEN_VERSION, self._id, position)

@@ -53,7 +53,7 @@ class WatchLoop:
         self._changes = Changes(options.log_events)
         self._walk = Walk(source, rules, self._changes, is_stopped)
         self._translator = Translator(self._walk, self._changes, options.rename_files)
-        self._settler = Settler(self._walk, self._translator, self._changes, origins)
+        self._settler = Settler(self._walk, self._translator, self._changes, origins, log)
         self._identity: tuple[int, int] | None = None
         self._first_change: float | None = None
         self._last_change = 0.0

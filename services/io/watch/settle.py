@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.io.paths import Tree
     from services.io.watch.coalesce import Changes
     from services.io.watch.folders import Identity
+    from services.io.watch.log import EventLog
     from services.io.watch.translate import Translator
     from services.io.watch.walk import Walk
 
@@ -34,12 +35,18 @@ class Settler:
     """Makes events of what was noted; for one thread."""
 
     def __init__(
-        self, walk: Walk, translator: Translator, changes: Changes, origins: Origins
+        self,
+        walk: Walk,
+        translator: Translator,
+        changes: Changes,
+        origins: Origins,
+        log: EventLog,
     ) -> None:
         self._walk = walk
         self._translator = translator
         self._changes = changes
         self._origins = origins
+        self._log = log
 
     def events(self, tree: Tree) -> tuple[list[FileEvent], frozenset[RescanCause]]:
         """Returns what to tell: events, or one RESCAN with its causes.
@@ -62,7 +69,7 @@ class Settler:
         needs.clear()
         if causes & _WALKS_ALL:
             self.walk_all(tree)
-        events = self._changes.take_events()
+        events = self._changes.take_events(self._log.told_of)
         self._walk.pack()
         if causes:
             events = [FileEvent(EventType.RESCAN, time_ns=time.time_ns())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ async def tell(
     log = subscription.log
     position: int | None = log.position(resume_token) if resume_token else log.end
     lost = RescanCause.TOKEN
-    told_at = 0.0
+    told_at = -math.inf  # not 0: a machine may have started less than a heartbeat ago
     while True:
         subscription.raise_if_over()
         events = None if position is None else log.read(position, MAX_EVENTS_PER_MESSAGE)

@@ -20,11 +20,15 @@ MakeFiles = Callable[[Mapping[str, str | bytes]], Path]
 
 
 def open_tree(
-    top: Path, policy: SymlinkPolicy = SymlinkPolicy.WITHIN_ROOT, directory: str = ""
+    top: Path,
+    policy: SymlinkPolicy = SymlinkPolicy.WITHIN_ROOT,
+    directory: str = "",
+    *,
+    waits: bool = True,
 ) -> Tree:
     """Opens a folder as a root of its own."""
     root = Root("test", str(top), policy)
-    return Tree(root, directory)
+    return Tree(root, directory, waits=waits)
 
 
 def held_paths() -> list[str]:

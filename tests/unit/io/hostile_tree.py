@@ -28,10 +28,10 @@ class HostileTree:
         """The tree."""
         return self.place / "root/tree"
 
-    def open(self, policy: SymlinkPolicy) -> Tree:
+    def open(self, policy: SymlinkPolicy, *, waits: bool = True) -> Tree:
         """Opens the tree under a policy, the two roots known."""
         root, second = (Root(n, str(self.place / n), policy) for n in ("root", "second"))
-        return Tree(root, "tree", (root, second))
+        return Tree(root, "tree", (root, second), waits=waits)
 
 
 def make_hostile_tree(place: Path, canary_fd: int) -> HostileTree:

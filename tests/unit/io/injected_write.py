@@ -28,9 +28,11 @@ TOLD = "/told"
 
 
 def asked_for(kind: str) -> WriteRequest:
-    """Returns an edit of `file`, or the creation of `a/b/file`."""
+    """Returns an edit of `file`, the creation of another one over it, or that of `a/b/file`."""
     if kind == "edit":
         return request(replacing("file", OLD, NEW), request_id=REQUEST_ID)
+    if kind == "overwrite":
+        return request(NewFile("file", NEW, overwrite=True), request_id=REQUEST_ID)
     return request(NewFile("a/b/file", NEW, create_parents=True), request_id=REQUEST_ID)
 
 

@@ -30,12 +30,12 @@ def test_what_is_refused_depends_on_the_order_of_the_request_alone(
     """Red when items are refused in the order in which threads come by (-1 is a failed item)."""
     positions = list(range(len(sizes)))
     random.shuffle(positions)  # type: ignore[attr-defined]
-    answer: Answer[bytes] = Answer(len(sizes), limit)
+    answer: Answer[bytes] = Answer(len(sizes), limit, len)
     error = PathNotFoundError("gone")
     for position in positions:
         size = sizes[position]
         result: bytes | LodestoneError = error if size < 0 else b"x" * size
-        answer.put([(position, result, max(size, 0))])
+        answer.put([(position, result)], max(size, 0))
         held = sum(len(r) for r in answer._results if isinstance(r, bytes))
         assert held <= limit, "what is refused is held no longer"
 

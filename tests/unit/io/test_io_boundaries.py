@@ -1,4 +1,4 @@
-"""Nodes of real files of every language: in order, whole, and with all of the code in some text.
+"""Nodes of real files of four languages: in order, whole, and with all of the code in some text.
 
 Red when statements that a class's outline has no room for are dropped, when a part below a long doc
 comment opens with the signature that it goes on to hold, or when a token that the grammar made up

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,7 +28,6 @@ from tests.unit.io.harness import MakeFiles, held_paths, open_tree, serve, unpri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from services.io.model import CheckedFile
 
@@ -186,7 +187,7 @@ def test_an_unreadable_folder_hides_its_files_and_does_not_delete_them(
     top = make_files({"shut/a.py": "a", "b.py": "b"})
     files = [known(top, "shut/a.py"), known(top, "b.py")]
     (top / "shut").chmod(0)
-    for parent in (top, *top.parents[:3]):
+    for parent in (top, *top.parents[: len(top.parents) - len(Path(tempfile.gettempdir()).parts)]):
         parent.chmod(parent.stat().st_mode | 0o055)
     with unprivileged():
         hidden, plain = check(executor, top, *files)

@@ -141,3 +141,48 @@ def test_what_a_filter_of_names_lets_through_is_all_that_may_match(glob: str, pa
     rules = IgnoreRules([f"/{glob}"])
     if pattern.fullmatch(path) and bool(rules) and not glob.endswith("/"):
         assert rules.filter.may_match(path.rpartition("/")[2])
+
+
+ANCHORED = ["/src/sub/a.py", "/lib/src", "/a b.py", "/src/s*/deep/", "/src/*", "/src/sub/deep",
+            "/d\\[1\\]/sub\\ x/a.py", "/d\\[1\\]/*/a.py", "sr[c]/sub/", "lib/**"]  # fmt: skip
+
+
+@given(
+    st.lists(st.sampled_from(ANCHORED), min_size=1, max_size=2)
+    | st.lists(st.sampled_from(PATTERNS)),
+    st.sampled_from([*TREE, "d[1]/sub x/a.py"]),
+)
+def test_a_folder_that_holds_what_a_pattern_matches_is_never_passed_over(
+    lines: list[str], path: str
+) -> None:
+    """Red on a planted bug: the last folder of a pattern's way was left out, as was an escape."""
+    rules = IgnoreRules(lines)
+    parts = path.split("/")
+    folders = ["/".join(parts[:end]) for end in range(1, len(parts))]
+    is_taken = rules.verdict(parts[-1], path, is_folder=False) or any(
+        rules.verdict(folder.rpartition("/")[2], folder, is_folder=True) for folder in folders
+    )
+    assume(is_taken)
+
+    first = next(
+        (at for at, folder in enumerate(folders) if rules.verdict(
+            folder.rpartition("/")[2], folder, is_folder=True)), len(folders)
+    )  # fmt: skip
+    assert all(map(rules.may_match_beneath, folders[: first + 1]))
+
+
+@pytest.mark.parametrize(
+    ("line", "walked"),
+    [
+        ("/src/sub/a.py", {"src", "src/sub"}),
+        ("/src/sub/", {"src", "src/sub"}),
+        ("/src/s*/x.txt", {"src", "src/sub", "src/sub/deep"}),
+        ("/a\\ b/c.py", set()),
+        ("a.py", {"src", "src/sub", "src/sub/deep", "lib", "lib/src"}),
+        ("**/a.py", {"src", "src/sub", "src/sub/deep", "lib", "lib/src"}),
+    ],
+)
+def test_folders_in_which_no_pattern_can_match_are_passed_over(line: str, walked: set[str]) -> None:
+    rules = IgnoreRules([line])
+    folders = ["src", "src/sub", "src/sub/deep", "lib", "lib/src"]
+    assert {folder for folder in folders if rules.may_match_beneath(folder)} == walked

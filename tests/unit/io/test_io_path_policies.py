@@ -11,6 +11,7 @@ import asyncio
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.io import paths
+from services.io import beneath
 from services.io.content import file_digest
 from services.io.errors import FileNotRegularError, PathOutsideTreeError
 from services.io.loader import FileLoader
@@ -33,7 +34,7 @@ from services.io.model import (
 )
 from services.io.names import NameRules
 from services.io.parser.file import ParseLimits, parse_file
-from services.io.paths import Tree
+from services.io.paths import Tree, real_path
 from services.io.reader import Reader
 from services.io.scanner import ScanRules, TreeScan
 from services.runtime.errors import LodestoneError
@@ -93,7 +94,7 @@ def outcome(path: str, policy: SymlinkPolicy, resolver: str) -> str:
 def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Has paths resolved by the kernel, or as on one without `openat2`."""
     if request.param == "walk":
-        monkeypatch.setattr(paths, "_SYS_OPENAT2", 100_000)  # the kernel answers ENOSYS
+        monkeypatch.setattr(beneath, "_SYS_OPENAT2", 100_000)  # the kernel answers ENOSYS
     return str(request.param)
 
 
@@ -117,7 +118,7 @@ def test_reads_keep_to_the_table(tree: HostileTree, policy: SymlinkPolicy, resol
     refs = [SnippetRef(path, 0, 1, digest) for path in TABLE for digest in known]
     with ThreadPoolExecutor(2) as threads:
         reader = Reader(threads, FileLoader(LIMIT), permits=2, max_answer_bytes=LIMIT)
-        results = asyncio.run(reader.read_snippets(lambda: tree.open(policy), refs))
+        results = asyncio.run(reader.read_snippets(partial(tree.open, policy), refs))
     told = dict.fromkeys(TABLE, "")
     for ref, result in zip(refs, results, strict=True):
         if isinstance(result, bytes):
@@ -258,7 +259,7 @@ def test_no_made_up_path_leads_out(
             assert not (is_plain and is_inside and policy is not DENY)
             return
         try:
-            assert paths.real_path(fd) == real
+            assert real_path(fd) == real
             assert real.startswith((f"{tree.place}/root/", f"{tree.place}/second/"))
             assert policy is ACROSS or not real.startswith(f"{tree.place}/second/")
         finally:

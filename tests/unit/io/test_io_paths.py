@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from services.io.beneath import open_by_component
 from services.io.errors import (
     FileNotRegularError,
     FileUnreadableError,
@@ -14,7 +18,7 @@ from services.io.errors import (
     PathOutsideTreeError,
 )
 from services.io.model import Root, SymlinkPolicy
-from services.io.paths import Tree, open_by_component
+from services.io.paths import MAX_NAME_BYTES, MAX_PATH_BYTES, Tree, check_path
 from tests.unit.io.harness import MakeFiles, open_tree, unprivileged
 
 if TYPE_CHECKING:
@@ -117,3 +121,44 @@ def test_the_walk_for_old_kernels_follows_no_link(make_files: MakeFiles) -> None
         for path in ("l/b", "a/../a/b"):
             with pytest.raises(OSError, match=r"."):
                 open_by_component(tree.fd, path, os.O_RDONLY)
+
+
+@pytest.mark.parametrize("path", ["..", "a/..", "../a", "a/../b"])
+def test_the_walk_for_old_kernels_goes_up_by_no_part(make_files: MakeFiles, path: str) -> None:
+    """Red when the last part alone is not looked at: `..` opens what lies above the tree."""
+    top = make_files({"a/b": "x"})
+    with open_tree(top) as tree, pytest.raises(OSError, match=str(errno.EXDEV)):
+        open_by_component(tree.fd, path, os.O_RDONLY)
+
+
+def is_path(path: str) -> bool:
+    """What a path is, part by part."""
+    try:
+        parts = path.encode().split(b"/")
+    except UnicodeEncodeError:
+        return False
+    return (
+        "\0" not in path
+        and len(path.encode()) <= MAX_PATH_BYTES
+        and all(0 < len(part) <= MAX_NAME_BYTES and part not in {b".", b".."} for part in parts)
+    )
+
+
+@given(st.one_of(st.text("/.a", max_size=6), st.text("/a\0\u00e9\ud800"), st.text(max_size=300)))
+@example("a/.")
+@example("a/../a")
+@example("..a/a.")
+@example("a//a")
+@example("a" * 255)
+@example("a" * 256)
+@example("a/" * 127 + "a")
+@example("a/" * 2047 + "aa")
+@example("a/" * 2048 + "a")
+def test_a_path_is_taken_when_each_of_its_parts_is_a_name(path: str) -> None:
+    """Red when the short way for plain paths lets a `.` pass at the start or after a `/`."""
+    try:
+        check_path(path)
+    except PathOutsideTreeError:
+        assert not is_path(path)
+    else:
+        assert is_path(path)

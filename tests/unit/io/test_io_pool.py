@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,11 +51,17 @@ async def results(pool: WorkerPool, work: ParseJob) -> dict[str, str]:
     """Returns how each file ended: its outcome, or the reason of its error."""
     found: dict[str, str] = {}
     async for answer in pool.parse(work):
-        message = parse_service_pb2.ParseFilesResponse.FromString(answer)
-        outcome = message.WhichOneof("outcome") or ""
-        reason = read_status(message.error).reason.removeprefix("ERROR_REASON_")
-        found[work.files[message.index].path] = reason if outcome == "error" else outcome
+        index, outcome = outcome_of(answer)
+        found[work.files[index].path] = outcome
     return found
+
+
+def outcome_of(answer: bytes) -> tuple[int, str]:
+    """Returns a file's position and how it ended."""
+    message = parse_service_pb2.ParseFilesResponse.FromString(answer)
+    outcome = message.WhichOneof("outcome") or ""
+    reason = read_status(message.error).reason.removeprefix("ERROR_REASON_")
+    return message.index, reason if outcome == "error" else outcome
 
 
 async def worker_pid(pool: WorkerPool, not_pid: int = 0) -> int:
@@ -101,6 +109,14 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
+def is_dead(pid: int) -> bool:
+    """Tells whether a process is gone, or waits for its parent to be told."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 async def kill_when_busy(pid: int, seconds: float = 0.2) -> None:
     """Kills a worker once it has used so much more processor time than now."""
     before = busy_seconds(pid)
@@ -115,6 +131,38 @@ async def test_a_file_that_takes_too_long_fails_alone(make_files: MakeFiles) -> 
     async with running(timeout_seconds=0.7) as pool:
         found = await results(pool, job(top, "a.py", "heavy.py", "b.py"))
     assert found == {"a.py": "parsed", "heavy.py": "TIMEOUT", "b.py": "parsed"}
+
+
+async def test_a_file_that_takes_too_long_ends_while_its_parent_looks_away(
+    make_files: MakeFiles,
+) -> None:
+    """Red without a limit that the kernel holds: nobody ends the worker while the parent is busy.
+
+    The file takes some 4 s of the processor and may take 2 s.
+    """
+    top = make_files({"a.py": "a = 1\n", "heavy.py": HEAVY * 4, "b.py": "b = 1\n"})
+    async with running(timeout_seconds=1.0) as pool:
+        assert await results(pool, job(top, "b.py")) == {"b.py": "parsed"}
+        pid = await worker_pid(pool)
+        answers = pool.parse(job(top, "a.py", "heavy.py", "b.py"))
+        await anext(answers)  # of a.py: the worker has the next one
+        until = time.monotonic() + 60
+        while not is_dead(pid):  # the loop stands still: this process is busy with other things
+            assert time.monotonic() < until, "the worker goes on and on"
+            time.sleep(0.01)  # noqa: ASYNC251 - on purpose
+        told = [outcome_of(answer) async for answer in answers]
+    assert told == [(1, "TIMEOUT"), (2, "parsed")]
+
+
+async def test_the_limit_of_time_is_moved_on_with_each_file(make_files: MakeFiles) -> None:
+    """Red when a worker's limit is that of its whole life: any file could be its last."""
+    top = make_files({"heavy.py": HEAVY, "a.py": "a = 1\n"})
+    async with running(timeout_seconds=30.0) as pool:
+        pid = await worker_pid(pool)
+        found = await results(pool, job(top, "heavy.py", "a.py"))
+        assert found == {"heavy.py": "parsed", "a.py": "parsed"}
+        limit, _ = resource.prlimit(pid, resource.RLIMIT_CPU)
+        assert 30.5 < limit - busy_seconds(pid) < 32.5
 
 
 async def test_a_file_that_takes_too_much_memory_fails_alone(make_files: MakeFiles) -> None:

@@ -1,8 +1,8 @@
-"""No race of renames lets a read, a parse or a scan out of its root.
+"""No race of renames lets a call out of its root, be it to read, to write or to tell of it.
 
 A control with the resolver that everybody writes first, which checks and then opens, must escape in
-the same arena: so the harness shows each time that it would notice. Red for each of the three when
-`Tree` opens the joined path with a plain `os.open` in place of `openat2`.
+the same arena: so the harness shows each time that it would notice. Red when `open_at` is a plain
+`os.open` of the path: `seen` then counts what escaped, and what lies outside is changed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+import uuid
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
 from lodestone.io.v1 import (
+    edit_service_pb2,
+    edit_service_pb2_grpc,
     parse_service_pb2,
     parse_service_pb2_grpc,
     scan_service_pb2,
@@ -23,7 +27,10 @@ from lodestone.io.v1 import (
     snippet_service_pb2,
     snippet_service_pb2_grpc,
     tree_pb2,
+    watch_service_pb2,
+    watch_service_pb2_grpc,
 )
+from services.io import beneath
 from services.io.content import file_digest
 from services.io.errors import PathOutsideTreeError
 from services.io.model import SymlinkPolicy
@@ -34,8 +41,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    import grpc
-
 TREE = tree_pb2.Tree(root="roots/test")
 CONTROL_SECONDS = 30.0
 ENOUGH = 10
@@ -43,22 +48,36 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    ("policy", "seconds"),
+    ("policy", "seconds", "has_openat2"),
     [
-        (SymlinkPolicy.WITHIN_ROOT, 10.0),
-        (SymlinkPolicy.DENY, 3.0),
-        (SymlinkPolicy.ACROSS_ROOTS, 3.0),
+        (SymlinkPolicy.WITHIN_ROOT, 10.0, True),
+        (SymlinkPolicy.DENY, 3.0, True),
+        (SymlinkPolicy.ACROSS_ROOTS, 3.0, True),
+        (SymlinkPolicy.WITHIN_ROOT, 3.0, False),
     ],
 )
 async def test_nothing_escapes_while_names_are_exchanged(
-    tmp_path: Path, policy: SymlinkPolicy, seconds: float
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: SymlinkPolicy,
+    seconds: float,
+    has_openat2: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
+    if not has_openat2:  # the parser's processes keep it
+        monkeypatch.setattr(beneath, "_SYS_OPENAT2", 100_000)
     arena = make_arena(tmp_path)
+    outside = held_outside(arena)
     until = time.monotonic() + seconds
+    latest = until + CONTROL_SECONDS
     seen: Counter[str] = Counter()
 
+    def is_enough(kind: str) -> bool:
+        ends = ("inside",) if kind == "scan" else ("inside", "refused")
+        return all(seen[f"{kind} {end}"] > ENOUGH for end in ends)
+
     async def repeat(once: Callable[[Any, Counter[str]], Awaitable[None]], channel: Any) -> None:
-        while time.monotonic() < until:
+        kind = once.__name__
+        while time.monotonic() < (until if is_enough(kind) else latest):
             await once(channel, seen)
 
     async with serve(arena.top, tmp_path / "s", symlink_policy=policy) as channel:
@@ -68,13 +87,19 @@ async def test_nothing_escapes_while_names_are_exchanged(
                 repeat(read, channel),
                 repeat(parse, channel),
                 repeat(scan, channel),
+                repeat(check, channel),
+                repeat(edit, channel),
+                repeat(create, channel),
+                watch(channel, until, seen),
                 asyncio.to_thread(open_again_and_again, arena, policy, until, seen),
             )
 
     assert not [name for name in seen if name.endswith("escaped")], seen
-    for kind in ("read", "parse", "scan", "open"):
+    assert held_outside(arena) == outside, seen
+    assert seen["watch inside"], seen
+    for kind in ("read", "parse", "scan", "check", "edit", "create", "open"):
         assert seen[f"{kind} inside"] > ENOUGH, seen
-    for kind in ("read", "parse", "open"):
+    for kind in ("read", "parse", "check", "edit", "create", "open"):
         assert seen[f"{kind} refused"] > ENOUGH, seen
 
 
@@ -155,3 +180,79 @@ async def scan(channel: grpc.aio.Channel, seen: Counter[str]) -> None:
         for file in answer.files:
             is_inside = file.signature.size == len(INSIDE) and "only_outside" not in file.path
             seen["scan inside" if is_inside else "scan escaped"] += 1
+
+
+async def check(channel: grpc.aio.Channel, seen: Counter[str]) -> None:
+    """Asks about both contents; the digest that comes back is of the file that was read."""
+    stub: Any = scan_service_pb2_grpc.ScanServiceStub(channel)
+    files = [
+        scan_service_pb2.KnownFile(path=path, digest=file_digest(content))
+        for path in Arena.paths
+        for content in (INSIDE, CANARY)
+    ]
+    answer = await stub.CheckFiles(scan_service_pb2.CheckFilesRequest(tree=TREE, files=files))
+    for result in answer.results:
+        if not result.digest:
+            seen["check refused"] += 1
+        else:
+            is_inside = result.digest == file_digest(INSIDE)
+            seen["check inside" if is_inside else "check escaped"] += 1
+
+
+async def edit(channel: grpc.aio.Channel, seen: Counter[str]) -> None:
+    """Edits both contents by themselves; only the one inside may be found.
+
+    Only the file in the folder: a write to `file.py` may meet the link there and replace it, and
+    the exchange would go on with two files.
+    """
+    stub: Any = edit_service_pb2_grpc.EditServiceStub(channel)
+    for content, found in ((INSIDE, "inside"), (CANARY, "escaped")):
+        ref = snippet_service_pb2.SnippetRef(
+            path=Arena.paths[0], end_byte=len(content), file_digest=file_digest(content)
+        )
+        request = edit_service_pb2.ApplyEditsRequest(
+            request_id=str(uuid.uuid4()),
+            tree=TREE,
+            edits=[edit_service_pb2.Edit(ref=ref, replacement=content)],
+        )
+        answer = await stub.ApplyEdits(request)
+        is_edited = answer.results[0].HasField("edited")
+        if is_edited or content == INSIDE:
+            seen[f"edit {found}" if is_edited else "edit refused"] += 1
+
+
+async def create(channel: grpc.aio.Channel, seen: Counter[str]) -> None:
+    """Overwrites a file of one name; where it went is told by what lies outside in the end."""
+    stub: Any = edit_service_pb2_grpc.EditServiceStub(channel)
+    request = edit_service_pb2.CreateFileRequest(
+        request_id=str(uuid.uuid4()),
+        tree=TREE,
+        path="folder/made.py",
+        content=INSIDE,
+        if_exists=edit_service_pb2.CreateFileRequest.IF_EXISTS_OVERWRITE,
+    )
+    try:
+        await stub.CreateFile(request)
+    except grpc.aio.AioRpcError:
+        seen["create refused"] += 1
+    else:
+        seen["create inside"] += 1
+
+
+async def watch(channel: grpc.aio.Channel, until: float, seen: Counter[str]) -> None:
+    """A watch tells paths: one lies outside alone."""
+    stub: Any = watch_service_pb2_grpc.WatchServiceStub(channel)
+    call = stub.WatchTree(watch_service_pb2.WatchTreeRequest(tree=TREE))
+    try:
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+            while True:
+                for event in (await call.read()).events:
+                    is_outside = "only_outside" in event.path
+                    seen["watch escaped" if is_outside else "watch inside"] += 1
+    except TimeoutError:
+        call.cancel()
+
+
+def held_outside(arena: Arena) -> dict[str, bytes]:
+    """Returns what lies beside the root, by name."""
+    return {path.name: path.read_bytes() for path in (arena.top.parent / "outside").iterdir()}

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.io import names
 from services.io.ignore import IgnoreRules
 from services.io.model import SkipReason, SymlinkPolicy
+from services.io.names import NameRules
 from services.io.scanner import ScanRules, TreeScan
 from tests.unit.io.harness import MakeFiles, open_tree, unprivileged
 from tests.unit.io.scanning import NAMES, scan
@@ -59,6 +61,17 @@ def test_a_name_tells_why_a_file_is_skipped(name: str, reason: SkipReason | None
     assert NAMES.skip_reason(name) is reason
 
 
+def test_verdicts_of_names_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree of a million names fills no memory, and what is not kept is judged all the same."""
+    monkeypatch.setattr(names, "MAX_KNOWN_NAMES", 10)
+    rules = NameRules()
+    for _ in range(2):
+        for number in range(30):
+            assert rules.verdict(f"f{number}.py") == (None, "python")
+            assert rules.verdict(f"{number}.pem")[0] is SkipReason.SECRET
+    assert len(rules.known) == 10
+
+
 def test_skips_are_counted_by_reason(make_files: MakeFiles) -> None:
     top = make_files({
         "a.py": "x", "big.py": "x" * 1001, ".env": "s", "x.png": b"\0", "y.po": "t",
@@ -87,6 +100,16 @@ def test_the_request_takes_and_leaves_out_by_globs(make_files: MakeFiles) -> Non
     without, _, _ = scan(top, exclude=IgnoreRules(["*.py", "!a.py"]))
     assert only == ["src/b.py", "src/c.js"]
     assert without == ["a.py", "docs/e.md", "src/c.js"]
+
+
+def test_a_scan_for_named_files_walks_to_them_alone(make_files: MakeFiles) -> None:
+    """Whoever watches scans for what changed: that costs what changed, not what the tree holds."""
+    files = {f"d{i}/sub/f{j}.py": "" for i in range(20) for j in range(3)}
+    top = make_files(files | {"d3/.gitignore": "f1.py\n", "a.py": ""})
+    found, summary, _ = scan(top, include=IgnoreRules(["/d3/sub/f0.py", "/d3/sub/f1.py", "/a.py"]))
+    beneath, in_folder, _ = scan(top, include=IgnoreRules(["/d4/sub"]))
+    assert (found, summary.directories) == (["a.py", "d3/sub/f0.py"], 3)
+    assert (len(beneath), in_folder.directories) == (3, 3)
 
 
 def test_what_the_caller_leaves_out_goes_before_an_ignore_file(make_files: MakeFiles) -> None:

@@ -65,7 +65,7 @@ def files_read() -> int:
 async def test_a_read_that_the_caller_leaves_reads_no_further(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
-    """Red when `Reader` does not clear the batch: all thousand files are read for nobody."""
+    """Red when `Reader` does not clear the batch: all 500 files are read for nobody."""
     top = make_files({})
     request = long_read(top)
     async with serve(top, tmp_path / "s") as channel:

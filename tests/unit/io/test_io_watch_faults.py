@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from services.io.watch.model import EventType
+from tests.support.kernel_limits import INSTANCES, WATCHES, with_limit
 from tests.unit.io.watching import QUICK, Client, kinds, wait_for, watch
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from tests.unit.io.harness import MakeFiles
 
 QUEUE_LIMIT = Path("/proc/sys/fs/inotify/max_queued_events")
-WATCHES = "/proc/sys/user/max_inotify_watches"
-INSTANCES = "/proc/sys/user/max_inotify_instances"
 BURST = 20_000
 
 
@@ -138,15 +137,6 @@ def test_more_changes_than_are_kept_are_a_rescan(make_files: MakeFiles) -> None:
         (top / "many/7.py").unlink()
 
         assert kinds(watched.events()) == [("removed", "many/7.py")]
-
-
-def with_limit(file: str, limit: int) -> list[str]:
-    """Returns a command prefix that runs in a user namespace with a lower limit, or skips."""
-    script = f'echo {limit} > {file} && exec "$@"'
-    prefix = ["unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"]
-    if subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("user namespaces with limits of their own are not to be had here")
-    return prefix
 
 
 @pytest.mark.slow

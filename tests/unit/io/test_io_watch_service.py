@@ -291,17 +291,19 @@ async def test_what_is_no_token_is_refused(
 async def test_a_slow_caller_is_told_to_scan_and_holds_up_nobody(make_files: MakeFiles) -> None:
     """A caller takes nothing while more happens than the log holds; another gets all of it.
 
-    Red when the position of one who fell behind is moved on in silence.
+    Red when the position of one who fell behind is moved on in silence. The heartbeat is longer
+    than any machine is up: the first message once came a heartbeat after the machine's start.
     """
     top = make_files(FILES)
     roots = Roots([Root("test", str(top), SymlinkPolicy.DENY)])
     options = WatchOptions(quiet_seconds=0.02, log_events=100)
+    heartbeat_seconds = 1e9
     watchers = Watchers(roots.open_tree, RULES, Origins(), options)
     async with (
         watchers.subscribe("roots/test", "") as one,
         watchers.subscribe("roots/test", "") as two,
-        aclosing(tell(one, "", "", 15)) as slow,
-        aclosing(tell(two, "", "", 15)) as steady,
+        aclosing(tell(one, "", "", heartbeat_seconds)) as slow,
+        aclosing(tell(two, "", "", heartbeat_seconds)) as steady,
     ):
         await anext(slow)
         await anext(steady)

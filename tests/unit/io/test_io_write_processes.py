@@ -7,18 +7,16 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import grpc
 import pytest
 from blake3 import blake3
 
-from lodestone.io.v1 import edit_service_pb2, edit_service_pb2_grpc, snippet_service_pb2, tree_pb2
 from services.io.changes import NewFile
 from services.io.errors import DiskFullError
 from tests.unit.io.racing_writes import append_lines, create_files
+from tests.unit.io.service_process import answer_of, edits_of, new_files, running
 from tests.unit.io.writing import (
     eventually,
     failed,
@@ -30,7 +28,7 @@ from tests.unit.io.writing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.unit.io.harness import MakeFiles
@@ -90,65 +88,6 @@ def test_of_creations_by_three_processes_one_wins_each_file(
         assert all((top / path).read_text() == name for path in paths)
 
 
-class Service:
-    """The io service as a process of its own."""
-
-    def __init__(self, top: Path, folder: Path) -> None:
-        self.address = f"unix:{folder / 's'}"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LODESTONE_")} | {
-            "LODESTONE_IO_LISTEN": self.address, "LODESTONE_IO_ROOTS": f"test={top}",
-            "LODESTONE_IO_STATE_DIR": str(folder / "state"),
-        }  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.io"], env=environment, stderr=subprocess.DEVNULL
-        )
-
-
-@asynccontextmanager
-async def running(top: Path, folder: Path) -> AsyncIterator[tuple[Service, Any]]:
-    """Yields the service and a stub of it."""
-    service = Service(top, folder)
-    try:
-        async with grpc.aio.insecure_channel(service.address) as channel:
-            yield service, edit_service_pb2_grpc.EditServiceStub(channel)
-    finally:
-        service.process.kill()
-        service.process.wait()
-
-
-def edits_of(names: list[str]) -> edit_service_pb2.ApplyEditsRequest:
-    """Returns edits that make `old` of each file `new`."""
-    digest = blake3(b"old").digest()
-    return edit_service_pb2.ApplyEditsRequest(
-        request_id="7f1f2b9c-2d3c-4a87-9d2f-0a1b2c3d4e5f",
-        tree=tree_pb2.Tree(root="roots/test"),
-        edits=[
-            edit_service_pb2.Edit(
-                ref=snippet_service_pb2.SnippetRef(
-                    path=name, start_byte=0, end_byte=3, file_digest=digest
-                ),
-                replacement=b"new",
-            )
-            for name in names
-        ],
-    )
-
-
-async def answer_of(stub: Any, asked: edit_service_pb2.ApplyEditsRequest) -> Any:
-    """Returns the answer of a server that may be starting."""
-    while True:
-        try:
-            return await stub.ApplyEdits(asked, wait_for_ready=True)
-        except grpc.aio.AioRpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                raise
-            await asyncio.sleep(0.01)
-
-
-def new_files(top: Path, names: list[str]) -> int:
-    return sum((top / name).read_text() == "new" for name in names)
-
-
 async def test_a_call_whose_server_was_killed_is_completed_by_its_repetition(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
@@ -158,7 +97,8 @@ async def test_a_call_whose_server_was_killed_is_completed_by_its_repetition(
     asked = edits_of(names)
     async with running(top, tmp_path) as (service, stub):
         call = asyncio.create_task(answer_of(stub, asked))
-        await eventually(lambda: new_files(top, names) > FILES // 4)
+        # One file is looked at, not all: on a busy machine the others would be done meanwhile.
+        await eventually(lambda: (top / names[FILES // 8]).read_text() == "new")
         service.process.kill()
         service.process.wait()
         call.cancel()

@@ -1,0 +1,208 @@
+"""Collects the names that a file calls, inherits from and imports, with the node they stand in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING
+
+from tree_sitter import QueryCursor
+
+from services.io.model import Reference, ReferenceKind
+from services.io.parser.declarations import plain_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from tree_sitter import Node as Syntax
+    from tree_sitter import Query
+
+    from services.io.model import Node
+    from services.io.parser.reference_rules import ReferenceRules
+
+MAX_PER_NODE = 256
+"""Most different names that are kept of one node."""
+MAX_PER_FILE = 20_000
+"""Most names that are looked at in one file."""
+_MAX_BYTES = 200
+"""Longer names, receivers and modules are no names."""
+_CHUNK_BYTES = 1 << 16
+_MATCH_LIMIT = 1024
+_PLAIN = re.compile(r"[\w.$@?!~]+")
+_SUPER = re.compile(r"super\(.*\)", re.DOTALL)
+_EXPRESSION = "?"
+_NAMES = ("name", "path", "key")
+_ALIASES = ("alias", "value")
+
+
+def collect_references(
+    root: Syntax, query: Query, rules: ReferenceRules, nodes: Sequence[Node]
+) -> tuple[Reference, ...]:
+    """Returns what the nodes of a file refer to, each name once a node, in order of the nodes.
+
+    Args:
+        root: the file's syntax tree.
+        query: the compiled query of `rules`.
+        rules: those of the file's language.
+        nodes: the file's nodes, in order of their first byte.
+    """
+    if not nodes:
+        return ()
+    owners, kept = _Owners(nodes), _Kept()
+    for position, captures in islice(_matches(root, query), MAX_PER_FILE):
+        owner = owners.of(position)
+        if "module" in captures:
+            # An import counts for its file, also where it stands in no node.
+            kept.add(_imports(captures, rules, owner or 1))
+        elif owner:
+            kept.add(_use(captures, owner))
+    return kept.in_order()
+
+
+class _Kept:
+    """The references of one file, each once a node, and no more of a node than it may have."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[object, ...], Reference] = {}
+        self._counts: Counter[int] = Counter()
+
+    def add(self, references: Iterable[Reference]) -> None:
+        """Keeps references that are new."""
+        for reference in references:
+            key = reference[:-1]
+            if key in self._found:
+                continue
+            if self._counts[reference.node] >= MAX_PER_NODE:
+                return
+            self._counts[reference.node] += 1
+            self._found[key] = reference
+
+    def in_order(self) -> tuple[Reference, ...]:
+        """Returns what is kept, in order of the nodes."""
+        return tuple(sorted(self._found.values(), key=lambda reference: reference.node))
+
+
+def _matches(root: Syntax, query: Query) -> Iterator[tuple[int, Mapping[str, list[Syntax]]]]:
+    """Yields matches with the place of their name, a piece of the file at a time.
+
+    A file may be one line of a million calls: all its matches at once would not fit in memory.
+    """
+    for start in range(root.start_byte, root.end_byte, _CHUNK_BYTES):
+        end = start + _CHUNK_BYTES
+        cursor = QueryCursor(query, match_limit=_MATCH_LIMIT)
+        cursor.set_byte_range(start, end)
+        placed = [(_anchor(captures).start_byte, captures) for _, captures in cursor.matches(root)]
+        # A match that reaches over the border is found on both sides of it.
+        yield from sorted(
+            ((place, captures) for place, captures in placed if start <= place < end),
+            key=lambda match: match[0],
+        )
+
+
+def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
+    """Returns the node that says where a match is; each pattern captures one of these."""
+    return next(
+        captures[name][0] for name in ("call", "base", "name", "module") if name in captures
+    )
+
+
+def _use(captures: Mapping[str, list[Syntax]], node: int) -> Iterator[Reference]:
+    """Yields a call or a base, unless it is of an expression and has no name."""
+    kind = ReferenceKind.CALL if "call" in captures else ReferenceKind.INHERIT
+    anchor = _anchor(captures)
+    path = plain_name(_text(anchor))
+    if not _PLAIN.fullmatch(path):
+        return
+    qualifier, _, name = path.rpartition(".")
+    if "on" in captures:
+        qualifier = _receiver(_text(captures["on"][0]))
+    if name:
+        yield Reference(node, kind, name, qualifier, "", anchor.start_point.row + 1)
+
+
+def _receiver(text: str) -> str:
+    """Returns what a method is called on: a name, or `?` for any other expression."""
+    if _SUPER.fullmatch(text):
+        return "super"
+    plain = text.replace("::", ".").replace("->", ".").replace("\\", ".").strip().lstrip("$@&*.")
+    return plain if plain and _PLAIN.fullmatch(plain) else _EXPRESSION
+
+
+def _imports(
+    captures: Mapping[str, list[Syntax]], rules: ReferenceRules, node: int
+) -> Iterator[Reference]:
+    """Yields what one import statement, or one name of it, imports."""
+    line = _anchor(captures).start_point.row + 1
+    module = _module("".join(map(_text, captures["module"])), rules)
+    if "names" in captures:
+        items = captures["names"][0].named_children[:MAX_PER_NODE]
+        aliases = [_field(item, _ALIASES) for item in items]
+        pairs = [
+            (_field(item, _NAMES) if alias else item, alias)
+            for item, alias in zip(items, aliases, strict=True)
+        ]
+    else:
+        pairs = [(_first(captures, "name"), _first(captures, "alias"))]
+    for name_node, alias_node in pairs:
+        inner, _, name = _text(name_node).strip("'\"").rpartition(rules.separator)
+        place = "/".join(filter(None, (module, inner.replace(rules.separator, "/"))))
+        if not name and rules.names_last:
+            place, _, name = place.rpartition("/")
+        if place or name:
+            name = "*" if name == "_" else name
+            yield Reference(node, ReferenceKind.IMPORT, name, place, _text(alias_node), line)
+
+
+def _first(captures: Mapping[str, list[Syntax]], name: str) -> Syntax | None:
+    return captures[name][0] if name in captures else None
+
+
+def _field(node: Syntax, names: tuple[str, ...]) -> Syntax | None:
+    return next(filter(None, map(node.child_by_field_name, names)), None)
+
+
+def _module(text: str, rules: ReferenceRules) -> str:
+    """Returns a module as a path: `./` and `../` lead from the folder of the file."""
+    bare = text.strip("'\"<> \n\t").lstrip("\\")
+    if rules.separator == ".":
+        dots = sum(1 for _ in takewhile(lambda character: character == ".", bare))
+        lead = "" if not dots else "./" if dots == 1 else "../" * (dots - 1)
+        return (lead + bare[dots:].replace(".", "/")).removesuffix("/") or "."
+    parts = bare.replace(rules.separator, "/").split("/")
+    if parts[0] in rules.here:
+        parts[:1] = filter(None, [rules.here[parts[0]]])
+    return "/".join(parts)
+
+
+def _text(node: Syntax | None) -> str:
+    if node is None or node.end_byte - node.start_byte > _MAX_BYTES:
+        return ""
+    return (node.text or b"").decode(errors="replace")
+
+
+class _Owners:
+    """Tells which node a byte is in; asked in order, it looks at each node once."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self._nodes = nodes
+        self._next = 0
+        self._open: list[int] = []
+
+    def of(self, position: int) -> int:
+        """Returns the position, plus 1, of the innermost node; of a split one its first part."""
+        nodes = self._nodes
+        while self._next < len(nodes) and nodes[self._next].start <= position:
+            self._open.append(self._next)
+            self._next += 1
+        while self._open and nodes[self._open[-1]].end <= position:
+            self._open.pop()
+        return self._first_part(self._open[-1]) + 1 if self._open else 0
+
+    def _first_part(self, index: int) -> int:
+        node = self._nodes[index]
+        first = index
+        while first and self._nodes[first].part:
+            first -= 1
+        head = self._nodes[first]
+        return first if (head.kind, head.name) == (node.kind, node.name) else index

@@ -1,0 +1,205 @@
+"""What is in memory is read without the way to a thread; nothing else holds the loop up."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.io import beneath, paths, reader, reading
+from services.io.beneath import WouldWaitError
+from services.io.content import file_digest
+from services.io.loader import FileLoader
+from services.io.model import Root, SnippetRef, SymlinkPolicy
+from services.io.paths import Tree
+from services.io.reader import AT_ONCE_FILE_BYTES, Reader
+from services.io.root_file import RootFile
+from services.io.roots import REFRESH_SECONDS, Roots
+from tests.unit.io.harness import MakeFiles, open_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+MIB = 1 << 20
+
+
+class CountingThreads(Executor):
+    """Counts how often work was handed to a thread."""
+
+    def __init__(self) -> None:
+        self.handed = 0
+        self._threads = ThreadPoolExecutor(2)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
+        self.handed += 1
+        return self._threads.submit(fn, *args, **named)
+
+    def shutdown(self, *args: Any, **named: Any) -> None:
+        self._threads.shutdown(*args, **named)
+
+
+@pytest.fixture
+def threads() -> Iterator[CountingThreads]:
+    with CountingThreads() as made:
+        yield made
+
+
+def ref(path: str, data: bytes, end: int = 4) -> SnippetRef:
+    return SnippetRef(path, 0, end, file_digest(data))
+
+
+async def read(threads: CountingThreads, top: Path, refs: list[SnippetRef]) -> list[Any]:
+    """Reads as one call of a reader of its own."""
+    own = Reader(threads, FileLoader(4 * MIB), permits=2, max_answer_bytes=4 * MIB)
+    return await own.read_snippets(partial(open_tree, top), refs)
+
+
+def is_at_once(file: Path) -> bool:
+    """Tells whether the file system of a file can answer without waiting."""
+    with file.open("rb") as opened:
+        try:
+            got = os.preadv(opened.fileno(), [bytearray(MIB)], 0, os.RWF_NOWAIT)
+        except OSError:
+            return False
+        return got == file.stat().st_size
+
+
+@pytest.fixture
+def top(make_files: MakeFiles) -> Path:
+    made = make_files({"a.py": "text", "folder/b.py": "more text"})
+    if not is_at_once(made / "a.py"):
+        pytest.skip("the file system cannot tell what is in memory")
+    return made
+
+
+async def test_small_files_in_memory_are_read_in_the_loop(
+    threads: CountingThreads, top: Path
+) -> None:
+    """Red when each call goes to a thread, which takes longer than to read some small files."""
+    refs = [ref("a.py", b"text"), ref("folder/b.py", b"more text"), ref("a.py", b"other")]
+    one, two, changed = await read(threads, top, refs)
+    assert (one, two) == (b"text", b"more")
+    assert changed.reason == "ERROR_REASON_CONTENT_CHANGED"
+    assert threads.handed == 0
+
+
+async def test_a_file_that_is_not_in_memory_is_read_by_a_thread(
+    threads: CountingThreads, top: Path
+) -> None:
+    """Red when the loop reads it by a plain `pread`: it would wait for the disk."""
+    data = os.urandom(32 << 10).hex().encode()
+    for name in ("other.py", "cold.py"):
+        with (top / name).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if is_at_once(top / "other.py"):
+        pytest.skip("the file system keeps all in memory")
+    assert await read(threads, top, [ref("a.py", b"text"), ref("cold.py", data)]) == [
+        b"text",
+        data[:4],
+    ]
+    assert threads.handed == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "items", "handed"),
+    [
+        (AT_ONCE_FILE_BYTES, 1, 0),
+        (AT_ONCE_FILE_BYTES + 1, 1, 1),
+        (AT_ONCE_FILE_BYTES, 64, 0),
+        (AT_ONCE_FILE_BYTES, 65, 1),
+    ],
+)
+async def test_what_takes_long_is_read_by_a_thread(
+    threads: CountingThreads, top: Path, size: int, items: int, handed: int
+) -> None:
+    """Large files, and ranges that may take as long as one: red when only the file counts."""
+    data = b"x" * size
+    (top / "large.py").write_bytes(data)
+    assert await read(threads, top, [ref("large.py", data)] * items) == [b"xxxx"] * items
+    assert threads.handed == handed
+
+
+async def test_a_call_leaves_the_loop_when_its_time_is_over(
+    threads: CountingThreads, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest goes to a thread, and nothing is read twice or lost."""
+    clock = iter(range(100))
+    monkeypatch.setattr("services.io.reader.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(reader, "AT_ONCE_SECONDS", 3)
+    refs = []
+    for number in range(10):
+        (top / f"f{number}").write_bytes(b"%d" % number)
+        refs.append(ref(f"f{number}", b"%d" % number, 1))
+    opened: list[str] = []
+    plain = Tree.open_file
+
+    def noted(tree: Tree, path: str) -> Any:
+        opened.append(f"{path} {tree.waits}")
+        return plain(tree, path)
+
+    monkeypatch.setattr(Tree, "open_file", noted)
+    assert await read(threads, top, refs) == [b"%d" % number for number in range(10)]
+    assert opened == [f"f{number} {number >= 2}" for number in range(10)]
+    assert threads.handed == 1
+
+
+@pytest.mark.parametrize("what", ["network", "old kernel", "no file system that tells"])
+async def test_where_it_may_wait_the_loop_reads_nothing(
+    threads: CountingThreads, top: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server far away is asked at each open, whatever is in memory."""
+    if what == "network":
+        monkeypatch.setattr(paths, "answers_at_once", lambda _: False)
+    elif what == "old kernel":
+        monkeypatch.setattr(beneath, "_SYS_OPENAT2", 100_000)
+    else:
+
+        def refuse(*_: Any) -> int:
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr("services.io.reading.os.preadv", refuse)
+    assert await read(threads, top, [ref("a.py", b"text")]) == [b"text"]
+    assert threads.handed == 1
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_a_file_that_changed_its_size_is_not_read_at_once(top: Path, size: int) -> None:
+    """Red when one that grew is cut off."""
+    with (top / "a.py").open("rb") as file, pytest.raises(WouldWaitError):
+        reading.read_at_once(file.fileno(), size)
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="there is no such mount")
+def test_a_mount_beneath_the_tree_is_not_entered_at_once() -> None:
+    """What is mounted there may be far away: red when the kernel is not told to stay."""
+    root = Root("r", "/dev", SymlinkPolicy.WITHIN_ROOT)
+    with NamedTemporaryFile(dir="/dev/shm") as file, Tree(root) as patient:
+        path = file.name.removeprefix("/dev/")
+        os.close(patient.open_file(path)[0])
+        with Tree(root, waits=False) as hurried, pytest.raises(WouldWaitError):
+            hurried.open_file(path)
+
+
+def test_roots_are_not_looked_at_where_nothing_may_wait(tmp_path: Path) -> None:
+    """Red when the loop itself reads the file that replicas share."""
+    now = [0.0]
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    known = Root("known", str(folder), SymlinkPolicy.WITHIN_ROOT)
+    roots = Roots([known], file=RootFile(str(tmp_path)), clock=lambda: now[0])
+    assert roots.get("roots/known", waits=False) == known
+    with pytest.raises(WouldWaitError):
+        roots.get("roots/unknown", waits=False)
+    now[0] = REFRESH_SECONDS
+    with pytest.raises(WouldWaitError):
+        roots.get("roots/known", waits=False)
+    assert roots.get("roots/known") == known
+    assert roots.get("roots/known", waits=False) == known
