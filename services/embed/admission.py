@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 _BULK_SHARE = 0.9
 """Bulk may fill this share of the queue: the rest is kept for those who wait."""
+_CAUTION = 1.15
+"""A call is let in with this much to spare: a machine slows down for a second now and then. While
+more comes than can be served this loses nothing, as somebody else is served instead."""
 _LEAST_RETRY_SECONDS = 0.1
 _MOST_RETRY_SECONDS = 30.0
 
@@ -27,15 +30,23 @@ class Admission:
         max_bytes: most bytes of text.
         concurrency: forwards that run at once.
         batch_tokens: tokens of a usual forward.
+        window_tokens: most tokens that come later and may still run before.
     """
 
     def __init__(
-        self, *, max_tokens: int, max_bytes: int, concurrency: int, batch_tokens: int
+        self,
+        *,
+        max_tokens: int,
+        max_bytes: int,
+        concurrency: int,
+        batch_tokens: int,
+        window_tokens: int = 0,
     ) -> None:
         self._max_tokens = max_tokens
         self._max_bytes = max_bytes
         self._concurrency = concurrency
         self._batch_tokens = batch_tokens
+        self._window_tokens = window_tokens
         self._tokens_of = dict.fromkeys(Lane, 0)
         self._bytes = 0
         self._cost = CostModel()
@@ -69,7 +80,10 @@ class Admission:
             raise self._refusal("full", "Too many texts wait for the model.", waiting / 2)
         if deadline_seconds is not None and waiting > 0:
             ahead = self._tokens_ahead(lane)
-            excess = self._seconds(ahead + tokens) - deadline_seconds
+            # Packing by length takes some of what comes later first, as much as a window.
+            passing = min(self._window_tokens, self._tokens_of[lane])
+            needed = _CAUTION * self._seconds(ahead + tokens + passing)
+            excess = needed - deadline_seconds
             if excess > 0:
                 late = ahead * min(1.0, excess / max(self._seconds(ahead), 1e-6))
                 raise self._refusal("deadline", "The deadline is too close for what waits.", late)
@@ -85,7 +99,10 @@ class Admission:
                 await self._room.wait()
 
     def note_forward(self, tokens: int, seconds: float) -> None:
-        """Learns how long one forward of so many tokens, padding included, took."""
+        """Learns how long one forward of texts of so many tokens took, padding not counted.
+
+        What waits is counted without padding as well: no batch has been made of it yet.
+        """
         self._cost.observe(tokens, seconds)
 
     def change(self, lane: Lane, tokens: int, size: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lodestone.embed.v1 import (
@@ -16,18 +17,21 @@ from lodestone.embed.v1 import (
     rerank_service_pb2_grpc,
 )
 from services.embed.admission import Admission
-from services.embed.batcher import Batcher
+from services.embed.batcher import WINDOW_BATCHES, Batcher
 from services.embed.engine_health import EngineHealth
 from services.embed.errors import LimitReachedError
 from services.embed.fingerprint import fingerprint_of
+from services.embed.forwarding import Parts
 from services.embed.hosting.loading import load_hosted
 from services.embed.lanes import LaneTurns
 from services.embed.loader import ModelLoader
 from services.embed.matryoshka import declared_sizes, shorter_sizes
 from services.embed.memory import MemoryBound, estimate_bytes
 from services.embed.model import Lane, ModelInfo
+from services.embed.pair_tokenizer import PairTokenizer
 from services.embed.registry import ModelRegistry
-from services.embed.servicers import EmbedServicer, ModelServicer
+from services.embed.reranking import ServedReranker
+from services.embed.servicers import EmbedServicer, ModelServicer, RerankServicer
 from services.embed.serving import ServedModel
 from services.embed.sharing import Devices
 from services.embed.sources import FolderSource, resolve_source
@@ -81,10 +85,8 @@ class EmbedApp:
             ModelServicer(self._registry, self._loader, self._settings),
             server,
         )
-        # Built later: the generated class answers UNIMPLEMENTED.
         rerank_service_pb2_grpc.add_RerankServiceServicer_to_server(
-            rerank_service_pb2_grpc.RerankServiceServicer(),
-            server,
+            RerankServicer(self._registry), server
         )
 
     async def start(self) -> None:
@@ -101,7 +103,7 @@ class EmbedApp:
         except LimitReachedError as error:
             raise StartError(ExitCode.MODEL, error.message) from None
 
-    async def _open(self, spec: ModelSpec) -> ServedModel:
+    async def _open(self, spec: ModelSpec) -> ServedModel | ServedReranker:
         """Returns a model that serves; what it took is given back when it may not stay.
 
         Raises:
@@ -111,18 +113,24 @@ class EmbedApp:
         started = time.monotonic()
         settings = settings_for(spec, self._settings)
         source = resolve_source(settings)
+        if isinstance(source, FolderSource):
+            source = replace(source, reranks=spec.reranks)
         folder = source.folder if isinstance(source, FolderSource) else None
         if folder is not None:
             self._memory.check(await asyncio.to_thread(estimate_bytes, folder))
-        tell = self._engine_health.teller_of(spec.model_id)
+        # Searches do without a reranker: that it is away takes no replica out of service.
+        tell = _tell_nobody if spec.reranks else self._engine_health.teller_of(spec.model_id)
         loaded = await load_hosted(source, settings, tell)
         try:
             self._memory.check()
         except LimitReachedError:
             await asyncio.to_thread(loaded.backend.close)
             raise
-        declared = await asyncio.to_thread(declared_sizes, folder) if folder else ()
-        model = self.serve(loaded, spec, declared=declared)
+        if spec.reranks:
+            model: ServedModel | ServedReranker = self.serve_reranker(loaded, spec)
+        else:
+            declared = await asyncio.to_thread(declared_sizes, folder) if folder else ()
+            model = self.serve(loaded, spec, declared=declared)
         get_logger().info(
             "model_loaded",
             model=model.info.model_id,
@@ -139,6 +147,38 @@ class EmbedApp:
         self, loaded: LoadedModel, spec: ModelSpec, *, declared: Sequence[int] = ()
     ) -> ServedModel:
         """Returns a loaded model with a queue of its own; the caller closes it."""
+        facts = loaded.backend.info
+        sizes = shorter_sizes(declared, spec.matryoshka_dimensions, dimensions=facts.dimensions)
+        info = replace(
+            self._info(loaded, spec), dimensions=facts.dimensions, matryoshka_dimensions=sizes
+        )
+        return ServedModel(
+            self._parts(loaded, spec, info), prompts=facts.identity.prompts, encoder=loaded.encoder
+        )
+
+    def serve_reranker(self, loaded: LoadedModel, spec: ModelSpec) -> ServedReranker:
+        """Returns a loaded cross-encoder likewise."""
+        assert isinstance(loaded.encoder, PairTokenizer)
+        info = replace(self._info(loaded, spec), reranks=True)
+        return ServedReranker(self._parts(loaded, spec, info), loaded.encoder)
+
+    def _info(self, loaded: LoadedModel, spec: ModelSpec) -> ModelInfo:
+        """Returns what is told of any model; one without vectors has no dimensions."""
+        facts = loaded.backend.info
+        return ModelInfo(
+            model_id=spec.model_id,
+            dimensions=0,
+            max_tokens=loaded.encoder.max_tokens,
+            max_batch_texts=self._settings.max_batch_texts,
+            fingerprint=fingerprint_of(
+                facts.identity, backend=facts.name, precision=facts.precision
+            ),
+            backend=facts.name,
+            precision=facts.precision,
+        )
+
+    def _parts(self, loaded: LoadedModel, spec: ModelSpec, info: ModelInfo) -> Parts:
+        """Returns the queue of a model with what is around it."""
         settings, facts = self._settings, loaded.backend.info
         backend = self._devices.shared(loaded.backend, weight=spec.share)
         admission = Admission(
@@ -146,6 +186,7 @@ class EmbedApp:
             max_bytes=settings.queue_bytes,
             concurrency=facts.concurrency,
             batch_tokens=facts.token_budget,
+            window_tokens=WINDOW_BATCHES * facts.token_budget,
         )
         weights = {Lane.INTERACTIVE: settings.interactive_weight, Lane.BULK: 1.0}
         batcher = Batcher(
@@ -155,29 +196,7 @@ class EmbedApp:
             max_texts=min(settings.batch_max_texts, facts.max_texts),
             turns=LaneTurns(weights, max_age_seconds=settings.lane_max_age_seconds),
         )
-        info = ModelInfo(
-            model_id=spec.model_id,
-            dimensions=facts.dimensions,
-            max_tokens=loaded.encoder.max_tokens,
-            max_batch_texts=settings.max_batch_texts,
-            fingerprint=fingerprint_of(
-                facts.identity, backend=facts.name, precision=facts.precision
-            ),
-            backend=facts.name,
-            precision=facts.precision,
-            matryoshka_dimensions=shorter_sizes(
-                declared, spec.matryoshka_dimensions, dimensions=facts.dimensions
-            ),
-        )
-        return ServedModel(
-            info=info,
-            prompts=facts.identity.prompts,
-            backend=backend,
-            encoder=loaded.encoder,
-            batcher=batcher,
-            admission=admission,
-            executor=self._tokenizers,
-        )
+        return Parts(info, backend, batcher, admission, self._tokenizers)
 
     async def drain(self) -> None:
         """Ends streams; calls in flight are finished by the server."""
@@ -187,3 +206,7 @@ class EmbedApp:
         """Unloads all models."""
         await self._loader.close()
         self._tokenizers.shutdown(wait=False, cancel_futures=True)
+
+
+def _tell_nobody(_serving: bool, /) -> None:  # noqa: FBT001 - a callback's one argument
+    """Takes what an engine tells that health does not depend on."""

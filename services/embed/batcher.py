@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _PREPARED_BATCHES = 1
 """Batches of a lane beyond those that run: a stream that ends one finds the next without the loop.
 More would be packed from less, and would keep later texts waiting."""
+WINDOW_BATCHES = 24
+"""Full batches among whose texts each next one is packed: in fewer more is padding, in more a text
+may be passed by more of what came later."""
 _LEAST_BATCH_TOKENS = 256
 """Below this, splitting what waits over idle streams costs more than it wins."""
 
@@ -47,24 +50,28 @@ class Batcher:
         turns: LaneTurns,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._backend = backend
         self._admission = admission
         self._budget = TokenBudget(token_budget)
         self._max_texts = max_texts
         self._concurrency = backend.info.concurrency
         self._padded = backend.info.padded
         self._lanes: dict[Lane, PackingQueue[Work]] = {
-            lane: PackingQueue(padded=self._padded) for lane in Lane
+            lane: PackingQueue(padded=self._padded, window_tokens=WINDOW_BATCHES * token_budget)
+            for lane in Lane
         }
         self._in_flight: dict[WorkKey, Work] = {}
         self._serials = itertools.count()
         self._outstanding = dict.fromkeys(Lane, 0)
         self._queued = {lane: metrics.Part(metrics.QUEUED_TEXTS.labels(lane)) for lane in Lane}
         self._running = metrics.Part(metrics.RUNNING_BATCHES)
+        self._graphs = metrics.Part(metrics.CUDA_GRAPHS)
+        self._graphs.set(backend.info.graphs)
         self._closed = False
         self._engine = Engine(backend, self._on_done, turns=turns, budget=self._budget)
 
     async def run(
-        self, texts: Sequence[TokenIds], *, layout: VectorLayout, lane: Lane
+        self, texts: Sequence[TokenIds], *, layout: VectorLayout, lane: Lane, route: str = ""
     ) -> list[Result]:
         """Returns one result per text, in order; ends early only when cancelled.
 
@@ -77,7 +84,8 @@ class Batcher:
             return []
         request = Request(len(texts))
         for position, ids in enumerate(texts):
-            self._join(request, position, ids, layout, lane)
+            work = self._joined((ids.tobytes(), layout, route), ids, lane)
+            work.waiters.append((request, position))
         self._dispatch()
         try:
             await request.future
@@ -95,24 +103,21 @@ class Batcher:
             if not work.abandoned:
                 self._finish(work, error)
         self._in_flight.clear()
-        for part in (*self._queued.values(), self._running):
+        for part in (*self._queued.values(), self._running, self._graphs):
             part.set(0)
 
-    def _join(
-        self, request: Request, position: int, ids: TokenIds, layout: VectorLayout, lane: Lane
-    ) -> None:
-        """Makes a request wait for a text: for an identical one in flight, if there is one."""
-        key = (ids.tobytes(), layout)
+    def _joined(self, key: WorkKey, ids: TokenIds, lane: Lane) -> Work:
+        """Returns the work of a text: an identical one in flight, if there is one."""
         work = self._in_flight.get(key)
         if work is None:
-            work = Work(next(self._serials), key, ids, layout, lane)
+            work = Work(next(self._serials), key, ids, lane)
             self._in_flight[key] = work
             self._lanes[lane].add(work)
         else:
             metrics.SHARED_TEXTS.inc()
             if lane is Lane.INTERACTIVE and work.lane is Lane.BULK:
                 self._promote(work)
-        work.waiters.append((request, position))
+        return work
 
     def _promote(self, work: Work) -> None:
         """Moves waiting bulk work that a user now waits for too."""
@@ -165,8 +170,9 @@ class Batcher:
                 self._lanes[work.lane].add(work)
         if done:  # nothing was dropped or tried again
             metrics.FORWARD_SECONDS.observe(seconds)
-            self._admission.note_forward(batch.tokens, seconds)
+            self._admission.note_forward(sum(work.tokens for work in batch.works), seconds)
         if not self._closed:
+            self._graphs.set(self._backend.info.graphs)  # another engine measures anew
             self._dispatch()
 
     def _finish(self, work: Work, result: Result) -> None:

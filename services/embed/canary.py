@@ -1,4 +1,4 @@
-"""Texts whose float32 vectors a model must agree with before it serves."""
+"""Texts whose float32 vectors, or scores, a model must agree with before it serves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,32 @@ CANARY_TEXTS: Final = (
     ),
 )
 
+CANARY_QUERY: Final = "how are two numbers added"
+"""What a model that scores pairs reads before each of the texts."""
+
 LEAST_COSINE: Final = 0.999
+LEAST_SCORE_AGREEMENT: Final = 0.99
+"""16 bits move a score by hundredths where scores of a trained model are tens apart."""
+_LEAST_SPREAD = 1e-3
+
+
+def agreement(rows: Vectors, expected: Vectors, *, scores: bool) -> float:
+    """Returns how well rows agree with those expected, at best 1: see `least_agreement`.
+
+    Of vectors it is the least cosine; of scores 1 less the largest difference, as a share of how
+    far apart the expected ones are. -1 when shapes differ or a number is not finite.
+    """
+    if not scores:
+        return least_cosine(rows, expected)
+    if rows.shape != expected.shape or not np.isfinite(rows).all():
+        return -1.0
+    spread = max(float(np.ptp(expected)), _LEAST_SPREAD)
+    return 1.0 - float(np.abs(rows - expected).max()) / spread
+
+
+def least_agreement(*, scores: bool) -> float:
+    """Returns the agreement below which a model does not serve."""
+    return LEAST_SCORE_AGREEMENT if scores else LEAST_COSINE
 
 
 def least_cosine(vectors: Vectors, expected: Vectors) -> float:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
 from lodestone.embed.v1 import model_service_pb2 as model_pb
+from lodestone.embed.v1 import rerank_service_pb2 as rerank_pb
 from services.embed.model import (
     Embedding,
     EmbedOptions,
@@ -14,13 +15,14 @@ from services.embed.model import (
     ModelSpec,
     ModelState,
     Purpose,
+    Score,
     Truncation,
     VectorType,
 )
 from services.runtime.status import status_of
 
 if TYPE_CHECKING:
-    from services.embed.model import ModelStatus, Outcome
+    from services.embed.model import ModelStatus, Outcome, ScoreOutcome
 
 DOMAIN = "embed.lodestone"
 _PREFIX = "models/"
@@ -74,6 +76,7 @@ def spec_of(message: model_pb.LoadModelRequest) -> ModelSpec:
         message.precision,
         message.share,
         tuple(message.matryoshka_dimensions),
+        message.reranks,
     )
 
 
@@ -90,6 +93,17 @@ def result_to_proto(outcome: Outcome) -> pb.EmbedResult:
     return pb.EmbedResult(error=status_of(outcome, DOMAIN))
 
 
+def score_to_proto(outcome: ScoreOutcome) -> rerank_pb.RerankResult:
+    """Returns the message of one text's score."""
+    if isinstance(outcome, Score):
+        return rerank_pb.RerankResult(
+            score=outcome.value,
+            token_count=outcome.token_count,
+            truncated=outcome.truncated,
+        )
+    return rerank_pb.RerankResult(error=status_of(outcome, DOMAIN))
+
+
 def model_to_proto(status: ModelStatus) -> model_pb.Model:
     """Returns the message of a model; what only a served one has is left out of others."""
     message = model_pb.Model(
@@ -98,6 +112,7 @@ def model_to_proto(status: ModelStatus) -> model_pb.Model:
         is_default=status.is_default,
         share=status.share,
         queued_tokens=status.queued_tokens,
+        reranks=status.reranks,
     )
     if status.error is not None:
         message.error.CopyFrom(status_of(status.error, DOMAIN))

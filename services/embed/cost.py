@@ -23,7 +23,7 @@ class CostModel:
             self._add(tokens, seconds, _FIRST_TRUST)
 
     def observe(self, tokens: int, seconds: float) -> None:
-        """Learns from one forward of so many tokens, padding included."""
+        """Learns from one forward of so many tokens, counted as those to be estimated are."""
         self._n *= _FORGETTING
         self._x *= _FORGETTING
         self._y *= _FORGETTING

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -21,7 +22,7 @@ from services.embed.gate import SuspectGate
 from services.embed.packing import forward_tokens
 from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
-from services.runtime.telemetry import tracer
+from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from services.embed.backends.protocol import Backend
     from services.embed.budget import TokenBudget
     from services.embed.lanes import LaneTurns
-    from services.embed.model import Lane
+    from services.embed.model import Lane, Vectors
     from services.embed.work import Batch, Result, Work
 
 _JOIN_SECONDS = 30.0
+_MOST_STARTS = 3
+"""Times that an engine may go away between being up and getting a batch, before the batch fails."""
 _DEATHS_ALONE = 2
 """Times that a single text may end the engine while nothing else runs, before it is to blame: an
 engine may also die of something else."""
@@ -78,10 +81,11 @@ class Engine:
             self._ready.notify()
 
     def close(self) -> None:
-        """Ends the threads after the batches they run; blocks until then."""
+        """Ends the threads after the batches they run; blocks until then, but not on an engine."""
         with self._ready:
             self._stopping = True
             self._ready.notify_all()
+        self._backend.stop()
         for thread in self._threads:
             thread.join(_JOIN_SECONDS)
 
@@ -89,13 +93,15 @@ class Engine:
         while (batch := self._next()) is not None:
             started = time.perf_counter()
             # A forward serves several calls, so it is a trace of its own that points to theirs.
-            with tracer().start_as_current_span(
+            with start_as_current_span(
                 "lodestone.embed.forward",
                 context=Context(),
                 links=batch.links(),
                 attributes={"lodestone.texts": len(batch.works), "lodestone.tokens": batch.tokens},
-            ):
+            ) as span:
                 results = self._run(batch.works)
+                failed = [each for each in results if isinstance(each, LodestoneError)]
+                tell_failed(span, [error.reason for error in failed])
             self._done(batch, results, time.perf_counter() - started)
 
     def _next(self) -> Batch | None:
@@ -138,7 +144,7 @@ class Engine:
             self._forward(alive[: len(alive) // 2], results)
             self._forward(alive[len(alive) // 2 :], results)
         else:
-            results.update(zip(alive, found, strict=True))
+            results.update(found)
 
     def _forward_suspects(self, works: Sequence[Work], results: dict[Work, Result]) -> None:
         """Runs works that an engine ended with while nothing else runs, until the guilty is found.
@@ -159,7 +165,7 @@ class Engine:
                 self._forward(alive, results)
                 return
             else:
-                results.update(zip(alive, found, strict=True))
+                results.update(found)
                 return
         if len(works) == 1:
             get_logger().error("text_ends_engine", tokens=works[0].tokens, hung=error.hung)
@@ -178,15 +184,37 @@ class Engine:
     def _cost(self, lengths: Sequence[int]) -> int:
         return forward_tokens(lengths, padded=self._backend.info.padded)
 
-    def _results(self, works: Sequence[Work]) -> list[Result]:
-        rows = self._backend.infer([work.ids for work in works])
+    def _results(self, works: Sequence[Work]) -> dict[Work, Result]:
+        """Returns how each work ends that is still waited for once the engine is there.
+
+        Raises:
+            EngineDownError: the engine is away and does not come back.
+            Exception: whatever else a backend raises.
+        """
+        for _ in range(_MOST_STARTS):
+            self._backend.wait_until_up()
+            alive = [work for work in works if not work.abandoned]
+            if not alive:
+                return {}
+            with contextlib.suppress(EngineDownError):
+                rows = self._backend.infer([work.ids for work in alive], alive[0].route)
+                return dict(zip(alive, self._checked(alive, rows), strict=True))
+        raise EngineDownError
+
+    def _checked(self, works: Sequence[Work], rows: Vectors) -> list[Result]:
+        """Returns the vectors in the layouts that were asked for; one that is none is an error."""
         lengths = [work.tokens for work in works]
         metrics.note_forward(lengths, self._cost(lengths))
         self._budget.note_success(self._cost(lengths))
         if len(rows) != len(works):
             raise ValueError("The backend returned another number of rows.")
-        good = vectors.good_rows(rows, dimensions=self._backend.info.dimensions)
-        bad = BadVectorError("The model's vector is not finite, is zero, or has the wrong size.")
+        info = self._backend.info
+        good = vectors.good_rows(rows, dimensions=info.dimensions, scores=info.scores)
+        bad = BadVectorError(
+            "The model's score is not finite."
+            if info.scores
+            else "The model's vector is not finite, is zero, or has the wrong size."
+        )
         results: list[Result] = [bad] * len(works)
         for layout in {work.layout for work in works}:
             wanted = [at for at, work in enumerate(works) if good[at] and work.layout == layout]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from services.embed.model import ModelId, ModelSpec, ModelStatus
     from services.embed.registry import ModelRegistry
+    from services.embed.reranking import ServedReranker
     from services.embed.serving import ServedModel
 
 _MOST_REASON_CHARS = 300
@@ -36,7 +37,7 @@ class ModelLoader:
     def __init__(
         self,
         registry: ModelRegistry,
-        open_model: Callable[[ModelSpec], Awaitable[ServedModel]],
+        open_model: Callable[[ModelSpec], Awaitable[ServedModel | ServedReranker]],
         *,
         max_models: int,
         unload_seconds: float,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from services.runtime.process_metrics import told_from_zero
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,6 +18,12 @@ TEXTS = Counter(
     "lodestone_embed_texts_total",
     "Texts by lane and by how they ended: ok, invalid, bad_vector, overloaded, cancelled.",
     ("lane", "outcome"),
+)
+RERANKED_TEXTS = Counter(
+    "lodestone_embed_reranked_texts_total",
+    "Texts to score against a query by how they ended: ok, invalid, bad_score, overloaded, "
+    "cancelled.",
+    ("outcome",),
 )
 SHARED_TEXTS = Counter(
     "lodestone_embed_shared_texts_total",
@@ -60,6 +68,9 @@ ENGINE_LOSSES = Counter(
     ("cause",),
 )
 MODELS = Gauge("lodestone_embed_models", "Models by state: loading, ready, failed.", ("state",))
+CUDA_GRAPHS = Gauge(
+    "lodestone_embed_cuda_graphs", "Sizes of batches that are replayed from a CUDA graph."
+)
 MODEL_LOADS = Counter(
     "lodestone_embed_model_loads_total",
     "Loads of models after the start, by how they ended: ok, failed, refused.",
@@ -89,6 +100,12 @@ REMOTE_CIRCUIT_OPEN = Gauge(
     "lodestone_embed_remote_circuit_open",
     "Whether a provider failed so often that it is not asked for a while.",
 )
+
+told_from_zero(RERANKED_TEXTS, "ok", "invalid", "bad_score", "overloaded", "cancelled")
+told_from_zero(REFUSALS, "full", "deadline")
+told_from_zero(ENGINE_LOSSES, "died", "hung", "out_of_memory", "wrong_vectors")
+told_from_zero(MODELS, "loading", "ready", "failed")
+told_from_zero(MODEL_LOADS, "ok", "failed", "refused")
 
 
 class Part:

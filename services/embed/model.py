@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType, TypeAlias
+from typing import TYPE_CHECKING, Final, NewType, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 ModelId = NewType("ModelId", str)
 TokenIds: TypeAlias = npt.NDArray[np.int64]
-"""Token ids of one text, special tokens included; shape (tokens,)."""
+"""Token ids of one text or pair, special tokens included; shape (tokens,). The upper half of each
+is its token type: 0 but for the second text of a pair."""
+TYPE_SHIFT: Final = 32
+"""Bits of a token's id below its type."""
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """Rows of L2-normalised float32; shape (texts, dimensions)."""
 
@@ -105,6 +108,19 @@ Outcome: TypeAlias = Embedding | LodestoneError
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """How close a text is to a query, and what the model read for it."""
+
+    value: float
+    token_count: int
+    truncated: bool
+
+
+ScoreOutcome: TypeAlias = Score | LodestoneError
+"""How one text ended that was to be scored."""
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedText:
     """A text as the model reads it.
 
@@ -139,6 +155,8 @@ class ModelInfo:
     backend: str
     precision: Precision
     matryoshka_dimensions: Sequence[int] = field(default=())
+    reranks: bool = False
+    """Whether it scores texts against a query and has no vectors; `dimensions` is 0 then."""
 
     @property
     def allowed_dimensions(self) -> list[int]:
@@ -157,6 +175,7 @@ class ModelSpec:
 
     `source`, `backend` and `precision` are written as in the settings. `share` is the weight of
     its turns on the machine, `matryoshka_dimensions` what counts where the model says nothing.
+    `reranks` says that it is a cross-encoder.
     """
 
     model_id: ModelId
@@ -165,6 +184,7 @@ class ModelSpec:
     precision: str
     share: int = 1
     matryoshka_dimensions: tuple[int, ...] = ()
+    reranks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +198,7 @@ class ModelStatus:
     info: ModelInfo | None = None
     error: LodestoneError | None = None
     queued_tokens: int = 0
+    reranks: bool = False
 
 
 @dataclass(frozen=True, slots=True)

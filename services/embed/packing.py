@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -10,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Sized(Protocol):
-    """What can be packed: a length in tokens and a serial number that grows with arrival."""
+    """What can be packed: a length in tokens, a serial number that grows with arrival, a route."""
 
     @property
     def tokens(self) -> int:
@@ -20,6 +21,11 @@ class Sized(Protocol):
     @property
     def serial(self) -> int:
         """Order of arrival, unique."""
+        ...
+
+    @property
+    def route(self) -> str:
+        """Only items of one route share a batch."""
         ...
 
 
@@ -80,17 +86,25 @@ def _unpadded_slice(
 class PackingQueue(Generic[ItemT]):
     """Waiting items in order of length; each batch holds the one that has waited longest.
 
-    Taking neighbours in length of the oldest keeps padding low and starves nobody.
+    Taking neighbours in length of the oldest keeps padding low. They may have come later, so that
+    what waits is packed within a window: the oldest items up to so many tokens. No item is passed
+    by much more than a window, however long the queue is; without that the last text of a call
+    would wait for a multiple of what was ahead of it.
     """
 
-    def __init__(self, *, padded: bool = True) -> None:
+    def __init__(self, *, padded: bool = True, window_tokens: int = sys.maxsize) -> None:
         self._padded = padded
-        self._by_length: list[tuple[int, int, ItemT]] = []
+        self._window_tokens = window_tokens
+        self._window_filled = 0
+        self._later: dict[int, ItemT] = {}
+        """In order of arrival; empty unless the window is full."""
+        self._by_length: list[tuple[str, int, int, ItemT]] = []
+        """By route first, so that those which may share a batch lie together."""
         self._by_arrival: dict[int, ItemT] = {}
         self._tokens = 0
 
     def __len__(self) -> int:
-        return len(self._by_length)
+        return len(self._by_length) + len(self._later)
 
     @property
     def tokens(self) -> int:
@@ -99,16 +113,19 @@ class PackingQueue(Generic[ItemT]):
 
     def add(self, item: ItemT) -> None:
         """Adds an item."""
-        insort(self._by_length, (item.tokens, item.serial, item))
-        self._by_arrival[item.serial] = item
         self._tokens += item.tokens
+        self._later[item.serial] = item
+        self._fill()
 
     def discard(self, item: ItemT) -> None:
         """Removes an item, if it still waits."""
-        if self._by_arrival.pop(item.serial, None) is not None:
-            at = self._position(item)
-            del self._by_length[at]
+        if self._later.pop(item.serial, None) is not None:
             self._tokens -= item.tokens
+        elif self._by_arrival.pop(item.serial, None) is not None:
+            del self._by_length[self._position(item)]
+            self._tokens -= item.tokens
+            self._window_filled -= item.tokens
+            self._fill()
 
     def take(self, *, token_budget: int, max_items: int) -> list[ItemT]:
         """Removes and returns the next batch; empty when nothing waits."""
@@ -118,20 +135,39 @@ class PackingQueue(Generic[ItemT]):
         anchor = self._position(oldest)
         # No batch reaches further than max_items to either side of its anchor.
         start = max(0, anchor - max_items)
-        near = self._by_length[start : anchor + max_items]
+        while self._by_length[start][0] != oldest.route:
+            start += 1
+        near = [
+            entry
+            for entry in self._by_length[start : anchor + max_items]
+            if entry[0] == oldest.route
+        ]
         low, high = choose_slice(
-            [length for length, _, _ in near],
+            [length for _, length, _, _ in near],
             anchor - start,
             token_budget=token_budget,
             max_items=max_items,
             padded=self._padded,
         )
-        batch = [item for _, _, item in near[low:high]]
+        batch = [item for *_, item in near[low:high]]
         del self._by_length[start + low : start + high]
+        taken = 0
         for item in batch:
             del self._by_arrival[item.serial]
-            self._tokens -= item.tokens
+            taken += item.tokens
+        self._tokens -= taken
+        self._window_filled -= taken
+        self._fill()
         return batch
 
+    def _fill(self) -> None:
+        """Lets the oldest items into the window while it has room."""
+        while self._later and self._window_filled < self._window_tokens:
+            serial = next(iter(self._later))
+            item = self._later.pop(serial)
+            insort(self._by_length, (item.route, item.tokens, serial, item))
+            self._by_arrival[serial] = item
+            self._window_filled += item.tokens
+
     def _position(self, item: ItemT) -> int:
-        return bisect_left(self._by_length, (item.tokens, item.serial))
+        return bisect_left(self._by_length, (item.route, item.tokens, item.serial))

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from services.embed import metrics
 from services.embed.errors import ModelNotLoadedError
 from services.embed.model import ModelState, ModelStatus
+from services.embed.reranking import ServedReranker
+from services.embed.serving import ServedModel
+from services.runtime.errors import InvalidRequestError, StateConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from services.embed.model import ModelId, ModelSpec
-    from services.embed.serving import ServedModel
     from services.runtime.errors import LodestoneError
 
 
@@ -25,7 +27,7 @@ class Entry:
 
     spec: ModelSpec
     is_default: bool = False
-    model: ServedModel | None = None
+    model: ServedModel | ServedReranker | None = None
     error: LodestoneError | None = None
     loading: asyncio.Task[None] | None = None
     users: int = 0
@@ -46,6 +48,7 @@ class Entry:
             model_id=self.spec.model_id,
             state=self.state,
             share=self.spec.share,
+            reranks=self.spec.reranks,
             is_default=self.is_default,
             info=model.info if model else None,
             error=self.error,
@@ -64,11 +67,33 @@ class ModelRegistry:
 
     @contextmanager
     def borrowed(self, model_id: ModelId) -> Iterator[ServedModel]:
-        """Lends a model that serves; it is not unloaded before it is given back.
+        """Lends a model that embeds; it is not unloaded before it is given back.
 
         Raises:
             ModelNotLoadedError: no such model serves.
+            InvalidRequestError: it is a reranker.
         """
+        with self._lent(model_id) as model:
+            if not isinstance(model, ServedModel):
+                raise _wrong_kind(model_id, "scores texts against a query and embeds nothing")
+            yield model
+
+    @contextmanager
+    def borrowed_reranker(self, model_id: ModelId | None) -> Iterator[ServedReranker]:
+        """Lends a reranker likewise; without an id the one that the settings name.
+
+        Raises:
+            StateConflictError: there is no reranker.
+            ModelNotLoadedError: it does not serve, or none of that id.
+            InvalidRequestError: it is a model that embeds.
+        """
+        with self._lent(model_id or self._reranker()) as model:
+            if not isinstance(model, ServedReranker):
+                raise _wrong_kind(model.info.model_id, "embeds texts and scores no pairs")
+            yield model
+
+    @contextmanager
+    def _lent(self, model_id: ModelId) -> Iterator[ServedModel | ServedReranker]:
         entry = self._entries.get(model_id)
         if entry is None or entry.model is None:
             raise ModelNotLoadedError(f"models/{model_id}")
@@ -79,6 +104,15 @@ class ModelRegistry:
             entry.users -= 1
             if entry.users == 0:
                 entry.unused.set()
+
+    def _reranker(self) -> ModelId:
+        for model_id, entry in self._entries.items():
+            if entry.spec.reranks:
+                return model_id
+        raise StateConflictError(
+            "This server has no reranker: LODESTONE_EMBED_RERANKER names one.",
+            metadata={"state": "no reranker", "allowed": "a reranker"},
+        )
 
     def find(self, model_id: ModelId) -> Entry | None:
         """Returns a model in any state, if there is one of that id."""
@@ -116,6 +150,10 @@ class ModelRegistry:
         for state in ModelState:
             number = sum(entry.state is state for entry in self._entries.values())
             metrics.MODELS.labels(state).set(number)
+
+
+def _wrong_kind(model_id: ModelId, what: str) -> InvalidRequestError:
+    return InvalidRequestError(f"models/{model_id} {what}.", metadata={"model": what})
 
 
 async def wait_until_unused(entry: Entry, timeout_seconds: float) -> bool:

@@ -12,6 +12,8 @@ from lodestone.embed.v1 import (
     embed_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    rerank_service_pb2,
+    rerank_service_pb2_grpc,
 )
 from services.embed import convert
 from services.embed.errors import ForbiddenError
@@ -74,6 +76,27 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
         """Ends all streams once what they have read is answered."""
         for session in self._sessions:
             session.stop()
+
+
+class RerankServicer(rerank_service_pb2_grpc.RerankServiceServicer):
+    """Scores texts against queries."""
+
+    def __init__(self, registry: ModelRegistry) -> None:
+        self._registry = registry
+
+    async def Rerank(
+        self, request: rerank_service_pb2.RerankRequest, context: Any
+    ) -> rerank_service_pb2.RerankResponse:
+        """Scores texts: one result per text, in order."""
+        model_id = convert.model_id_of(request.model) if request.model else None
+        with self._registry.borrowed_reranker(model_id) as model:
+            outcomes = await model.rerank(
+                request.query, request.texts, deadline_seconds=context.time_remaining()
+            )
+        return rerank_service_pb2.RerankResponse(
+            results=map(convert.score_to_proto, outcomes),
+            model_fingerprint=model.info.fingerprint,
+        )
 
 
 class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 from platformdirs import user_cache_path
 from pydantic import Field, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
-from services.runtime.settings import Names, ServiceSettings
+from services.runtime.settings import Listed, Names, ServiceSettings
 
 _MOST_DIMENSIONS = 1 << 16
 _NAMED = re.compile(r"[a-z0-9._-]{1,63}=.{1,4096}")
@@ -37,17 +37,21 @@ class EmbedSettings(ServiceSettings):
     extra_models: Names = ()
     """More models, `id=source` separated by commas; they are loaded once the first one serves."""
 
+    reranker: Annotated[str, Field(max_length=4096)] = ""
+    """Folder of a cross-encoder as sentence-transformers saves it, for `Rerank`; empty has none. It
+    is loaded once the first model serves."""
+
     model_shares: Names = ()
     """Weights of models while several have work, `id=weight` from 1 to 100; 1 unless named."""
 
-    matryoshka_dimensions: Annotated[tuple[int, ...], NoDecode] = ()
+    matryoshka_dimensions: Listed[int] = ()
     """Shorter vectors that the first model allows, where its own configuration names none."""
 
     model_admin: bool = False
     """Whether callers may load and unload models. Callers have no identity in this version, so
     that whoever can connect may, or nobody."""
 
-    model_dirs: Annotated[tuple[Path, ...], NoDecode] = ()
+    model_dirs: Listed[Path] = ()
     """Folders, separated by commas, beneath which callers may load models."""
 
     max_models: Annotated[int, Field(ge=1, le=32)] = 8
@@ -69,6 +73,10 @@ class EmbedSettings(ServiceSettings):
     """How torch runs texts of several lengths: `auto` without padding where the model's family and
     the device allow it and a self-test passes, `padded` in rectangles."""
 
+    cuda_graphs: Literal["auto", "off"] = "auto"
+    """Whether torch replays recorded forwards on a GPU, for models that it runs without padding:
+    `auto` for the sizes of batches where that measures faster when the model is loaded."""
+
     cache_dir: Annotated[
         Path, Field(default_factory=lambda: user_cache_path("lodestone") / "models")
     ]
@@ -82,6 +90,10 @@ class EmbedSettings(ServiceSettings):
 
     hang_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     """Time of one forward after which the engine is taken as hung, and rebuilt."""
+
+    load_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 600.0
+    """Time that the process which runs a model may take to load it, and to convert it the first
+    time; then it is killed, and one that had served before is started again."""
 
     rebuild_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
     """Time that texts wait for an engine that is being rebuilt, before they fail."""
@@ -164,15 +176,6 @@ class EmbedSettings(ServiceSettings):
 
     remote_proxy: Annotated[str, Field(max_length=2048)] = ""
     """URL of a proxy on the way to the provider; those of the environment are not used."""
-
-    @field_validator(
-        "extra_models", "model_shares", "matryoshka_dimensions", "model_dirs", mode="before"
-    )
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
 
     @field_validator("extra_models")
     @classmethod

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from services.embed import metrics
+from services.embed.backends.protocol import EngineDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,7 @@ class Seat:
         self.waiting = 0
         self.running = 0
         self.back_until = 0.0
+        self.stopped = False
 
     @property
     def wants(self) -> bool:
@@ -70,9 +72,19 @@ class Turns:
             self._seats.remove(seat)
             self._changed.notify_all()
 
+    def stop(self, seat: Seat) -> None:
+        """Lets go whoever waits on a seat, now and later."""
+        with self._changed:
+            seat.stopped = True
+            self._changed.notify_all()
+
     @contextmanager
     def turn(self, seat: Seat) -> Iterator[None]:
-        """Waits for a turn, and holds a part of the device within."""
+        """Waits for a turn, and holds a part of the device within.
+
+        Raises:
+            EngineDownError: the seat was stopped.
+        """
         self._take(seat)
         started = self._clock()
         try:
@@ -87,9 +99,12 @@ class Turns:
             seat.waiting += 1
             if not self._is_next(seat):
                 with metrics.TURN_WAIT_SECONDS.time():
-                    while not self._is_next(seat):
+                    while not self._is_next(seat) and not seat.stopped:
                         self._changed.wait(_RETURN_SECONDS if self._free > _ROUNDING else None)
             seat.waiting -= 1
+            if seat.stopped:
+                self._changed.notify_all()  # another may be next now
+                raise EngineDownError
             seat.running += 1
             self._virtual_time = max(self._virtual_time, seat.used)
             self._free -= seat.part
@@ -122,10 +137,19 @@ class SharedBackend:
         """What the backend is."""
         return self._backend.info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def wait_until_up(self) -> None:
+        """Waits for the engine before the turn: others go on while it is rebuilt."""
+        self._backend.wait_until_up()
+
+    def infer(self, batch: Sequence[TokenIds], route: str = "") -> Vectors:
         """Runs a batch when it is its turn."""
         with self._turns.turn(self._seat):
-            return self._backend.infer(batch)
+            return self._backend.infer(batch, route)
+
+    def stop(self) -> None:
+        """Ends waits, for the turn as well."""
+        self._turns.stop(self._seat)
+        self._backend.stop()
 
     def close(self) -> None:
         """Releases the model and its claim."""

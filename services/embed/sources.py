@@ -44,6 +44,8 @@ class FolderSource:
 
     model_id: ModelId
     folder: Path
+    reranks: bool = False
+    """Whether it holds a cross-encoder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,18 @@ from services.runtime.errors import InvalidRequestError
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
 
 _NAMES: Final = (BUNDLED, "hashing")
 _PREFIXES: Final = ("hashing:", "openai:")
 _VARIABLE = "LODESTONE_EMBED_MODEL="
 _EXTRA_VARIABLE = "LODESTONE_EMBED_EXTRA_MODELS"
+_RERANKER_VARIABLE = "LODESTONE_EMBED_RERANKER="
+_RERANKING_BACKENDS: Final = ("openvino", "torch")
 
 
 def specs_of(settings: EmbedSettings) -> list[ModelSpec]:
-    """Returns the models that the settings name, the first one first.
+    """Returns the models that the settings name, the first one first and the reranker last.
 
     Raises:
         StartError: a model is unknown, or two have one id; the message names the variable.
@@ -40,7 +42,27 @@ def specs_of(settings: EmbedSettings) -> list[ModelSpec]:
             what = error.message.removeprefix(_VARIABLE)
             raise StartError(error.code, f"{_EXTRA_VARIABLE}, {name}={what}") from None
         specs.append(_spec(ModelId(name), _canonical(source), settings))
+    if settings.reranker:
+        specs.append(_reranker(settings, {spec.model_id for spec in specs}))
     return specs
+
+
+def _reranker(settings: EmbedSettings, taken: Container[ModelId]) -> ModelSpec:
+    """Returns the reranker that the settings name. Raises StartError."""
+    folder = str(Path(settings.reranker).expanduser().resolve())
+    backend = settings.backend if settings.backend in _RERANKING_BACKENDS else "auto"
+    asked = {"model": folder, "model_id": "", "backend": backend}
+    try:
+        name = resolve_source(settings.model_copy(update=asked)).model_id
+    except StartError as error:
+        what = error.message.removeprefix(_VARIABLE).partition(" It may be")[0]
+        raise StartError(error.code, f"{_RERANKER_VARIABLE}{what}") from None
+    if name in taken:
+        raise StartError(
+            ExitCode.MODEL,
+            f"{_RERANKER_VARIABLE}{folder}: another model is named {name}; rename the folder.",
+        )
+    return replace(_spec(name, folder, settings), backend=backend, reranks=True)
 
 
 def settings_for(spec: ModelSpec, settings: EmbedSettings) -> EmbedSettings:
@@ -74,6 +96,10 @@ def admitted(
                 metadata={field: f"must be empty or one of {', '.join(allowed)}"},
             )
     source = _admitted_source(asked.source, settings.model_dirs)
+    if asked.reranks and _is_name(source):
+        raise InvalidRequestError(
+            "A reranker is a folder.", metadata={"source": "must be a cross-encoder's folder"}
+        )
     usual = loaded or _spec(asked.model_id, source, settings)
     spec = ModelSpec(
         asked.model_id,
@@ -82,6 +108,7 @@ def admitted(
         asked.precision or usual.precision,
         asked.share or usual.share,
         _ordered(asked.matryoshka_dimensions) or usual.matryoshka_dimensions,
+        asked.reranks,
     )
     try:
         resolve_source(settings_for(spec, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,47 +24,43 @@ _SEAM_TOKENS = 128
 BERT's tokenizer has at most 100 characters."""
 
 
-class ModelTokenizer:
-    """Encodes texts with a `tokenizers.Tokenizer`, cut to what the model reads.
+@dataclass(frozen=True, slots=True)
+class BoundedIds:
+    """Token ids of a text; when it is not whole, of the part that was looked at."""
 
-    It tokenizes without special tokens and adds them itself, so that cutting the start or the end
-    keeps them, and so that whether a text was cut needs no second pass. A long text is looked at
-    from the end that is kept, in growing parts: a line of 50 MB costs what its first 256 tokens
-    cost.
+    ids: list[int]
+    is_whole: bool
+
+
+class BoundedTokenizer:
+    """Token ids without special ones, of as much of a text as fills some room.
+
+    The tokenizer itself neither cuts nor pads. A long text is looked at from the end that is kept,
+    in growing parts: a line of 50 MB costs what its first 256 tokens cost.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, max_text_chars: int) -> None:
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(self, tokenizer: Tokenizer, *, room: int, max_text_chars: int) -> None:
         self._tokenizer = tokenizer
-        self._head, self._tail = _special_tokens(tokenizer)
-        self._max_tokens = max_tokens
+        self._room = room
         self._max_text_chars = max_text_chars
-        self._room = max_tokens - len(self._head) - len(self._tail)
-
-    @property
-    def max_tokens(self) -> int:
-        """Most tokens of one text, special tokens included."""
-        return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation
-    ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order.
+        self, texts: Sequence[str], *, from_start: bool = True
+    ) -> list[BoundedIds | LodestoneError]:
+        """Returns one outcome per text, in order: all its ids, or at least as many as have room.
 
-        Too long a text is a TextTooLongError where it may not be cut, and a text that is no
-        Unicode (a lone surrogate) an InvalidRequestError.
+        A text that is no Unicode (a lone surrogate) is an InvalidRequestError.
         """
-        outcomes: list[EncodedText | LodestoneError | None] = [None] * len(texts)
+        outcomes: list[BoundedIds | LodestoneError | None] = [None] * len(texts)
         waiting = []
         for position, text in enumerate(texts):
             if _is_unicode(text):
                 waiting.append(position)
             else:
                 outcomes[position] = InvalidRequestError("The text is not valid Unicode.")
-        look = self._max_tokens * _FIRST_LOOK_CHARS_PER_TOKEN
+        look = self._room * _FIRST_LOOK_CHARS_PER_TOKEN
         while waiting:
-            waiting = self._encode_parts(texts, waiting, look, truncation, outcomes)
+            waiting = self._encode_parts(texts, waiting, look, outcomes, from_start=from_start)
             look *= _LOOK_GROWTH
         assert None not in outcomes
         return [outcome for outcome in outcomes if outcome is not None]
@@ -73,28 +70,62 @@ class ModelTokenizer:
         texts: Sequence[str],
         positions: list[int],
         look: int,
-        truncation: Truncation,
-        outcomes: list[EncodedText | LodestoneError | None],
+        outcomes: list[BoundedIds | LodestoneError | None],
+        *,
+        from_start: bool,
     ) -> list[int]:
         """Fills the outcomes that `look` characters decide; returns positions that need more."""
-        from_start = truncation is Truncation.START
         look = min(look, self._max_text_chars)
-        parts = [texts[at][-look:] if from_start else texts[at][:look] for at in positions]
+        parts = [texts[at][:look] if from_start else texts[at][-look:] for at in positions]
         encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
         undecided = []
         for position, part, encoding in zip(positions, parts, encodings, strict=True):
             ids = encoding.ids
             whole = len(part) == len(texts[position])
             if whole or look == self._max_text_chars or len(ids) >= self._room + _SEAM_TOKENS:
-                outcomes[position] = self._cut(ids, truncation, whole=whole)
+                outcomes[position] = BoundedIds(ids, whole)
             else:
                 undecided.append(position)
         return undecided
 
-    def _cut(
-        self, ids: list[int], truncation: Truncation, *, whole: bool
-    ) -> EncodedText | LodestoneError:
-        shortened = len(ids) > self._room or not whole
+
+class ModelTokenizer:
+    """Encodes texts with a `tokenizers.Tokenizer`, cut to what the model reads.
+
+    It tokenizes without special tokens and adds them itself, so that cutting the start or the end
+    keeps them, and so that whether a text was cut needs no second pass.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, max_tokens: int, max_text_chars: int) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._head, self._tail = _special_tokens(tokenizer)
+        self._max_tokens = max_tokens
+        self._room = max_tokens - len(self._head) - len(self._tail)
+        self._bounded = BoundedTokenizer(tokenizer, room=self._room, max_text_chars=max_text_chars)
+
+    @property
+    def max_tokens(self) -> int:
+        """Most tokens of one text, special tokens included."""
+        return self._max_tokens
+
+    def encode(
+        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
+    ) -> list[EncodedText | LodestoneError]:
+        """Returns one outcome per text, in order.
+
+        Too long a text is a TextTooLongError where it may not be cut, and a text that is no
+        Unicode (a lone surrogate) an InvalidRequestError.
+        """
+        found = self._bounded.encode(texts, from_start=truncation is not Truncation.START)
+        return [
+            item if isinstance(item, LodestoneError) else self._cut(item, truncation)
+            for item in found
+        ]
+
+    def _cut(self, found: BoundedIds, truncation: Truncation) -> EncodedText | LodestoneError:
+        ids = found.ids
+        shortened = len(ids) > self._room or not found.is_whole
         if shortened and truncation is Truncation.ERROR:
             tokens = max(len(ids) + len(self._head) + len(self._tail), self._max_tokens + 1)
             return TextTooLongError(tokens=tokens, limit=self._max_tokens)

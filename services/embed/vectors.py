@@ -22,10 +22,15 @@ _LEAST_CUT_NORM = 1e-4
 _INT8_SCALE = 127.0
 
 
-def good_rows(vectors: Vectors, *, dimensions: int) -> Sequence[bool]:
-    """Tells for each row whether it may leave the service; none may when their size is wrong."""
+def good_rows(vectors: Vectors, *, dimensions: int, scores: bool = False) -> Sequence[bool]:
+    """Tells for each row whether it may leave the service; none may when their size is wrong.
+
+    Rows are vectors of length one, or with `scores` any finite numbers.
+    """
     if vectors.shape[1:] != (dimensions,):
         return [False] * len(vectors)
+    if scores:
+        return [bool(finite) for finite in np.isfinite(vectors[:, 0])]
     with np.errstate(over="ignore", invalid="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
     # A NaN or an infinity makes the norm one, and comparisons with NaN are false.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Result: TypeAlias = bytes | LodestoneError
 """A vector in the layout that was asked for, or why there is none."""
-WorkKey: TypeAlias = "tuple[bytes, VectorLayout]"
-"""Token ids and layout: texts with one key share a forward."""
+WorkKey: TypeAlias = "tuple[bytes, VectorLayout, str]"
+"""Token ids, layout and route: texts with one key share a forward."""
 
 
 _MOST_LINKS = 64
@@ -52,9 +52,18 @@ class Work:
     serial: int
     key: WorkKey
     ids: TokenIds
-    layout: VectorLayout
     lane: Lane
     waiters: list[tuple[Request, int]] = field(default_factory=list)
+
+    @property
+    def layout(self) -> VectorLayout:
+        """Layout that its vector leaves in."""
+        return self.key[1]
+
+    @property
+    def route(self) -> str:
+        """Route that its batch takes; empty when the model has no routes."""
+        return self.key[2]
 
     @property
     def tokens(self) -> int:
@@ -74,7 +83,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Works that share a forward; all come from one lane."""
+    """Works that share a forward; all come from one lane and take one route."""
 
     works: list[Work]
     lane: Lane

@@ -1,6 +1,6 @@
 """The child process that converts a sentence-transformers model to OpenVINO, once.
 
-Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER
+Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER [reranker]
 """
 
 from __future__ import annotations
@@ -13,15 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tokenizers import Tokenizer
 
-from services.embed.backends import pipeline
-from services.embed.backends.converted import GRAPH, TOKENIZER, ConvertedFacts, write_facts
-from services.embed.backends.openvino import import_openvino
+from services.embed.backends import cross_encoder, pipeline
+from services.embed.backends.converted import (
+    GRAPH,
+    RERANKER,
+    TOKENIZER,
+    ConvertedFacts,
+    write_facts,
+)
+from services.embed.backends.openvino import encoder_of, import_openvino
 from services.embed.backends.padding import pad
-from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
+from services.embed.backends.suitability import UnsupportedModelError
+from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.model import EncodedText, Truncation
-from services.embed.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -33,26 +38,26 @@ _EXAMPLE_TOKENS = 8
 
 def main(arguments: list[str]) -> int:
     """Converts; returns the exit code, and says why on the last line of standard error."""
-    source, target = map(Path, arguments)
+    source, target = map(Path, arguments[:2])
     lock = target.with_suffix(".lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # a second start waits here and finds the work done
         if target.is_dir():
             return 0
         try:
-            _convert_atomically(source, target)
-        except pipeline.UnsupportedModelError as error:
+            _convert_atomically(source, target, reranks=RERANKER in arguments[2:])
+        except UnsupportedModelError as error:
             sys.stderr.write(f"\n{error}\n")
             return 1
     return 0
 
 
-def _convert_atomically(source: Path, target: Path) -> None:
+def _convert_atomically(source: Path, target: Path, *, reranks: bool) -> None:
     """Fills a folder under another name and renames it: no half-written one is ever read."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
         work = Path(name) / "model"
         work.mkdir()
-        _convert(source, work)
+        (_convert_reranker if reranks else _convert)(source, work)
         work.rename(target)
 
 
@@ -64,6 +69,18 @@ def _convert(source: Path, work: Path) -> None:
     canary = _reference_vectors(model)
     identity = pipeline.identity_of(model, source)
     facts = ConvertedFacts(canary.shape[1], token_types, identity)
+    _check_graph(work, facts, canary)
+    write_facts(work, facts, canary)
+
+
+def _convert_reranker(source: Path, work: Path) -> None:
+    model = cross_encoder.load_cross_encoder(source, device="cpu")
+    (work / TOKENIZER).write_text(pipeline.tokenizer_json(model))
+    token_types = pipeline.uses_token_types(model)
+    _write_graph(cross_encoder.PairPipeline(model), work, token_types=token_types)
+    canary = cross_encoder.reference_scores(model)
+    identity = cross_encoder.identity_of(model, source)
+    facts = ConvertedFacts(1, token_types, identity, scores=True)
     _check_graph(work, facts, canary)
     write_facts(work, facts, canary)
 
@@ -96,18 +113,15 @@ def _check_graph(work: Path, facts: ConvertedFacts, canary: Vectors) -> None:
         .Core()
         .compile_model(str(work / GRAPH), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     )
-    tokenizer = ModelTokenizer(
-        Tokenizer.from_file(str(work / TOKENIZER)),
-        max_tokens=facts.identity.max_tokens,
-        max_text_chars=1 << 20,
-    )
+    tokenizer = encoder_of(work, facts, max_text_chars=1 << 20)
     encoded = tokenizer.encode(CANARY_TEXTS, Truncation.END)
     batch = [item.ids for item in encoded if isinstance(item, EncodedText)]
     result: Any = compiled(pad(batch, token_types=facts.token_types))
-    cosine = least_cosine(result[0], canary)
-    if cosine < LEAST_COSINE:
-        raise pipeline.UnsupportedModelError(
-            f"its converted form disagrees with the original (cosine {cosine:.4f})"
+    agreed = agreement(result[0], canary, scores=facts.scores)
+    if agreed < least_agreement(scores=facts.scores):
+        what = "agreement" if facts.scores else "cosine"
+        raise UnsupportedModelError(
+            f"its converted form disagrees with the original ({what} {agreed:.4f})"
         )
 
 

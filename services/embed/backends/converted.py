@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 GRAPH = "model.xml"
 TOKENIZER = "tokenizer.json"
+RERANKER = "reranker"
+"""Argument of a conversion: the folder holds a cross-encoder."""
 _FACTS = "model.json"
 _CANARY = "canary.npy"
 _CONVERSION_VERSION = 3
@@ -48,6 +50,7 @@ class ConvertedFacts:
     dimensions: int
     token_types: bool
     identity: ModelIdentity
+    scores: bool = False
 
 
 def write_facts(folder: Path, facts: ConvertedFacts, canary: Vectors) -> None:
@@ -70,16 +73,21 @@ def read_canary(folder: Path) -> Vectors:
     return vectors
 
 
-def folder_for(source: Path, *, cache_dir: Path, model_id: str) -> Path:
+def folder_for(source: Path, *, cache_dir: Path, model_id: str, reranks: bool = False) -> Path:
     """Returns where the conversion of a model lies, or will; another one when anything changed."""
-    key = digest_of_json(
-        [cheap_digest(source), version("openvino"), CANARY_VERSION, _CONVERSION_VERSION]
-    )
+    facts = [cheap_digest(source), version("openvino"), CANARY_VERSION, _CONVERSION_VERSION]
+    # One folder may be read as either kind.
+    key = digest_of_json([*facts, RERANKER] if reranks else facts)
     return cache_dir / f"{model_id}-{key[:16]}"
 
 
 async def ensure_converted(
-    source: Path, *, cache_dir: Path, model_id: str, timeout_seconds: float
+    source: Path,
+    *,
+    cache_dir: Path,
+    model_id: str,
+    timeout_seconds: float,
+    reranks: bool = False,
 ) -> Path:
     """Returns the folder of the converted model, converting it in a child process when it is new.
 
@@ -88,7 +96,9 @@ async def ensure_converted(
     Raises:
         StartError: the cache cannot be written, or the model does not convert.
     """
-    folder = await asyncio.to_thread(folder_for, source, cache_dir=cache_dir, model_id=model_id)
+    folder = await asyncio.to_thread(
+        folder_for, source, cache_dir=cache_dir, model_id=model_id, reranks=reranks
+    )
     if await asyncio.to_thread(folder.is_dir):
         return folder
     try:
@@ -100,13 +110,14 @@ async def ensure_converted(
             "Set LODESTONE_EMBED_CACHE_DIR to a folder that can be written.",
         ) from None
     get_logger().info("model_conversion_started", model=model_id)
-    await _convert(source, folder, timeout_seconds)
+    await _convert(source, folder, timeout_seconds, reranks=reranks)
     get_logger().info("model_conversion_finished", model=model_id)
     return folder
 
 
-async def _convert(source: Path, folder: Path, timeout_seconds: float) -> None:
-    arguments = ("-m", "services.embed.backends.conversion", str(source), str(folder))
+async def _convert(source: Path, folder: Path, timeout_seconds: float, *, reranks: bool) -> None:
+    kind = (RERANKER,) if reranks else ()
+    arguments = ("-m", "services.embed.backends.conversion", str(source), str(folder), *kind)
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,

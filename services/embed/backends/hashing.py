@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from services.embed.backends.protocol import BackendInfo, LoadedModel
+from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
 from services.embed.errors import TextTooLongError
 from services.embed.fingerprint import digest_of_bytes
 from services.embed.model import EncodedText, ModelIdentity, Precision, Prompts, Truncation
@@ -52,7 +52,7 @@ class HashingEncoder:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation
+        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
     ) -> list[EncodedText | LodestoneError]:
         """Returns one outcome per text, in order."""
         return [self._encode(text, truncation) for text in texts]
@@ -75,7 +75,7 @@ class HashingEncoder:
         return EncodedText(np.array(ids, dtype=np.int64), shortened)
 
 
-class HashingBackend:
+class HashingBackend(AlwaysUp):
     """Adds each token, and each pair of neighbours, to a signed bucket; then normalises."""
 
     def __init__(self, dimensions: int = DEFAULT_DIMENSIONS) -> None:
@@ -100,7 +100,7 @@ class HashingBackend:
         """What this backend is."""
         return self._info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         """Returns one row per text; a row depends on its own tokens alone."""
         rows = np.zeros((len(batch), self._info.dimensions), dtype=np.float32)
         for at, ids in enumerate(batch):

@@ -68,7 +68,7 @@ def choose_layout(
     memory = folder / f"layout-{kind}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return Layout(**json.loads(memory.read_text())["layout"])
-    rates = _rates(compile_with, candidates, np.resize(some_ids, _TEXT_TOKENS))
+    rates = _rates(compile_with, candidates, some_ids)
     best = clear_winner(usual, rates)
     measured = {f"{one.streams}x{one.threads}": round(max(rates[one]), 1) for one in candidates}
     get_logger().info("layout_measured", **asdict(best), batches_per_second=measured)
@@ -94,7 +94,7 @@ def _candidates(usual: Layout) -> Sequence[Layout]:
 
 
 def _rates(
-    compile_with: Callable[[Layout], Backend], candidates: Sequence[Layout], text: TokenIds
+    compile_with: Callable[[Layout], Backend], candidates: Sequence[Layout], some_ids: TokenIds
 ) -> dict[Layout, list[float]]:
     """Returns the rates of each in batches a second, by round; in a round all take turns."""
     backends = {layout: compile_with(layout) for layout in candidates}
@@ -102,16 +102,17 @@ def _rates(
     try:
         for _ in range(_ROUNDS):
             for layout, backend in backends.items():
-                rates[layout].append(_rate(backend, text))
+                rates[layout].append(_rate(backend, some_ids))
     finally:
         for backend in backends.values():
             backend.close()
     return rates
 
 
-def _rate(backend: Backend, text: TokenIds) -> float:
+def _rate(backend: Backend, some_ids: TokenIds) -> float:
     """Returns batches a second when every stream is busy."""
     info = backend.info
+    text = np.resize(some_ids, min(_TEXT_TOKENS, info.identity.max_tokens))
     batch = [text] * max(1, info.token_budget // len(text))
     backend.infer(batch[:1])
     with ThreadPoolExecutor(info.concurrency) as streams:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
 from services.embed.backends.converted import OFFLINE, ensure_converted
@@ -29,7 +31,7 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
     if isinstance(source, HashingSource):
         return load_hashing(source.dimensions, max_text_chars=settings.max_text_chars)
     if isinstance(source, RemoteSource):
-        return await asyncio.to_thread(_load_remote, source, settings)
+        return await _load_remote(source, settings)
     if settings.backend == "torch" or (settings.backend == "auto" and has_gpu()):
         return await asyncio.to_thread(_load_torch, source, settings)
     folder = await ensure_converted(
@@ -37,6 +39,7 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
         cache_dir=settings.cache_dir,
         model_id=source.model_id,
         timeout_seconds=settings.convert_timeout_seconds,
+        reranks=source.reranks,
     )
     # Imported where it is used: the other backends do without OpenVINO.
     from services.embed.backends.openvino import load_openvino  # noqa: PLC0415
@@ -52,15 +55,23 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
     )
 
 
-def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedModel:
+async def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedModel:
     # Imported where it is used: the other backends do without an HTTP client.
+    from services.embed.backends.remote.abandoning import start  # noqa: PLC0415
     from services.embed.backends.remote.backend import load_remote  # noqa: PLC0415
 
-    return load_remote(
-        source.endpoint,
-        token_budget=settings.token_budget,
-        max_text_chars=settings.max_text_chars,
+    loaded: Future[LoadedModel] = Future()
+    # A provider that is asked for the size and does not answer holds up no stop.
+    start(
+        partial(
+            load_remote,
+            source.endpoint,
+            token_budget=settings.token_budget,
+            max_text_chars=settings.max_text_chars,
+        ),
+        loaded,
     )
+    return await asyncio.wrap_future(loaded)
 
 
 def has_gpu() -> bool:
@@ -72,16 +83,20 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
     if importlib.util.find_spec("torch") is None:
         raise StartError(ExitCode.MODEL, "The torch backend needs the package torch.")
     os.environ.update(OFFLINE)
-    from services.embed.backends.pipeline import UnsupportedModelError  # noqa: PLC0415
+    from services.embed.backends.cross_encoder import load_torch_reranker  # noqa: PLC0415
     from services.embed.backends.sentence_transformers import load_torch  # noqa: PLC0415
+    from services.embed.backends.suitability import UnsupportedModelError  # noqa: PLC0415
 
+    limits = {"token_budget": settings.token_budget, "max_text_chars": settings.max_text_chars}
     try:
+        if source.reranks:
+            return load_torch_reranker(source.folder, precision=settings.precision, **limits)
         return load_torch(
             source.folder,
             precision=settings.precision,
             attention=settings.torch_attention,
-            token_budget=settings.token_budget,
-            max_text_chars=settings.max_text_chars,
+            graphs=settings.cuda_graphs,
+            **limits,
         )
     except (UnsupportedModelError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -21,8 +21,9 @@ from services.embed.backends.layout import Layout, choose_layout, usual_layout
 from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
 from services.embed.backends.precision import canary_ids, choose_precision
-from services.embed.backends.protocol import BackendInfo, LoadedModel
+from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
 from services.embed.model import Precision
+from services.embed.pair_tokenizer import PairTokenizer
 from services.embed.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.embed.backends.converted import ConvertedFacts
+    from services.embed.backends.protocol import TextEncoder
     from services.embed.model import TokenIds, Vectors
 
 _TOKEN_BUDGET = 1024
@@ -74,11 +76,7 @@ def load_openvino(
         StartError: the model disagrees with its canary vectors.
     """
     facts = read_facts(folder)
-    encoder = ModelTokenizer(
-        Tokenizer.from_file(str(folder / TOKENIZER)),
-        max_tokens=facts.identity.max_tokens,
-        max_text_chars=max_text_chars,
-    )
+    encoder = encoder_of(folder, facts, max_text_chars=max_text_chars)
     core = import_openvino().Core()
     cores = cpu.available_cores()
     layout = usual_layout(cores)
@@ -103,11 +101,21 @@ def load_openvino(
     return LoadedModel(backend, encoder)
 
 
+def encoder_of(folder: Path, facts: ConvertedFacts, *, max_text_chars: int) -> TextEncoder:
+    """Returns the encoder of a converted model: of texts, or of pairs."""
+    kind = PairTokenizer if facts.scores else ModelTokenizer
+    return kind(
+        Tokenizer.from_file(str(folder / TOKENIZER)),
+        max_tokens=facts.identity.max_tokens,
+        max_text_chars=max_text_chars,
+    )
+
+
 def _in_best_layout(
     backend: OpenVinoBackend,
     usual: Layout,
     compile_as: Callable[[Layout, Precision], OpenVinoBackend],
-    encoder: ModelTokenizer,
+    encoder: TextEncoder,
     folder: Path,
 ) -> OpenVinoBackend:
     """Returns the backend, or in its place one in a layout that measured better."""
@@ -125,7 +133,7 @@ def _in_best_layout(
     return compile_as(chosen, precision)
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(AlwaysUp):
     """A compiled model with one infer request a stream."""
 
     def __init__(
@@ -145,6 +153,7 @@ class OpenVinoBackend:
             concurrency=layout.streams,
             token_budget=token_budget,
             identity=facts.identity,
+            scores=facts.scores,
         )
         self._token_types = facts.token_types
         self._core = core
@@ -167,7 +176,7 @@ class OpenVinoBackend:
         """What this backend is."""
         return self._info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         """Returns one row per text; each thread has a request of its own."""
         with memory_errors_told():
             compiled, request = self._request()

@@ -11,7 +11,7 @@ import numpy as np
 
 from services.embed.backends import cpu
 from services.embed.backends.measured import keep_measured
-from services.embed.canary import CANARY_TEXTS, LEAST_COSINE, least_cosine
+from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.fingerprint import digest_of_bytes
 from services.embed.model import EncodedText, Precision, Truncation
 from services.runtime.exits import ExitCode, StartError
@@ -48,12 +48,15 @@ def choose_precision(
     if wanted == "auto":
         wanted = _decide(compile_in, texts, canary, folder)
     backend = compile_in(Precision(wanted))
-    cosine = least_cosine(_one_by_one(backend, texts), canary)
-    if cosine < LEAST_COSINE:
+    scores = backend.info.scores
+    agreed = agreement(_one_by_one(backend, texts), canary, scores=scores)
+    if agreed < least_agreement(scores=scores):
+        what = "scores" if scores else "vectors"
         raise StartError(
             ExitCode.MODEL,
-            f"The model in {folder} disagrees with its own vectors in {wanted} "
-            f"(cosine {cosine:.4f}). Set LODESTONE_EMBED_PRECISION=float32, or remove the folder.",
+            f"The model in {folder} disagrees with its own {what} in {wanted} "
+            f"({'agreement' if scores else 'cosine'} {agreed:.4f}). "
+            "Set LODESTONE_EMBED_PRECISION=float32, or remove the folder.",
         )
     return backend
 
@@ -70,15 +73,16 @@ def _decide(
     with contextlib.suppress(OSError, ValueError, KeyError):
         return Precision(json.loads(memory.read_text())["precision"])
     fast, exact = compile_in(Precision.BFLOAT16), compile_in(Precision.FLOAT32)
-    cosine = least_cosine(_one_by_one(fast, texts), canary)
+    scores = fast.info.scores
+    agreed = agreement(_one_by_one(fast, texts), canary, scores=scores)
     seconds, exact_seconds = _seconds(fast, texts), _seconds(exact, texts)
     fast.close()
     exact.close()
-    good = cosine >= LEAST_COSINE and seconds <= exact_seconds
+    good = agreed >= least_agreement(scores=scores) and seconds <= exact_seconds
     chosen = Precision.BFLOAT16 if good else Precision.FLOAT32
     facts = {
         "precision": str(chosen),
-        "bfloat16_cosine": round(cosine, 6),
+        "bfloat16_cosine": round(agreed, 6),
         "bfloat16_seconds": round(seconds, 4),
         "float32_seconds": round(exact_seconds, 4),
     }

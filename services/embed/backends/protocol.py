@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         EncodedText,
         ModelIdentity,
         Precision,
+        Purpose,
         TokenIds,
         Truncation,
         Vectors,
@@ -39,7 +40,7 @@ class EngineLostError(Exception):
 
 
 class EngineDownError(Exception):
-    """The engine is being rebuilt, and was not back in time; nothing was run."""
+    """The engine is away, being rebuilt or stopped; nothing was run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +62,71 @@ class BackendInfo:
     """What its forwards occupy, e.g. `cpu` or `cuda`; empty when that is not on this machine."""
     padded: bool = True
     max_texts: int = MOST_TEXTS
+    scores: bool = False
+    """Whether a row is the one score of a pair of texts, and no vector."""
+    routes: tuple[str, ...] = ()
+    """Purposes that have a network of their own; empty when one network serves them all."""
+    graphs: int = field(default=0, compare=False)
+    """Forwards that are replayed from a CUDA graph; measured anew each time a model is loaded."""
+
+    @property
+    def all_routes(self) -> tuple[str, ...]:
+        """Every route that a batch may take."""
+        return self.routes or ("",)
+
+    def route_of(self, purpose: Purpose) -> str:
+        """Returns the route of texts for a purpose; empty when the model has no routes."""
+        return str(purpose) if self.routes else ""
 
 
 class Backend(Protocol):
-    """Turns token ids into vectors. Loaded when it exists; used by threads, never by the loop."""
+    """Turns token ids into vectors or scores. Loaded when it exists; used by threads alone."""
 
     @property
     def info(self) -> BackendInfo:
         """What this backend is."""
         ...
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def wait_until_up(self) -> None:
+        """Blocks until a forward can begin, and holds no part of the machine meanwhile.
+
+        Raises EngineDownError when an engine that was lost is not back in time, or after `stop`.
+        """
+        ...
+
+    def infer(self, batch: Sequence[TokenIds], route: str = "", /) -> Vectors:
         """Returns one vector per text, in order: shape (texts, dimensions), L2-normalised.
 
-        Blocks. A vector does not depend on the other texts of the batch beyond rounding. Raises
-        OutOfMemoryError when a smaller batch may fit, a LodestoneError when that is how every text
-        of the batch ends, and else whatever the engine raises: the caller then finds the text that
-        is at fault.
+        Where `info.scores`, a row is one score of any size. All texts take one `route`, one of
+        `info.all_routes`, and were encoded for it. Blocks. A row does not depend on the other texts
+        of the batch beyond rounding. Raises OutOfMemoryError when a smaller batch may fit,
+        EngineDownError when the engine went away before it had the batch, a LodestoneError when
+        that is how every text of the batch ends, and else whatever the engine raises: the caller
+        then finds the text that is at fault.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Ends all waiting for good: whoever waits for a turn, an engine or an answer is let go.
+
+        For any thread, before `close`. Their calls raise EngineDownError or EngineLostError; a
+        forward in this very process is short, and ends by itself.
         """
         ...
 
     def close(self) -> None:
         """Releases the model; no `infer` runs any more."""
         ...
+
+
+class AlwaysUp:
+    """The part of `Backend` for models in this process, which wait for nothing."""
+
+    def wait_until_up(self) -> None:
+        """Returns at once."""
+
+    def stop(self) -> None:
+        """Does nothing: there is no waiting to end."""
 
 
 class TextEncoder(Protocol):
@@ -95,9 +138,12 @@ class TextEncoder(Protocol):
         ...
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation
+        self, texts: Sequence[str], truncation: Truncation, route: str = "", /
     ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order; one bad text does not fail the others."""
+        """Returns one outcome per text, in order, in the tokens of a route.
+
+        One bad text does not fail the others.
+        """
         ...
 
 

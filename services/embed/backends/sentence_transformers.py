@@ -12,8 +12,11 @@ from services.embed.backends import pipeline
 from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
 from services.embed.backends.precision import canary_ids
-from services.embed.backends.protocol import BackendInfo, LoadedModel
+from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
+from services.embed.backends.routed import routed
+from services.embed.backends.torch_graphs import graphed_encoder
 from services.embed.backends.torch_packed import PackedTorchBackend, packed_encoder, to_host
+from services.embed.backends.torch_recorder import recorders_for
 from services.embed.model import Precision
 from services.embed.tokenizer import ModelTokenizer
 
@@ -21,11 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from sentence_transformers import SentenceTransformer
+
     from services.embed.model import TokenIds, Vectors
 
 _CPU_TOKEN_BUDGET = 1024
 _GPU_TOKEN_BUDGET = 16384
-_DTYPES = {
+DTYPES = {
     Precision.FLOAT32: torch.float32,
     Precision.BFLOAT16: torch.bfloat16,
     Precision.FLOAT16: torch.float16,
@@ -33,58 +38,121 @@ _DTYPES = {
 
 
 def load_torch(
-    folder: Path, *, precision: str, attention: str, token_budget: int, max_text_chars: int
+    folder: Path,
+    *,
+    precision: str,
+    attention: str,
+    token_budget: int,
+    max_text_chars: int,
+    graphs: str = "auto",
 ) -> LoadedModel:
     """Returns a model, ready to run. Blocks for seconds.
 
-    With an attention of `auto` it runs without padding where the model is of a known family.
+    With an attention of `auto` it runs without padding where the model is of a known family; with
+    graphs of `auto` it then replays CUDA graphs where they are faster.
 
     Raises:
         UnsupportedModelError: the model needs what this backend does not do.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = pipeline.load_model(folder, device=device)
-    chosen = _precision(precision, device)
+    device = device_of_choice()
+    models = pipeline.load_routes(folder, device=device)
+    chosen = precision_on(precision, device)
+
+    def load_all(attention: str) -> dict[str, LoadedModel]:
+        return {
+            route: _loaded(
+                model,
+                folder,
+                precision=chosen,
+                attention=attention,
+                graphs=graphs,
+                token_budget=token_budget,
+                max_text_chars=max_text_chars,
+                device=device,
+            )
+            for route, model in models.items()
+        }
+
+    loaded = load_all(attention)
+    if len({one.backend.info.padded for one in loaded.values()}) > 1:
+        for one in loaded.values():
+            one.backend.close()
+        loaded = load_all("padded")  # one queue packs for all routes
+    return loaded[""] if "" in loaded else routed(loaded)
+
+
+def _loaded(
+    model: SentenceTransformer,
+    folder: Path,
+    *,
+    precision: Precision,
+    attention: str,
+    graphs: str,
+    token_budget: int,
+    max_text_chars: int,
+    device: str,
+) -> LoadedModel:
     identity = pipeline.identity_of(model, folder)
     encoder = ModelTokenizer(
         Tokenizer.from_str(pipeline.tokenizer_json(model)),
         max_tokens=identity.max_tokens,
         max_text_chars=max_text_chars,
     )
-    default_budget = _GPU_TOKEN_BUDGET if device == "cuda" else _CPU_TOKEN_BUDGET
     info = BackendInfo(
         name="torch",
-        precision=chosen,
+        precision=precision,
         dimensions=pipeline.dimensions_of(model),
         concurrency=1,
-        token_budget=token_budget or default_budget,
+        token_budget=token_budget or usual_budget(device),
         identity=identity,
         device=device,
     )
-    module = pipeline.Pipeline(model).to(_DTYPES[chosen]).eval()
+    module = pipeline.Pipeline(model).to(DTYPES[precision]).eval()
     token_types = pipeline.uses_token_types(model)
-    packed = None
+    packed, canaries = None, canary_ids(encoder)
     if attention != "padded":
-        packed = packed_encoder(module, canary_ids(encoder), token_types=token_types)
+        packed = packed_encoder(module, canaries, token_types=token_types)
     if packed is not None:
+        graphed = None
+        recorders = recorders_for(device) if graphs == "auto" else None
+        if recorders is not None:
+            graphed = graphed_encoder(
+                packed,
+                canaries,
+                token_budget=info.token_budget,
+                longest=identity.max_tokens,
+                recorders=recorders,
+            )
         packed_info = replace(info, padded=False)
-        return LoadedModel(PackedTorchBackend(packed, packed_info, device=device), encoder)
+        backend = PackedTorchBackend(packed, packed_info, device=device, graphs=graphed)
+        return LoadedModel(backend, encoder)
     return LoadedModel(TorchBackend(module, info, device=device, token_types=token_types), encoder)
 
 
-def _precision(wanted: str, device: str) -> Precision:
+def device_of_choice() -> str:
+    """Returns where torch runs models: on a GPU when there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def usual_budget(device: str) -> int:
+    """Returns the tokens of a batch that measured best on a kind of device."""
+    return _GPU_TOKEN_BUDGET if device == "cuda" else _CPU_TOKEN_BUDGET
+
+
+def precision_on(wanted: str, device: str) -> Precision:
+    """Returns what to compute with where the settings say so, or leave it to the device."""
     if wanted != "auto":
         return Precision(wanted)
     return Precision.FLOAT16 if device == "cuda" else Precision.FLOAT32
 
 
-class TorchBackend:
+class TorchBackend(AlwaysUp):
     """A torch module on rectangles of texts, which one thread feeds; torch uses all cores."""
 
     def __init__(
-        self, module: pipeline.Pipeline, info: BackendInfo, *, device: str, token_types: bool
+        self, module: torch.nn.Module, info: BackendInfo, *, device: str, token_types: bool
     ) -> None:
-        self._module: pipeline.Pipeline | None = module
+        self._module: torch.nn.Module | None = module
         self._info = info
         self._device = device
         self._token_types = token_types
@@ -94,13 +162,13 @@ class TorchBackend:
         """What this backend is."""
         return self._info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
-        """Returns one row per text, normalised again in float32."""
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
+        """Returns one row per text in float32; a vector is normalised again."""
         assert self._module is not None
         with memory_errors_told(), torch.inference_mode():
             arrays = pad(batch, token_types=self._token_types)
             tensors = [torch.from_numpy(array).to(self._device) for array in arrays]
-            return to_host(self._module(*tensors))
+            return to_host(self._module(*tensors), normalised=not self._info.scores)
 
     def close(self) -> None:
         """Releases the model's memory."""

@@ -26,6 +26,19 @@ class Segments:
         self.bounds = bounds.to(device, non_blocking=True)
         """Shape (texts + 1,), int32: the first token of each text, and the end."""
 
+    @classmethod
+    def within(cls, bounds: torch.Tensor, longest: int) -> Segments:
+        """Returns segments, some of which may be empty, with bounds that lie on the device already.
+
+        `longest` is at least the length of each. Lengths are known on the CPU alone: asking a GPU
+        would wait for it.
+        """
+        segments = cls.__new__(cls)
+        segments.lengths = bounds.diff().tolist() if bounds.device.type == "cpu" else []
+        segments.longest = longest
+        segments.bounds = bounds
+        return segments
+
 
 class Attention(Protocol):
     """Attends within each text; query, key, value and result have shape (tokens, heads, size)."""
@@ -57,7 +70,7 @@ def attend_by_length(
     """Attends to neighbours of one length at once, on any device and in any precision."""
     result = torch.empty_like(query)
     start = 0
-    for length, run in groupby(segments.lengths):
+    for length, run in groupby(filter(None, segments.lengths)):
         end = start + length * len(list(run))
         shape = (-1, length, *query.shape[1:])
         q, k, v = (part[start:end].reshape(shape).transpose(1, 2) for part in (query, key, value))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
+from services.embed.backends.protocol import AlwaysUp
 from services.embed.backends.torch_attention import attention_for
 from services.embed.backends.torch_varlen import PackedEncoder, why_not_packed
 from services.embed.canary import LEAST_COSINE, least_cosine
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from services.embed.backends.pipeline import Pipeline
     from services.embed.backends.protocol import BackendInfo
+    from services.embed.backends.torch_graphs import GraphedEncoder
     from services.embed.model import TokenIds, Vectors
 
 
@@ -49,41 +52,76 @@ def packed_encoder(
     return packed
 
 
-class PackedTorchBackend:
-    """A torch module on rows of texts, which one thread feeds."""
+class PackedTorchBackend(AlwaysUp):
+    """A torch module on rows of texts, which one thread feeds.
 
-    def __init__(self, encoder: PackedEncoder, info: BackendInfo, *, device: str) -> None:
+    Where `graphs` has a recorded forward for a batch, that is replayed. Each forward waits for its
+    rows, so that no replay begins before those of the last one are copied.
+    """
+
+    def __init__(
+        self,
+        encoder: PackedEncoder,
+        info: BackendInfo,
+        *,
+        device: str,
+        graphs: GraphedEncoder | None = None,
+    ) -> None:
         self._encoder: PackedEncoder | None = encoder
-        self._info = info
+        self._info = info if graphs is None else replace(info, graphs=graphs.graphs)
         self._device = device
+        self._graphs = graphs
 
     @property
     def info(self) -> BackendInfo:
         """What this backend is."""
         return self._info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         """Returns one row per text, normalised in float32; copies them from the GPU once."""
         assert self._encoder is not None
         with memory_errors_told(), torch.inference_mode():
-            return to_host(self._encoder(batch))
+            rows = self._replayed(batch)
+            return to_host(self._encoder(batch)) if rows is None else rows
+
+    def _replayed(self, batch: Sequence[TokenIds]) -> Vectors | None:
+        """Returns rows by a replay, where there is one; the first that fails is the last."""
+        if self._graphs is None:
+            return None
+        try:
+            return self._graphs.infer(batch)
+        except RuntimeError as error:
+            get_logger().warning("cuda_graphs_failed", error=type(error).__name__, serving=True)
+            self._release_graphs()
+            return None
+
+    def _release_graphs(self) -> None:
+        graphs, self._graphs = self._graphs, None
+        if graphs is not None:
+            graphs.close()
+            self._info = replace(self._info, graphs=0)
 
     def close(self) -> None:
         """Releases the model's memory."""
+        self._release_graphs()
         self._encoder = None
         if self._device == "cuda":
             torch.cuda.empty_cache()
 
 
-def to_host(rows: torch.Tensor) -> Vectors:
-    """Returns rows in memory of the caller's own, normalised in float32."""
-    normalised = torch.nn.functional.normalize(rows.float(), dim=-1)
-    if normalised.device.type == "cuda":
-        target = torch.empty(normalised.shape, dtype=torch.float32, pin_memory=True)
-        target.copy_(normalised, non_blocking=True)
+def to_host(rows: torch.Tensor, *, normalised: bool = True) -> Vectors:
+    """Returns rows in memory of the caller's own, in float32, and of length one if wanted."""
+    values = rows.float()
+    if normalised:
+        values = torch.nn.functional.normalize(values, dim=-1)
+    if values.device.type == "cuda":
+        target = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
+        target.copy_(values, non_blocking=True)
         torch.cuda.current_stream().synchronize()
-        normalised = target
-    vectors: Vectors = normalised.numpy()
+        values = target
+    elif values is rows:
+        values = rows.clone()
+    vectors: Vectors = values.numpy()
     return vectors
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
+from services.embed.backends.pipeline import dimensions_of
 from services.embed.backends.torch_attention import Segments
 
 if TYPE_CHECKING:
@@ -61,26 +62,41 @@ class PackedEncoder(torch.nn.Module):
             _Layer(layer, attention) for layer in encoder.encoder.layer
         )
         self._pooling = _pooling_of(model)
-        self._dimensions = model.get_embedding_dimension()
+        self.dimensions = dimensions_of(model)
         self._later = torch.nn.ModuleList(list(model)[2:])
         # RoBERTa and its kin count positions from behind the padding's id, BERT from zero.
         self._padding_id: int | None = getattr(encoder.embeddings, "padding_idx", None)
 
     def forward(self, batch: Sequence[TokenIds]) -> torch.Tensor:
         """Returns vectors of shape (texts, dimensions), not yet of length one."""
-        device = self._embeddings.word_embeddings.weight.device
-        segments = Segments([len(ids) for ids in batch], device)
-        ids = _to_device(np.concatenate(batch), device)
-        positions = _to_device(np.concatenate([self._positions(ids) for ids in batch]), device)
+        segments = Segments([len(ids) for ids in batch], self.device)
+        ids = _to_device(np.concatenate(batch), self.device)
+        positions = np.concatenate([self.positions_of(ids) for ids in batch])
+        return self.vectors(ids, _to_device(positions, self.device), segments)
+
+    def vectors(
+        self, ids: torch.Tensor, positions: torch.Tensor, segments: Segments
+    ) -> torch.Tensor:
+        """Returns vectors of shape (segments, dimensions), not yet of length one.
+
+        `ids` and `positions` have shape (tokens,). A segment that is empty gets any vector.
+        """
         hidden = self._embed(ids, positions)
         for layer in self._layers:
             hidden = layer(hidden, segments)
         features = {"sentence_embedding": self._pool(hidden, segments)}
         for module in self._later:
             features = module(features)
-        return features["sentence_embedding"][:, : self._dimensions]
+        return features["sentence_embedding"][:, : self.dimensions]
 
-    def _positions(self, ids: TokenIds) -> TokenIds:
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        device: torch.device = self._embeddings.word_embeddings.weight.device
+        return device
+
+    def positions_of(self, ids: TokenIds) -> TokenIds:
+        """Returns the position of each token of a text, shape (tokens,)."""
         if self._padding_id is None:
             return np.arange(len(ids), dtype=np.int64)
         # A text may hold the padding's own token; it gets the padding's position there.
@@ -98,13 +114,17 @@ class PackedEncoder(torch.nn.Module):
         bounds = segments.bounds
         match self._pooling:
             case "cls":
-                return hidden[bounds[:-1]]
+                # An empty segment may begin at the end of the row.
+                return hidden[bounds[:-1].clamp(max=len(hidden) - 1)]
             case "lasttoken":
                 return hidden[bounds[1:] - 1]
             case _:
                 # Sums by segment are the same whatever the neighbours; sums by index are not.
-                sums = torch.segment_reduce(hidden.float(), "sum", offsets=bounds.long())
-                counts = (bounds[1:] - bounds[:-1]).unsqueeze(1)
+                # Unsafe means unchecked: to check the bounds would be to wait for them.
+                sums = torch.segment_reduce(
+                    hidden.float(), "sum", offsets=bounds.long(), unsafe=True
+                )
+                counts = (bounds[1:] - bounds[:-1]).clamp(min=1).unsqueeze(1)
                 return (sums / counts).to(hidden.dtype)
 
 

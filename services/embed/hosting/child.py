@@ -7,7 +7,6 @@ ends with its parent, whatever ends that.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import queue
 import resource
@@ -23,18 +22,16 @@ from services.embed.hosting import frames
 from services.embed.hosting.frames import Kind
 from services.runtime import log
 from services.runtime.exits import StartError
+from services.runtime.parents import end_with_parent
 
 if TYPE_CHECKING:
     from services.embed.backends.protocol import Backend
     from services.embed.hosting.life import LoadRequest
 
-_PR_SET_PDEATHSIG = 1
-
 
 def main(descriptor: int, parent: int) -> int:
     """Serves until the parent hangs up; returns the exit code."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if not end_with_parent(parent):
         return 0
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the parent decides; it hangs up or kills
@@ -78,7 +75,7 @@ class _Answering:
         while True:
             frame = self._batches.get()
             try:
-                rows = self._backend.infer(frames.unpack_batch(frame.payload))
+                rows = self._backend.infer(*frames.unpack_batch(frame.payload))
                 kind, payload = Kind.ROWS, frames.pack_rows(rows)
             except (OutOfMemoryError, MemoryError):
                 kind, payload = Kind.FAILED, frames.pack_value(OutOfMemoryError.__name__)

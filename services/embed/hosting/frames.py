@@ -8,6 +8,7 @@ by FAILED, in any order. Both ends are ours and of one version, on one machine.
 from __future__ import annotations
 
 import pickle
+import socket
 import struct
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
 
     from services.embed.model import TokenIds, Vectors
@@ -24,6 +24,7 @@ _HEADER = struct.Struct("<BII")
 _COUNT = struct.Struct("<I")
 _SHAPE = struct.Struct("<II")
 _MOST_BYTES = 1 << 30
+_TIMEVAL = struct.Struct("@ll")
 
 
 class Kind(IntEnum):
@@ -43,6 +44,16 @@ class Frame(NamedTuple):
     kind: Kind
     number: int
     payload: bytes | bytearray
+
+
+def limit_sending(channel: socket.socket, seconds: float) -> None:
+    """Has `send` raise OSError when the other end has taken nothing for so long; 0 is no limit."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(seconds))
+
+
+def limit_receiving(channel: socket.socket, seconds: float) -> None:
+    """Has `receive` raise BlockingIOError when nothing has come for so long; 0 is no limit."""
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(seconds))
 
 
 def send(channel: socket.socket, kind: Kind, number: int, payload: bytes) -> None:
@@ -71,18 +82,21 @@ def unpack_value(payload: bytes | bytearray) -> Any:
     return pickle.loads(payload)  # noqa: S301 - never from anyone but our own child or parent
 
 
-def pack_batch(batch: Sequence[TokenIds]) -> bytes:
-    """Returns token ids: how many texts, their lengths, then all ids as int64."""
+def pack_batch(batch: Sequence[TokenIds], route: str) -> bytes:
+    """Returns token ids: how many texts, their lengths, all ids as int64, then the route."""
     lengths = np.fromiter(map(len, batch), dtype="<u4", count=len(batch))
-    return _COUNT.pack(len(batch)) + lengths.tobytes() + np.concatenate(batch).tobytes()
+    ids = np.concatenate(batch).tobytes()
+    return _COUNT.pack(len(batch)) + lengths.tobytes() + ids + route.encode()
 
 
-def unpack_batch(payload: bytes | bytearray) -> list[TokenIds]:
-    """Returns the token ids of each text, as views of the payload."""
+def unpack_batch(payload: bytes | bytearray) -> tuple[list[TokenIds], str]:
+    """Returns the token ids of each text, as views of the payload, and their route."""
     (count,) = _COUNT.unpack_from(payload)
     lengths = np.frombuffer(payload, dtype="<u4", count=count, offset=_COUNT.size)
-    ids = np.frombuffer(payload, dtype=np.int64, offset=_COUNT.size + lengths.nbytes)
-    return np.split(ids, np.cumsum(lengths)[:-1])
+    tokens = int(lengths.sum())
+    ids = np.frombuffer(payload, dtype=np.int64, count=tokens, offset=_COUNT.size + lengths.nbytes)
+    route = payload[_COUNT.size + lengths.nbytes + ids.nbytes :].decode()
+    return np.split(ids, np.cumsum(lengths)[:-1]), route
 
 
 def pack_rows(rows: Vectors) -> bytes:
@@ -94,6 +108,11 @@ def unpack_rows(payload: bytes | bytearray) -> Vectors:
     """Returns a matrix, as a view of the payload."""
     shape = _SHAPE.unpack_from(payload)
     return np.frombuffer(payload, dtype=np.float32, offset=_SHAPE.size).reshape(shape)
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return _TIMEVAL.pack(whole, int((seconds - whole) * 1e6))
 
 
 def _read(channel: socket.socket, size: int) -> bytearray | None:

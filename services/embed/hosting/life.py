@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from services.embed.sources import Source
 
 _CHILD = "services.embed.hosting.child"
-_EXIT_SECONDS = 2.0
+_EXIT_SECONDS = 0.5
+"""A process that was asked to end is killed after this: a stop has about two seconds in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,12 @@ class Call:
     def __init__(self) -> None:
         self._done = threading.Event()
         self._frame: Frame | None = None
+        self._hung = False
 
-    def settle(self, frame: Frame | None) -> None:
-        """Ends the call: with its answer, or None when the process is gone."""
+    def settle(self, frame: Frame | None, *, hung: bool = False) -> None:
+        """Ends the call: with its answer, or None when the process is gone, and whether it hung."""
         self._frame = frame
+        self._hung = hung
         self._done.set()
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -63,7 +66,7 @@ class Call:
             OutOfMemoryError, EngineError: it answered with an error.
         """
         if self._frame is None:
-            raise EngineLostError(hung=False)
+            raise EngineLostError(hung=self._hung)
         if self._frame.kind is Kind.ROWS:
             return frames.unpack_rows(self._frame.payload)
         name = frames.unpack_value(self._frame.payload)
@@ -75,11 +78,14 @@ class Life:
 
     It must be made by a thread that lives as long as the process may: the kernel ends the child
     with the thread that forked it.
+
+    Raises OSError when the machine has no room for a process.
     """
 
-    def __init__(self, request: LoadRequest) -> None:
+    def __init__(self, request: LoadRequest, *, hang_seconds: float) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", _CHILD, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
@@ -87,8 +93,11 @@ class Life:
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl+C is for the service
             )
+            undo.pop_all()
         self._channel = ours
+        frames.limit_sending(ours, hang_seconds)
         self._lock = threading.Lock()
+        self._sending = threading.Lock()
         self._calls: dict[int, Call] = {}
         self._number = 0
         self._gone = False
@@ -102,13 +111,22 @@ class Life:
         """Process id."""
         return self._process.pid
 
-    def load(self) -> tuple[BackendInfo, TextEncoder]:
+    def load(self, *, load_seconds: float) -> tuple[BackendInfo, TextEncoder]:
         """Waits until the model is loaded, then begins to take answers.
 
         Raises:
-            StartError: it does not load, or the process died of it.
+            StartError: it does not load, not in time, or the process died of it.
         """
-        frame = frames.receive(self._channel)
+        frames.limit_receiving(self._channel, load_seconds)
+        try:
+            frame = frames.receive(self._channel)
+        except BlockingIOError:
+            raise StartError(
+                ExitCode.MODEL,
+                f"The model was not loaded after {load_seconds:g} s "
+                "(LODESTONE_EMBED_LOAD_SECONDS).",
+            ) from None
+        frames.limit_receiving(self._channel, 0)
         if frame is not None and frame.kind is Kind.REFUSED:
             code, message = frames.unpack_value(frame.payload)
             raise StartError(ExitCode(code), message)
@@ -128,16 +146,23 @@ class Life:
         """Whether the process has hung up."""
         return self._gone
 
-    def submit(self, batch: Sequence[TokenIds]) -> Call | None:
-        """Hands a batch over; None when the process is gone already, and never had it."""
+    def submit(self, batch: Sequence[TokenIds], route: str) -> Call | None:
+        """Hands a batch of one route over; None when the process is gone already, and never had it.
+
+        A process that takes nothing for `hang_seconds` is killed: half of a frame is of no use.
+        """
         call = Call()
         with self._lock:
             if self._gone:
                 return None
-            self._number = (self._number + 1) % (1 << 32)
-            self._calls[self._number] = call
-            with contextlib.suppress(OSError):  # it dies in this moment: the reader tells
-                frames.send(self._channel, Kind.BATCH, self._number, frames.pack_batch(batch))
+            number = self._number = (self._number + 1) % (1 << 32)
+            self._calls[number] = call
+        with self._sending:  # answers are taken meanwhile
+            try:
+                frames.send(self._channel, Kind.BATCH, number, frames.pack_batch(batch, route))
+            except OSError as error:  # else it dies in this moment: the reader tells
+                if isinstance(error, BlockingIOError):
+                    self.kill("hung")
         return call
 
     def kill(self, cause: str = "") -> None:
@@ -169,5 +194,5 @@ class Life:
             self._gone = True
             left, self._calls = self._calls, {}
         for call in left.values():
-            call.settle(None)
+            call.settle(None, hung=self.cause == "hung")
         self.ended.set()

@@ -38,6 +38,7 @@ async def load_hosted(
         LoadRequest(source, settings, settings.engine_memory_bytes),
         hang_seconds=settings.hang_seconds,
         rebuild_seconds=settings.rebuild_seconds,
+        load_seconds=settings.load_seconds,
         tell=tell,
     )
     try:

@@ -15,7 +15,7 @@ from services.embed.backends.protocol import (
     EngineLostError,
     OutOfMemoryError,
 )
-from services.embed.canary import CANARY_TEXTS, least_cosine
+from services.embed.canary import CANARY_TEXTS, agreement
 from services.embed.hosting.life import Call, Life, LoadRequest
 from services.embed.model import EncodedText, Truncation
 from services.runtime.exits import ExitCode, StartError
@@ -50,11 +50,13 @@ class EngineProcess:
         *,
         hang_seconds: float,
         rebuild_seconds: float,
+        load_seconds: float,
         tell: Callable[[bool], None],
     ) -> None:
         self._request = request
         self._hang_seconds = hang_seconds
         self._rebuild_seconds = rebuild_seconds
+        self._load_seconds = load_seconds
         self._tell = tell
         self._changed = threading.Condition()
         self._life: Life | None = None
@@ -92,26 +94,41 @@ class EngineProcess:
         assert self._facts is not None
         return self._facts[1]
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def wait_until_up(self) -> None:
+        """Waits for an engine that is being rebuilt.
+
+        Raises:
+            EngineDownError: it was not back in time, or is being closed.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._is_up() or self._closing.is_set(), self._rebuild_seconds
+            )
+            if not self._is_up() or self._closing.is_set():
+                raise EngineDownError
+
+    def infer(self, batch: Sequence[TokenIds], route: str = "") -> Vectors:
         """Returns one row per text; ends in bounded time, whatever the engine does.
 
         Raises:
-            EngineDownError: the engine is away and was not back in time.
+            EngineDownError: the engine is away.
             EngineLostError: it died or hung while it had the batch.
             OutOfMemoryError, EngineError: it said so.
         """
-        life = self._serving_life()
-        while (call := life.submit(batch)) is None:
-            life = self._serving_life()
+        with self._changed:
+            life = self._life if self._is_up() else None
+        call = life.submit(batch, route) if life is not None else None
+        if life is None or call is None:
+            raise EngineDownError
         try:
             return self._answer(life, call, batch)
         except OutOfMemoryError:
-            if len(batch) == 1:
-                self._restart_if_broken(life)
+            if len(batch) == 1 and self._ends_broken(life):
+                raise EngineLostError(hung=False) from None
             raise
 
-    def close(self) -> None:
-        """Ends the engine; blocks until it is gone."""
+    def stop(self) -> None:
+        """Ends the engine, and with it whatever waits for it."""
         self._closing.set()
         with self._changed:
             life = self._life
@@ -119,25 +136,20 @@ class EngineProcess:
             serving = self._serving
         if life is not None:
             life.hang_up() if serving else life.kill()
-        self._thread.join()
 
-    def _serving_life(self) -> Life:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._is_up() or self._closing.is_set(), self._rebuild_seconds
-            )
-            if not self._is_up() or self._life is None:
-                raise EngineDownError
-            return self._life
+    def close(self) -> None:
+        """Ends the engine; blocks until it is gone."""
+        self.stop()
+        self._thread.join()
 
     def _is_up(self) -> bool:
         return self._serving and self._life is not None and not self._life.gone
 
-    def _run(self, life: Life, batch: Sequence[TokenIds]) -> Vectors:
-        call = life.submit(batch)
+    def _run(self, life: Life, ids: TokenIds, route: str) -> Vectors:
+        call = life.submit([ids], route)
         if call is None:
             raise EngineLostError(hung=False)
-        return self._answer(life, call, batch)
+        return self._answer(life, call, [ids])
 
     def _answer(self, life: Life, call: Call, batch: Sequence[TokenIds]) -> Vectors:
         tokens = sum(map(len, batch))
@@ -153,14 +165,19 @@ class EngineProcess:
     def _patience_seconds(self, tokens: int) -> float:
         return max(self._hang_seconds, _SLOWER_THAN_EVER * self._seconds_per_token * tokens)
 
-    def _restart_if_broken(self, life: Life) -> None:
-        """Ends an engine that has no memory even for the canary texts: a new one starts clean."""
+    def _ends_broken(self, life: Life) -> bool:
+        """Ends an engine that has no memory even for a canary text; returns whether it is lost.
+
+        A new one starts clean. The text that found no memory need not be the one that took it.
+        """
         try:
-            self._run(life, self._canary_ids()[:1])
+            self._run(life, *self._canary_texts()[0])
         except OutOfMemoryError:
             life.kill("out_of_memory")
+            return True
         except EngineLostError:
-            return  # it is being rebuilt already
+            return True  # it is being rebuilt already
+        return False
 
     def _supervise(self) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -171,7 +188,9 @@ class EngineProcess:
                 if self._canary is None:
                     self._refuse(error)
                     return
-                get_logger().error("engine_rebuild_failed", retry_seconds=pause_seconds)
+                get_logger().error(
+                    "engine_rebuild_failed", why=error.message, retry_seconds=pause_seconds
+                )
                 self._closing.wait(pause_seconds)
                 pause_seconds = min(pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
                 continue
@@ -186,29 +205,35 @@ class EngineProcess:
         self._tell(True)
 
     def _start(self) -> Life:
-        """Returns a process that agrees with the first one. Raises StartError."""
-        life = Life(self._request)
+        """Returns a process that agrees with the first one. Raises StartError, and nothing else."""
+        try:
+            life = Life(self._request, hang_seconds=self._hang_seconds)
+        except OSError as error:
+            raise StartError(
+                ExitCode.MODEL, f"The process that runs the model does not start: {error.strerror}."
+            ) from None
         with self._changed:
             self._life = life
             if self._closing.is_set():
                 life.kill()
         try:
-            facts = life.load()
-            self._check(life, facts)
-        except BaseException:
+            self._check(life, life.load(load_seconds=self._load_seconds))
+        except BaseException as error:
             life.kill()
             life.reap()
-            raise
+            if isinstance(error, StartError) or not isinstance(error, Exception):
+                raise
+            raise StartError(
+                ExitCode.MODEL, f"The engine does not start ({type(error).__name__})."
+            ) from None
         return life
 
     def _check(self, life: Life, facts: tuple[BackendInfo, TextEncoder]) -> None:
-        first = self._facts is None
-        if first:
-            self._facts = facts
-        elif facts[0] != self.info:
+        if self._facts is not None and facts[0] != self.info:
             raise StartError(ExitCode.MODEL, "The model changed on the disk under the service.")
+        self._facts = facts
         try:
-            rows = [self._run(life, [ids]) for ids in self._canary_ids()]
+            rows = [self._run(life, ids, route) for ids, route in self._canary_texts()]
         except Exception as error:  # noqa: BLE001 - whatever it is, this engine does not serve
             raise StartError(
                 ExitCode.MODEL, f"The engine fails on its own texts ({type(error).__name__})."
@@ -216,14 +241,20 @@ class EngineProcess:
         vectors = np.concatenate(rows)
         if self._canary is None:
             self._canary = vectors
-        elif least_cosine(vectors, self._canary) < _SAME_COSINE:
+        elif agreement(vectors, self._canary, scores=self.info.scores) < _SAME_COSINE:
             metrics.ENGINE_LOSSES.labels("wrong_vectors").inc()
             raise StartError(ExitCode.MODEL, "The rebuilt engine gives other vectors.")
 
-    def _canary_ids(self) -> list[TokenIds]:
+    def _canary_texts(self) -> list[tuple[TokenIds, str]]:
+        """Returns the canary texts as each route reads them, with the route."""
         assert self._facts is not None
-        encoded = self._facts[1].encode(CANARY_TEXTS, Truncation.END)
-        return [item.ids for item in encoded if isinstance(item, EncodedText)]
+        info, encoder = self._facts
+        return [
+            (item.ids, route)
+            for route in info.all_routes
+            for item in encoder.encode(CANARY_TEXTS, Truncation.END, route)
+            if isinstance(item, EncodedText)
+        ]
 
     def _let_in(self, *, serving: bool) -> None:
         with self._changed:

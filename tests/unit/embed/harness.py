@@ -72,7 +72,7 @@ class RaisingBackend(HashingBackend):
         super().__init__()
         self.batches: list[int] = []
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         self.batches.append(len(batch))
         if any(marker_id() in ids for ids in batch):
             raise RuntimeError("an engine error that quotes " + MARKER)
@@ -86,7 +86,7 @@ class BadVectorBackend(HashingBackend):
         super().__init__()
         self._spoil = spoil
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         rows = super().infer(batch)
         return np.stack(
             [
@@ -105,7 +105,7 @@ class GatedBackend(HashingBackend):
         self.entered = threading.Event()
         self.batches: list[list[TokenIds]] = []
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         self.batches.append(list(batch))
         self.entered.set()
         assert self.gate.wait(30)

@@ -1,7 +1,8 @@
 """A hashing model that ends, hangs or runs out of memory on a word; for engines in a process.
 
 The process that runs the model imports this module with the source that it is given, and so gets
-the poisoned backend; nowhere else is anything changed.
+the poisoned backend; nowhere else is anything changed. Its number of CUDA graphs is the process's
+id: each engine has another.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
@@ -26,6 +27,8 @@ HANGS = "hangplease"
 MOST_TOKENS = 48
 """Padded tokens for which a poisoned engine has memory, where the text says so."""
 GREEDY = "greedyplease"
+EXHAUSTS = "exhaustplease"
+"""After a text with this word an engine has no memory for anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +43,10 @@ def _id_of(word: str) -> int:
 
 def _poison() -> None:
     plain = HashingBackend.infer
-    dies, hangs, greedy = map(_id_of, (DIES, HANGS, GREEDY))
+    dies, hangs, greedy, exhausts = map(_id_of, (DIES, HANGS, GREEDY, EXHAUSTS))
+    exhausted = threading.Event()
 
-    def infer(self: HashingBackend, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self: HashingBackend, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         for ids in batch:
             if dies in ids:
                 os._exit(9)
@@ -50,9 +54,15 @@ def _poison() -> None:
                 threading.Event().wait()
             if greedy in ids and max(map(len, batch)) * len(batch) > MOST_TOKENS:
                 raise MemoryError
+            if exhausts in ids:
+                exhausted.set()
+        if exhausted.is_set():
+            raise MemoryError
         return plain(self, batch)
 
+    info = property(lambda self: replace(self._info, graphs=os.getpid()))
     HashingBackend.infer = infer  # type: ignore[method-assign]
+    HashingBackend.info = info  # type: ignore[method-assign,assignment]
 
 
 _main = sys.modules["__main__"].__spec__

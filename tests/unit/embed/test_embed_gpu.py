@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from services.embed.backends import torch_graphs
 from services.embed.backends.protocol import OutOfMemoryError
 from services.embed.backends.sentence_transformers import load_torch
 from services.embed.backends.torch_packed import PackedTorchBackend
+from services.embed.backends.torch_static import StaticEncoder
 from services.embed.model import EncodedText, Truncation
 from tests.unit.embed.harness import bundled_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from services.embed.backends.protocol import LoadedModel
+    from services.embed.backends.protocol import Backend, LoadedModel
+    from services.embed.backends.torch_static import Bucket
     from services.embed.model import TokenIds, Vectors
 
 pytestmark = [
@@ -28,11 +31,12 @@ pytestmark = [
 ]
 
 
-def _load(precision: str, attention: str = "auto") -> LoadedModel:
+def _load(precision: str, attention: str = "auto", graphs: str = "auto") -> LoadedModel:
     return load_torch(
         bundled_folder(),
         precision=precision,
         attention=attention,
+        graphs=graphs,
         token_budget=0,
         max_text_chars=1 << 20,
     )
@@ -54,6 +58,35 @@ def _ids(model: LoadedModel, count: int = 64) -> list[TokenIds]:
     ]
     encoded = model.encoder.encode(texts, Truncation.END)
     return [item.ids for item in encoded if isinstance(item, EncodedText)]
+
+
+@pytest.fixture(params=["float16", "bfloat16"])
+def ordinary_and_graphed(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Backend, Backend]]:
+    """The bundled model without graphs, and with one for every bucket, whatever it wins."""
+    monkeypatch.setattr(torch_graphs, "LEAST_GAIN", 0.0)
+    ordinary = _load(request.param, graphs="off").backend
+    graphed = _load(request.param).backend
+    assert (ordinary.info.graphs, graphed.info.padded) == (0, False)
+    yield ordinary, graphed
+    ordinary.close()
+    graphed.close()
+
+
+def _batches(model: LoadedModel, count: int) -> list[list[TokenIds]]:
+    """Batches of one token to a full budget, in any order."""
+    chance = random.Random(9)
+    ids = _ids(model)
+    most = model.backend.info.token_budget
+    batches = []
+    for _ in range(count):
+        tokens = int(most ** chance.random())
+        batch = [chance.choice(ids)[: max(1, tokens)]]
+        while sum(map(len, batch)) < tokens:
+            batch.append(chance.choice(ids)[: tokens - sum(map(len, batch))])
+        batches.append(batch)
+    return batches
 
 
 def _least_cosine(left: Vectors, right: Vectors) -> float:
@@ -113,3 +146,72 @@ def test_a_batch_beyond_the_memory_is_told_and_a_small_one_runs_after(model: Loa
         torch.cuda.set_per_process_memory_fraction(1.0)
 
     assert np.allclose(model.backend.infer(ids), before, atol=1e-3)
+
+
+def test_replays_agree_with_ordinary_forwards_in_any_order(
+    model: LoadedModel, ordinary_and_graphed: tuple[Backend, Backend]
+) -> None:
+    """Red when captures fail, when one graph writes into another's memory, or a copy is late."""
+    ordinary, graphed = ordinary_and_graphed
+    batches = _batches(model, 60)
+    expected = [ordinary.infer(batch) for batch in batches]
+
+    assert graphed.info.graphs == 17
+    first = [graphed.infer(batch) for batch in batches]
+    for rows, wanted in zip(first, expected, strict=True):
+        assert _least_cosine(rows, wanted) > 0.9999
+    for seed in range(5):
+        order = random.Random(seed).sample(range(len(batches)), k=len(batches))
+        assert all(np.array_equal(graphed.infer(batches[at]), first[at]) for at in order)
+    assert graphed.info.graphs == 17
+
+
+def test_graphs_take_bounded_memory_and_give_it_back(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when replays allocate, when trials keep their memory, or a closed model does."""
+    monkeypatch.setattr(torch_graphs, "LEAST_GAIN", 0.0)
+    batches = _batches(model, 60)
+    plain = _load("float16", graphs="off")
+    for batch in batches:
+        plain.backend.infer(batch)
+    torch.cuda.empty_cache()
+    without = torch.cuda.memory_reserved()
+
+    graphed = _load("float16")
+    torch.cuda.empty_cache()
+    weights = sum(path.stat().st_size for path in bundled_folder().rglob("*.safetensors"))
+    loaded = torch.cuda.memory_reserved()
+    assert loaded - without < torch_graphs.MOST_BYTES + 2 * weights
+    for _ in range(10):
+        for batch in batches:
+            graphed.backend.infer(batch)
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= loaded + (64 << 20)  # workspaces of the ordinary stream
+    graphed.backend.close()
+    del graphed
+    torch.cuda.empty_cache()
+    assert torch.cuda.memory_reserved() <= without + weights + (128 << 20)
+    plain.backend.close()
+
+
+def test_a_capture_that_fails_leaves_a_gpu_that_works(
+    model: LoadedModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when the stream of the capture stays the current one, or the error reaches the load."""
+    run = StaticEncoder.run
+
+    def asking(self: StaticEncoder, bucket: Bucket) -> None:
+        run(self, bucket)
+        self.rows(1).sum().item()
+
+    monkeypatch.setattr(StaticEncoder, "run", asking)
+    stream = torch.cuda.current_stream()
+    failed = _load(str(model.backend.info.precision))
+
+    assert failed.backend.info.graphs == 0
+    assert "cuda_graphs_failed" in capsys.readouterr().err
+    assert torch.cuda.current_stream() == stream
+    ids = _ids(model)
+    assert _least_cosine(failed.backend.infer(ids), model.backend.infer(ids)) > 0.9999
+    failed.backend.close()

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import psutil
 import pytest
+import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client import REGISTRY
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
 from lodestone.embed.v1 import embed_service_pb2_grpc
 from services.embed.backends.hashing import HashingBackend
-from services.embed.backends.protocol import LoadedModel
+from services.embed.backends.protocol import EngineLostError, LoadedModel
 from services.embed.errors import BadVectorError, EngineAwayError, TextEndsEngineError
 from services.embed.hosting.life import LoadRequest
 from services.embed.hosting.process import EngineProcess
 from services.embed.model import Embedding, ModelId
+from services.embed.sharing import SharedBackend
 from services.embed.specs import specs_of
 from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
-from tests.unit.embed.poison import DIES, GREEDY, HANGS, MOST_TOKENS, PoisonedSource
+from tests.unit.embed.poison import DIES, EXHAUSTS, GREEDY, HANGS, MOST_TOKENS, PoisonedSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,6 +51,7 @@ async def hosted(**fields: Any) -> AsyncIterator[tuple[ServedModel, EngineProces
         LoadRequest(PoisonedSource(ModelId("hashing"), 384), settings, 0),
         hang_seconds=settings.hang_seconds,
         rebuild_seconds=settings.rebuild_seconds,
+        load_seconds=settings.load_seconds,
         tell=told.append,
     )
     app = EmbedApp(settings)
@@ -106,6 +112,25 @@ async def test_an_engine_that_is_killed_or_frozen_costs_its_callers_nothing_but_
     assert engine.pid != first
 
 
+async def test_a_rebuilt_engine_may_replay_another_number_of_graphs() -> None:
+    """Red when the number belongs to what a model is: the engine that follows would not serve.
+
+    Also red when the number of the first engine is told for ever.
+    """
+    before = REGISTRY.get_sample_value("lodestone_embed_cuda_graphs") or 0.0
+    async with hosted() as (model, engine):
+        told = []
+        for _ in range(2):
+            await model.embed(GOOD, DOCUMENT)
+            graphs = REGISTRY.get_sample_value("lodestone_embed_cuda_graphs")
+            told.append((graphs, before + engine.pid))
+            os.kill(engine.pid, signal.SIGKILL)
+            await eventually(lambda: not engine._serving)
+
+    assert [graphs for graphs, _ in told] == [expected for _, expected in told]
+    assert told[0] != told[1]
+
+
 async def test_texts_do_not_wait_for_ever_for_an_engine_that_does_not_come_back() -> None:
     """Red when a caller waits without end; the outcome says that trying again may help."""
     async with hosted(rebuild_seconds=0.3) as (model, engine):
@@ -140,6 +165,24 @@ async def test_a_text_that_finds_no_memory_alone_fails_alone() -> None:
     assert isinstance(good, Embedding)
     assert isinstance(bad, BadVectorError)
     assert engine.pid == first
+
+
+async def test_an_engine_that_has_no_memory_left_is_replaced_and_only_who_took_it_fails() -> None:
+    """Red when the text that met the lack is blamed: it is a neighbour of the one that took it."""
+
+    def replaced() -> float:
+        name, labels = "lodestone_embed_engine_losses_total", {"cause": "out_of_memory"}
+        return REGISTRY.get_sample_value(name, labels) or 0.0
+
+    before = replaced()
+    async with hosted() as (model, engine):
+        first = engine.pid
+        outcomes = await model.embed([*GOOD[:6], EXHAUSTS, *GOOD[6:9]], DOCUMENT)
+
+    assert isinstance(outcomes.pop(6), TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert engine.pid != first
+    assert replaced() > before
 
 
 async def _state(channel: grpc.aio.Channel) -> int:
@@ -204,3 +247,64 @@ async def test_the_bundled_model_is_rebuilt_after_a_kill(address: str) -> None:
     assert [r.embedding.vector for r in after.results] == [
         r.embedding.vector for r in before.results
     ]
+
+
+async def test_a_frozen_engine_that_reads_no_more_hangs_nobody() -> None:
+    """Red when sending has no limit: a batch larger than the socket's buffer is never watched."""
+    batch = [np.arange(400_000, dtype=np.int64)]
+    async with hosted(hang_seconds=0.5) as (_, engine):
+        os.kill(engine.pid, signal.SIGSTOP)
+
+        with pytest.raises(EngineLostError):
+            await asyncio.wait_for(asyncio.to_thread(engine.infer, batch), 20)
+
+
+async def test_an_engine_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when the supervisor dies of an OSError: nobody ever starts the next engine."""
+    async with hosted() as (model, engine):
+        with structlog.testing.capture_logs() as caught:
+            monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+            os.kill(engine.pid, signal.SIGKILL)
+            await eventually(lambda: any(e["event"] == "engine_rebuild_failed" for e in caught))
+        monkeypatch.undo()
+        outcomes = await model.embed(GOOD, DOCUMENT)
+
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+
+
+async def test_an_engine_that_freezes_while_it_loads_is_replaced() -> None:
+    """Red when loading has no limit: the supervisor waits for the frozen one for ever."""
+    async with hosted(load_seconds=2.0) as (model, engine):
+        first = engine.pid
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: engine.pid not in {0, first})
+        second = engine.pid
+        os.kill(second, signal.SIGSTOP)
+        outcomes = await model.embed(GOOD, DOCUMENT)
+
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert engine.pid not in {first, second}
+
+
+async def test_a_model_whose_engine_is_rebuilt_holds_no_turn() -> None:
+    """Red when the wait for the engine is within the turn: its neighbours wait for it as well."""
+    async with hosted(rebuild_seconds=60.0) as (away, engine):
+        assert isinstance(away._backend, SharedBackend)
+        neighbour = SharedBackend(HashingBackend(), away._backend._turns, weight=1)
+        first = engine.pid
+        os.kill(first, signal.SIGKILL)
+        await eventually(lambda: engine.pid not in {0, first})
+        os.kill(engine.pid, signal.SIGSTOP)  # it froze while it loads
+        waiting = asyncio.ensure_future(away.embed(["a text"], DOCUMENT))
+        await eventually(lambda: away._batcher._running._value)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.1)
+
+        rows = await asyncio.wait_for(asyncio.to_thread(neighbour.infer, [ids_of("text")]), 10)
+        os.kill(engine.pid, signal.SIGCONT)
+        (late,) = await waiting
+
+    assert len(rows) == 1
+    assert isinstance(late, Embedding)

@@ -27,12 +27,16 @@ USUAL = Layout(4, 4)
 class _Backend(HashingBackend):
     """Takes a time of its own for a batch; streams do not slow each other down."""
 
-    def __init__(self, layout: Layout, seconds: float) -> None:
+    def __init__(self, layout: Layout, seconds: float, max_tokens: int) -> None:
         super().__init__()
-        self._info = replace(self._info, concurrency=layout.streams, token_budget=256)
+        identity = replace(self._info.identity, max_tokens=max_tokens)
+        self._info = replace(
+            self._info, concurrency=layout.streams, token_budget=256, identity=identity
+        )
         self._seconds = seconds
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
+        assert max(map(len, batch)) <= self._info.identity.max_tokens
         time.sleep(self._seconds)  # how slow an engine is cannot be had without time passing
         return super().infer(batch[:1])
 
@@ -40,13 +44,14 @@ class _Backend(HashingBackend):
 class _Machine:
     """Compiles backends and counts them; `seconds` says how long a batch takes by streams."""
 
-    def __init__(self, seconds: dict[int, float]) -> None:
+    def __init__(self, seconds: dict[int, float], max_tokens: int = 512) -> None:
+        self.max_tokens = max_tokens
         self.compiled: list[Layout] = []
         self._seconds = seconds
 
     def compile_with(self, layout: Layout) -> _Backend:
         self.compiled.append(layout)
-        return _Backend(layout, self._seconds[layout.streams])
+        return _Backend(layout, self._seconds[layout.streams], self.max_tokens)
 
     def choose(self, folder: Path, usual: Layout = USUAL) -> Layout:
         return choose_layout(
@@ -97,6 +102,13 @@ def test_another_number_of_cores_is_measured_again(tmp_path: Path) -> None:
 
     assert other.choose(tmp_path, usual_layout(2)) == Layout(2, 2)
     assert other.compiled == [Layout(2, 2), Layout(1, 2)]
+
+
+def test_a_model_of_short_texts_is_measured_with_such(tmp_path: Path) -> None:
+    """Red when it is given texts beyond its positions: an engine dies of them as it is loaded."""
+    machine = _Machine({2: 0.01, 1: 0.01}, max_tokens=48)
+
+    assert machine.choose(tmp_path, usual_layout(2)) == Layout(2, 2)
 
 
 def test_one_core_needs_no_measurement(tmp_path: Path) -> None:

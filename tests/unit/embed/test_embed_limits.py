@@ -98,7 +98,7 @@ async def test_a_request_of_too_many_bytes_is_refused_and_the_next_one_served(
 async def test_bytes_that_are_no_text_are_refused_and_do_no_harm(
     channel: grpc.aio.Channel, text: bytes
 ) -> None:
-    """Refused as the message is read, before any of our code: UNKNOWN, without a reason.
+    """Refused as the message is read, as any other wrong request.
 
     Python's client cannot write these; others can.
     """
@@ -111,7 +111,7 @@ async def test_bytes_that_are_no_text_are_refused_and_do_no_harm(
         await raw(spoiled)
     answer = await embed_grpc.EmbedServiceStub(channel).Embed(_request(["after"]))
 
-    assert failure.value.code() is grpc.StatusCode.UNKNOWN
+    assert failure.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "low" not in (failure.value.details() or "")
     assert answer.results[0].HasField("embedding")
 

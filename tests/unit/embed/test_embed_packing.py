@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from hypothesis import given
@@ -16,10 +17,11 @@ LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=200)
 class Item:
     tokens: int
     serial: int
+    route: str = ""
 
 
-def _queue(lengths: list[int]) -> PackingQueue[Item]:
-    queue: PackingQueue[Item] = PackingQueue()
+def _queue(lengths: list[int], window_tokens: int = sys.maxsize) -> PackingQueue[Item]:
+    queue: PackingQueue[Item] = PackingQueue(window_tokens=window_tokens)
     for serial, tokens in enumerate(lengths):
         queue.add(Item(tokens, serial))
     return queue
@@ -40,6 +42,37 @@ def test_every_text_is_in_exactly_one_batch_and_every_batch_keeps_its_limits(
 
     assert sorted(item.serial for item in seen) == list(range(len(lengths)))
     assert len(queue) == queue.tokens == 0
+
+
+@given(LENGTHS, st.integers(1, 2048), st.integers(1, 4096))
+def test_a_batch_is_packed_from_the_oldest_texts_of_the_window(
+    lengths: list[int], budget: int, window: int
+) -> None:
+    """Red without the window: of a long queue the last texts may go with the first ones."""
+    queue = _queue(lengths, window)
+    waiting = dict(enumerate(lengths))
+
+    while batch := queue.take(token_budget=budget, max_items=64):
+        newest = max(item.serial for item in batch)
+        before = sum(tokens for serial, tokens in waiting.items() if serial < newest)
+        assert before < window or len(batch) == 1
+        assert min(waiting) in {item.serial for item in batch}
+        for item in batch:
+            del waiting[item.serial]
+        assert queue.tokens == sum(waiting.values())
+        assert len(queue) == len(waiting)
+
+    assert not waiting
+
+
+def test_a_text_beyond_the_window_can_be_discarded() -> None:
+    queue = _queue([10, 20, 30], window_tokens=5)
+
+    queue.discard(Item(20, 1))
+
+    assert (len(queue), queue.tokens) == (2, 40)
+    order = [queue.take(token_budget=100, max_items=8)[0].serial for _ in range(2)]
+    assert order == [0, 2]
 
 
 @given(LENGTHS, st.integers(1, 2048), st.integers(1, 64))
@@ -96,6 +129,27 @@ def test_a_discarded_text_is_gone_and_counts_no_more() -> None:
     assert [item.serial for item in queue.take(token_budget=100, max_items=8)] == [1]
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.sampled_from(["document", "query"])), min_size=1),
+    st.integers(1, 2048),
+    st.integers(1, 64),
+)
+def test_a_batch_takes_one_route_and_holds_the_oldest(
+    texts: list[tuple[int, str]], budget: int, most: int
+) -> None:
+    """Red when texts are sorted by length alone: neighbours of the other route come along."""
+    queue: PackingQueue[Item] = PackingQueue()
+    for serial, (tokens, route) in enumerate(texts):
+        queue.add(Item(tokens, serial, route))
+
+    waiting = set(range(len(texts)))
+    while batch := queue.take(token_budget=budget, max_items=most):
+        assert len({item.route for item in batch}) == 1
+        assert min(waiting) in {item.serial for item in batch}
+        waiting -= {item.serial for item in batch}
+    assert not waiting
+
+
 @given(LENGTHS, st.integers(1, 2048), st.integers(1, 64))
 def test_without_padding_a_batch_takes_what_its_tokens_sum_to(
     lengths: list[int], budget: int, most: int
@@ -109,7 +163,7 @@ def test_without_padding_a_batch_takes_what_its_tokens_sum_to(
     while batch := queue.take(token_budget=budget, max_items=most):
         total = sum(item.tokens for item in batch)
         assert total <= budget or len(batch) == 1
-        rest = [tokens for _, _, left in queue._by_length if (tokens := left.tokens)]
+        rest = [tokens for *_, left in queue._by_length if (tokens := left.tokens)]
         if rest and len(batch) < most:
             longest = max(item.tokens for item in batch)
             above = [tokens for tokens in rest if tokens >= longest]

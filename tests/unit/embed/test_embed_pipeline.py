@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
 from tokenizers import Tokenizer
 
 from services.embed.backends import pipeline
-from services.embed.backends.pipeline import UnsupportedModelError
 from services.embed.backends.sentence_transformers import load_torch
+from services.embed.backends.suitability import UnsupportedModelError
 from services.embed.model import EncodedText, Prompts, Truncation
-from tests.support.random_models import WIDTH, save_random_model
+from tests.support.random_models import WIDTH, save_random_model, save_random_router
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 BOOBY_TRAP = "raise SystemExit(77)\n"
-
-
-def _router(folder: Path) -> Path:
-    plain = str(save_random_model(folder / "parts", "bert"))
-    query = [Transformer(plain), Pooling(WIDTH, "mean")]
-    document = [Transformer(plain), Pooling(WIDTH, "cls")]
-    SentenceTransformer(
-        modules=[Router.for_query_document(query, document)],
-        device="cpu",
-    ).save(str(folder / "router"))
-    return folder / "router"
 
 
 def _static(folder: Path) -> Path:
@@ -73,6 +62,17 @@ def _module_of_its_own(folder: Path) -> Path:
     return model
 
 
+def _route_of_its_own(folder: Path) -> Path:
+    model = save_random_router(folder)
+    listed = model / "router_config.json"
+    config = json.loads(listed.read_text())
+    config["types"] = dict.fromkeys(config["types"], "odd.Transformer")
+    listed.write_text(json.dumps(config))
+    for folder_of_module in (model, *(path for path in model.iterdir() if path.is_dir())):
+        (folder_of_module / "odd.py").write_text(BOOBY_TRAP)
+    return model
+
+
 def _cut_weights(folder: Path) -> Path:
     model = save_random_model(folder, "bert")
     weights = next(model.rglob("*.safetensors"))
@@ -90,11 +90,12 @@ def _no_tokenizer(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("build", "why"),
     [
-        (_router, "Router"),
+        (save_random_router, "Router"),
         (_static, "StaticEmbedding"),
         (_without_prompt, "leaves its prompt out"),
         (_code_of_its_own, "custom code"),
         (_module_of_its_own, "third-party code"),
+        (_route_of_its_own, "third-party code"),
         (_cut_weights, "deserializing"),
         (_no_tokenizer, "no tokenizer"),
     ],

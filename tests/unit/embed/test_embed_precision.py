@@ -33,7 +33,7 @@ class _Backend(HashingBackend):
         self._error = error
         self._seconds = seconds
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         time.sleep(self._seconds)  # how slow an engine is cannot be had without time passing
         rows = super().infer(batch)
         return rows + np.float32(self._error)

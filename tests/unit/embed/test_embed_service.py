@@ -220,16 +220,31 @@ async def test_an_unknown_model_and_a_foreign_page_token_are_refused(
     assert read_rpc_error(foreign.value).reason == "ERROR_REASON_PAGE_TOKEN_MISMATCH"
 
 
-async def test_what_is_not_built_says_so(channel: grpc.aio.Channel) -> None:
-    call = rerank_grpc.RerankServiceStub(channel).Rerank(
-        rerank_pb.RerankRequest(model=HASHING, query="q", texts=["t"])
-    )
+async def test_without_a_reranker_the_answer_says_so(channel: grpc.aio.Channel) -> None:
+    stub = rerank_grpc.RerankServiceStub(channel)
+    with pytest.raises(grpc.aio.AioRpcError) as off:
+        await stub.Rerank(rerank_pb.RerankRequest(query="q", texts=["t"]))
+    with pytest.raises(grpc.aio.AioRpcError) as other:
+        await stub.Rerank(rerank_pb.RerankRequest(model=HASHING, query="q", texts=["t"]))
 
-    with pytest.raises(grpc.aio.AioRpcError) as failure:
-        await call
+    error = read_rpc_error(off.value)
+    assert (error.code, error.reason) == ("FAILED_PRECONDITION", "ERROR_REASON_STATE_CONFLICT")
+    assert "LODESTONE_EMBED_RERANKER" in error.message
+    assert read_rpc_error(other.value).reason == "ERROR_REASON_INVALID_REQUEST"
 
-    assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert read_rpc_error(failure.value).reason == "ERROR_REASON_NOT_IMPLEMENTED"
+
+@pytest.mark.parametrize(
+    "fields", [{"query": ""}, {"query": "x" * 8193}, {"texts": []}, {"texts": ["x"] * 257}]
+)
+async def test_a_wrong_request_to_rerank_is_refused(
+    channel: grpc.aio.Channel, fields: dict[str, object]
+) -> None:
+    request = rerank_pb.RerankRequest(**{"query": "q", "texts": ["t"], **fields})  # type: ignore[arg-type]
+
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await rerank_grpc.RerankServiceStub(channel).Rerank(request)
+
+    assert read_rpc_error(refused.value).reason == "ERROR_REASON_INVALID_REQUEST"
 
 
 async def test_a_cancelled_call_leaves_nothing_behind(channel: grpc.aio.Channel) -> None:

@@ -91,7 +91,7 @@ class _ShortBackend(HashingBackend):
         super().__init__()
         self._rows = rows
 
-    def infer(self, batch: object) -> Vectors:
+    def infer(self, batch: object, _route: str = "") -> Vectors:
         vectors = super().infer(batch)  # type: ignore[arg-type]
         return vectors[:-1] if self._rows else vectors[:, :-1]
 
@@ -259,7 +259,7 @@ async def test_both_lanes_run_by_their_weights() -> None:
 
     def submit(serial: int, lane: Lane) -> None:
         ids = ids_of(f"text {serial}")
-        work = Work(serial, (ids.tobytes(), LAYOUT), ids, LAYOUT, lane)
+        work = Work(serial, (ids.tobytes(), LAYOUT, ""), ids, lane)
         work.waiters.append((request, serial))
         engine.submit(Batch([work], lane))
 

@@ -13,11 +13,11 @@ from prometheus_client import REGISTRY
 
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
-from services.embed.backends.protocol import LoadedModel
+from services.embed.backends.protocol import EngineDownError, LoadedModel
 from services.embed.model import Embedding, ModelId
-from services.embed.sharing import Devices, Turns
+from services.embed.sharing import Devices, SharedBackend, Turns
 from services.embed.specs import specs_of
-from tests.unit.embed.harness import DOCUMENT, settings_of
+from tests.unit.embed.harness import DOCUMENT, GatedBackend, eventually, ids_of, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,7 +155,7 @@ def test_a_forward_that_raises_gives_its_turn_back() -> None:
 
 
 class _Broken(HashingBackend):
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         raise RuntimeError("engine")
 
 
@@ -175,7 +175,7 @@ class _SteadyBackend(HashingBackend):
         self._name = name
         self._order = order
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         time.sleep(0.002)  # how long an engine is busy cannot be had without time passing
         self._order.append(self._name)
         return super().infer(batch)
@@ -204,6 +204,23 @@ async def test_two_served_models_share_the_machine_by_weight() -> None:
 
     assert all(isinstance(outcome, Embedding) for answer in answers for outcome in answer)
     assert 0.70 < order[:100].count("heavy") / 100 < 0.90
+
+
+async def test_a_stop_lets_go_whoever_waits_for_a_turn() -> None:
+    """Red when only the engine is stopped: a model waits for a neighbour's forward to end."""
+    turns = Turns()
+    busy = GatedBackend()
+    first, second = (SharedBackend(one, turns, weight=1) for one in (busy, HashingBackend()))
+    forward = asyncio.create_task(asyncio.to_thread(first.infer, [ids_of("a")]))
+    await eventually(busy.entered.is_set)
+    waiting = asyncio.create_task(asyncio.to_thread(second.infer, [ids_of("b")]))
+    await eventually(lambda: second._seat.waiting)
+
+    second.stop()
+    with pytest.raises(EngineDownError):
+        await asyncio.wait_for(waiting, 10)
+    busy.gate.set()
+    assert len(await forward) == 1
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

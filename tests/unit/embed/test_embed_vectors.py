@@ -130,7 +130,7 @@ async def test_a_vector_that_must_not_be_stored_leaves_in_no_type(
 class _EmptyFront(HashingBackend):
     """Answers the marker with a good vector whose front is zero."""
 
-    def infer(self, batch: object) -> Vectors:
+    def infer(self, batch: object, _route: str = "") -> Vectors:
         rows = super().infer(batch)  # type: ignore[arg-type]
         rows[0] = 0
         rows[0, -1] = 1
@@ -168,7 +168,7 @@ async def test_a_batch_of_several_layouts_gives_each_text_its_own() -> None:
     works = []
     for serial, layout in enumerate(layouts):
         ids = ids_of(TEXTS[serial])
-        work = Work(serial, (ids.tobytes(), layout), ids, layout, Lane.BULK)
+        work = Work(serial, (ids.tobytes(), layout, ""), ids, Lane.BULK)
         work.waiters.append((request, serial))
         works.append(work)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.embed.backends.protocol import BackendInfo, LoadedModel
+from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
+from services.embed.backends.remote.abandoning import AbandonableCalls
 from services.embed.backends.remote.circuit import Circuit
 from services.embed.backends.remote.client import EmbeddingsClient
 from services.embed.backends.remote.key_file import KeyFile, KeyFileError
@@ -56,11 +57,12 @@ def load_remote(
     )
 
 
-class RemoteBackend:
+class RemoteBackend(AlwaysUp):
     """Sends each batch as one request; several threads do so at once."""
 
     def __init__(self, provider: Provider, info: BackendInfo) -> None:
         self._provider = provider
+        self._calls = AbandonableCalls()
         self._info = info
 
     @property
@@ -68,21 +70,30 @@ class RemoteBackend:
         """What this backend is."""
         return self._info
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors:
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         """Returns one row per text, of length one; a row that is no vector is NaN.
 
         Raises:
             RemoteModelUnavailableError: the provider does not answer, whatever the texts.
             BadVectorError: it does not embed this one text.
             TextsAtFaultError: it does not embed these texts together.
+            EngineDownError: `stop` was called.
         """
-        size = self._info.max_texts
-        parts = [batch[at : at + size] for at in range(0, len(batch), size)]
-        return np.concatenate([self._infer(part) for part in parts])
+        return self._calls.run(lambda: self._infer_all(batch))
+
+    def stop(self) -> None:
+        """Lets go whoever waits for the provider, for its limits or for the next try."""
+        self._calls.stop()
+        self._provider.stop()
 
     def close(self) -> None:
         """Closes connections."""
         self._provider.close()
+
+    def _infer_all(self, batch: Sequence[TokenIds]) -> Vectors:
+        size = self._info.max_texts
+        parts = [batch[at : at + size] for at in range(0, len(batch), size)]
+        return np.concatenate([self._infer(part) for part in parts])
 
     def _infer(self, batch: Sequence[TokenIds]) -> Vectors:
         try:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from services.embed import metrics
+from services.embed.backends.protocol import EngineDownError
 from services.embed.backends.remote.circuit import Circuit, CircuitOpenError
 from services.embed.backends.remote.failures import CallFailedError, FailureKind
 from services.embed.backends.remote.rate_limit import RateLimit, WaitTooLongError
@@ -69,6 +70,7 @@ class Provider:
         Raises:
             RemoteModelUnavailableError: the provider does not answer, or does not let us.
             TextsAtFaultError: it answers, but not to these texts.
+            EngineDownError: `stop` was called while it waited.
         """
         deadline = self._clock() + self._deadline_seconds
         self._retries.note_request()
@@ -81,9 +83,13 @@ class Provider:
                 if not self._may_retry(failure, tries, deadline):
                     raise self._explained(failure, tries) from None
 
-    def close(self) -> None:
-        """Ends waits and closes connections."""
+    def stop(self) -> None:
+        """Ends waits; nothing is sent any more."""
         self._closing.set()
+
+    def close(self) -> None:
+        """Closes connections."""
+        self.stop()
         self._client.close()
 
     def _try_once(self, texts: Sequence[str], tokens: int, deadline: float) -> Answer:
@@ -125,6 +131,8 @@ class Provider:
         while wait > 0 and not self._closing.wait(wait):
             metrics.REMOTE_WAIT_SECONDS.inc(wait)
             wait = self._limit.held_seconds  # another thread may have been told to slow down
+        if self._closing.is_set():
+            raise EngineDownError
 
     def _note_failure(self, failure: CallFailedError) -> None:
         metrics.REMOTE_REQUESTS.labels(failure.kind).inc()
@@ -164,7 +172,7 @@ class Provider:
         if failure.kind is FailureKind.REFUSED:
             return TextsAtFaultError(str(failure.kind))
         if failure.kind.may_be_the_texts:
-            if self._is_well():
+            if not self._closing.is_set() and self._is_well():
                 return TextsAtFaultError(str(failure.kind))
             self._note_provider_failure(tries + 1)
         get_logger().warning("remote_model_failed", kind=str(failure.kind), tries=tries)

@@ -41,7 +41,7 @@ class Utf8Encoder:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation
+        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
     ) -> list[EncodedText | LodestoneError]:
         """Returns one outcome per text, in order."""
         return [self._encode(text, truncation) for text in texts]

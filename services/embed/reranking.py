@@ -1,0 +1,74 @@
+"""A model that scores: from a query and texts to one outcome per text."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.embed import metrics
+from services.embed.errors import BadVectorError
+from services.embed.forwarding import ForwardingModel, Order
+from services.embed.model import Lane, Score
+from services.runtime.errors import LodestoneError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.embed.forwarding import Parts, Row
+    from services.embed.model import ScoreOutcome
+    from services.embed.pair_tokenizer import PairTokenizer
+
+
+class ServedReranker(ForwardingModel):
+    """Scores texts against queries with one loaded cross-encoder."""
+
+    def __init__(self, parts: Parts, encoder: PairTokenizer) -> None:
+        super().__init__(parts)
+        self._encoder = encoder
+
+    async def rerank(
+        self, query: str, texts: Sequence[str], *, deadline_seconds: float | None = None
+    ) -> list[ScoreOutcome]:
+        """Returns one outcome per text, in order; one bad text does not fail the others.
+
+        Idempotent. A user waits: texts take the lane of queries. A call that what waits already
+        would keep beyond its deadline is refused at once.
+
+        Raises:
+            InvalidRequestError: there are too many texts.
+            OverloadedError: too much waits already.
+        """
+        order = Order(
+            texts=texts,
+            encode=partial(self._encoder.encode_pairs, query, texts),
+            count=_count,
+            lane=Lane.INTERACTIVE,
+            extra_chars=len(query),
+        )
+        outcomes = list(
+            map(_outcome, await self._forward(order, deadline_seconds=deadline_seconds))
+        )
+        _count_all(outcomes)
+        return outcomes
+
+
+def _outcome(row: Row | LodestoneError) -> ScoreOutcome:
+    if isinstance(row, LodestoneError):
+        return row
+    encoded, value = row
+    (score,) = np.frombuffer(value, dtype="<f4")
+    return Score(float(score), token_count=len(encoded.ids), truncated=encoded.shortened)
+
+
+def _count(outcome: str, texts: int) -> None:
+    metrics.RERANKED_TEXTS.labels(outcome).inc(texts)
+
+
+def _count_all(outcomes: Sequence[ScoreOutcome]) -> None:
+    bad = sum(isinstance(outcome, BadVectorError) for outcome in outcomes)
+    ok = sum(isinstance(outcome, Score) for outcome in outcomes)
+    counts = {"ok": ok, "bad_score": bad, "invalid": len(outcomes) - ok - bad}
+    for outcome, count in counts.items():
+        _count(outcome, count)
