@@ -8,12 +8,32 @@ import numpy as np
 from pgvector import HalfVector
 
 from services.indexer.storage.partitions import vectors_table
+from services.indexer.storage.term_changes import noted
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    import asyncpg
 
     from services.indexer.model import EmbeddedContent, ModelId, NodeId, WorkspaceId
     from services.indexer.storage.database import Connection
+
+
+_FILL_LOCK_KEY = 0x10DE_5714
+"""Advisory lock that whoever fills the cache holds shared, and whoever forgets texts alone."""
+
+_WAIT_MILLISECONDS = 2000
+"""Longest wait for commits in flight: those that come meanwhile wait behind it."""
+
+_FORGET = """
+DELETE FROM embedding_cache c USING unnest($1::int[], $2::bytea[]) old (model_id, content_hash)
+WHERE c.model_id = old.model_id AND c.content_hash = old.content_hash
+"""
+_FORGET_TERMS = """
+DELETE FROM content_terms t WHERE t.content_hash = ANY ($1) AND NOT EXISTS (
+  SELECT FROM models m
+  JOIN embedding_cache c ON c.model_id = m.id AND c.content_hash = t.content_hash)
+"""
 
 
 async def adopt_cached(
@@ -65,7 +85,8 @@ async def adopt_cached(
               FROM u JOIN content_terms t ON t.content_hash = u.content_hash
               ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
                 terms = excluded.terms, counts = excluded.counts, length = excluded.length,
-                name_terms = excluded.name_terms)
+                name_terms = excluded.name_terms),
+            {noted("u")}
             SELECT count(*) FROM u
             """,
             workspace_id,
@@ -79,13 +100,18 @@ async def adopt_cached(
 async def fill_cache(
     connection: Connection, model_id: ModelId, contents: Mapping[bytes, EmbeddedContent]
 ) -> None:
-    """Puts texts that became vectors into the cache; the first vector of a text stays."""
+    """Puts texts that became vectors into the cache; the first vector of a text stays.
+
+    They stay at least until the transaction ends, those too that were there before.
+    """
     # Sorted, so that two transactions lock rows in one order.
     items = sorted(contents.values(), key=lambda item: item.content_hash)
     await connection.execute(
-        """
+        f"""
+        WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock_shared({_FILL_LOCK_KEY}))
         INSERT INTO embedding_cache (model_id, content_hash, embedding, token_count, truncated)
-        SELECT $1, * FROM unnest($2::bytea[], $3::halfvec[], $4::int[], $5::boolean[])
+        SELECT $1, v.* FROM held,
+          unnest($2::bytea[], $3::halfvec[], $4::int[], $5::boolean[]) v
         ON CONFLICT DO NOTHING
         """,
         model_id,
@@ -106,3 +132,22 @@ async def fill_cache(
         [" ".join(map(str, item.terms.values())) for item in items],
         [sum(item.terms.values()) for item in items],
     )
+
+
+async def forget(connection: Connection, texts: Sequence[asyncpg.Record]) -> int:
+    """Removes cached vectors, and terms of texts that no model has a vector of; returns how many.
+
+    Inside a transaction. Who fills the cache is waited for before a row is touched: he may wait for
+    a row in turn.
+
+    Args:
+        connection: of the transaction.
+        texts: each with `model_id` and `content_hash`.
+    """
+    if texts:
+        await connection.execute(f"SET LOCAL lock_timeout = {_WAIT_MILLISECONDS}")
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _FILL_LOCK_KEY)
+        hashes = [row["content_hash"] for row in texts]
+        await connection.execute(_FORGET, [row["model_id"] for row in texts], hashes)
+        await connection.execute(_FORGET_TERMS, hashes)
+    return len(texts)

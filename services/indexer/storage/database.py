@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,7 +11,10 @@ import asyncpg
 import stamina
 from pgvector.asyncpg import register_vector
 
+from services.indexer import metrics
 from services.indexer.errors import DATABASE, DiskFullError
+from services.indexer.storage.tenancy import restrict
+from services.runtime.access import visible_workspaces
 from services.runtime.errors import (
     DependencyUnavailableError,
     InvalidRequestError,
@@ -96,9 +100,12 @@ class Database:
                 command_timeout=self._timeout_seconds,
                 timeout=_CONNECT_TIMEOUT_SECONDS,
                 init=_prepare,
+                reset=_leave_as_it_is,
                 server_settings={
                     "application_name": "lodestone-indexer",
                     "jit": "off",
+                    # Whoever writes terms here notes the nodes: see `storage.term_changes`.
+                    "lodestone.notes_changes": "on",
                     # A process that is frozen or cut off in a transaction would keep its locks:
                     # whoever takes its run over would wait for it to wake up.
                     "idle_in_transaction_session_timeout": f"{self._idle_seconds * 1000:.0f}ms",
@@ -106,6 +113,7 @@ class Database:
             )
         except (asyncpg.PostgresError, OSError) as error:
             raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None
+        metrics.POOL_CONNECTIONS_LIMIT.set(self._connections)
 
     async def close(self) -> None:
         """Closes every connection, those in use last."""
@@ -119,9 +127,16 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """Yields a connection outside a transaction, for single statements."""
+        """Yields a connection outside a transaction, for single statements.
+
+        For a caller of some workspaces it is one inside a transaction that reads these alone.
+        """
+        if visible_workspaces() is not None:
+            async with self.transaction() as connection:
+                yield connection
+            return
         with _translated():
-            async with self._pool.acquire(timeout=_CONNECT_TIMEOUT_SECONDS) as connection:
+            async with self._acquired() as connection:
                 yield connection
 
     @asynccontextmanager
@@ -129,10 +144,64 @@ class Database:
         """Yields a connection inside a transaction: all of the block is committed, or nothing."""
         with _translated():
             async with (
-                self._pool.acquire(timeout=_CONNECT_TIMEOUT_SECONDS) as connection,
+                self._acquired() as connection,
                 connection.transaction(),
             ):
+                await _restrict_to_caller(connection)
                 yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """Yields a connection whose statements all see one state; it writes nothing."""
+        with _translated():
+            async with (
+                self._acquired() as connection,
+                connection.transaction(isolation="repeatable_read", readonly=True),
+            ):
+                await _restrict_to_caller(connection)
+                yield connection
+
+    @asynccontextmanager
+    async def alone(self, key: int) -> AsyncIterator[Connection | None]:
+        """Yields a connection that holds an advisory lock, or None while another process does.
+
+        The lock is the session's: for work that no transaction can hold together.
+        """
+        async with self.connection() as connection:
+            if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", key):
+                yield None
+                return
+            unlocked = False
+            try:
+                yield connection
+            finally:
+                try:
+                    await connection.fetchval("SELECT pg_advisory_unlock($1)", key)
+                    unlocked = True
+                finally:
+                    if not unlocked:  # then it ends with the session
+                        connection.terminate()
+
+    @asynccontextmanager
+    async def _acquired(self) -> AsyncIterator[Connection]:
+        """Yields a connection of the pool; counts it, and what was waited for it."""
+        started = time.perf_counter()
+        acquiring = self._pool.acquire(timeout=_CONNECT_TIMEOUT_SECONDS)
+        try:
+            connection = await acquiring.__aenter__()
+        finally:
+            metrics.POOL_WAIT_SECONDS.observe(time.perf_counter() - started)
+        with metrics.POOL_CONNECTIONS_USED.track_inprogress():
+            try:
+                yield connection
+            finally:
+                await acquiring.__aexit__(None, None, None)
+
+
+async def _restrict_to_caller(connection: Connection) -> None:
+    patterns = visible_workspaces()
+    if patterns is not None:
+        await restrict(connection, patterns)
 
 
 class _translated:  # noqa: N801 - reads as a statement
@@ -148,12 +217,15 @@ class _translated:  # noqa: N801 - reads as a statement
         __: TracebackType | None,
     ) -> None:
         if isinstance(error, asyncpg.DiskFullError):
+            metrics.DATABASE_ERRORS.labels("disk_full").inc()
             raise DiskFullError("The database's disk is full.") from error
         if isinstance(error, asyncpg.DataError):
+            metrics.DATABASE_ERRORS.labels("bad_value").inc()
             raise InvalidRequestError(
                 "A value cannot be stored: it holds a NUL, or a number is too large."
             ) from error
         if isinstance(error, _TRANSIENT) and not isinstance(error, LodestoneError):
+            metrics.DATABASE_ERRORS.labels("unavailable").inc()
             raise DependencyUnavailableError(
                 "The database does not answer.",
                 metadata={"dependency": DATABASE},
@@ -180,6 +252,13 @@ async def retry_transient(work: Callable[[], Awaitable[T]], *, patience_seconds:
 
 async def _prepare(connection: asyncpg.Connection) -> None:
     await register_vector(connection)
+
+
+async def _leave_as_it_is(_: asyncpg.Connection) -> None:
+    """Spares each statement a second one, by which the pool would reset the session.
+
+    Settings are changed inside transactions alone, and `alone` gives its lock back.
+    """
 
 
 async def _check_server(connection: asyncpg.Connection) -> None:

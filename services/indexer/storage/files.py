@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from services.indexer.model import FileId, KnownFile, RunCounters, Signature
+from services.indexer.model import FileId, KnownFile, Signature
+from services.indexer.outcomes import parsed_outcome, removed_outcome, unchanged_outcome
+from services.indexer.run import RunCounters
 from services.indexer.storage.cache import adopt_cached
+from services.indexer.storage.model_rows import hold_node_set, queue_for_models
+from services.indexer.storage.node_references import write_references
 from services.indexer.storage.node_rows import (
     StoredFile,
     insert_new,
@@ -16,18 +20,32 @@ from services.indexer.storage.node_rows import (
     stored_nodes,
     update_kept,
 )
+from services.indexer.storage.statistics import analyze_grown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import asyncpg
+
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import ModelId, ParsedFile, Run, WorkspaceId
+    from services.indexer.model import ModelId, ParsedFile, WorkspaceId
+    from services.indexer.run import Run
     from services.indexer.storage.database import Connection, Database
 
-PAGE = """
-SELECT id, path, size, mtime_ns, ctime_ns, inode, settled, digest, recipe
-FROM files WHERE workspace_id = $1 AND path > $2 ORDER BY path LIMIT $3
+_COLUMNS = "id, path, size, mtime_ns, ctime_ns, inode, settled, digest, recipe"
+PAGE = f"""
+SELECT {_COLUMNS} FROM files WHERE workspace_id = $1 AND path > $2 ORDER BY path LIMIT $3
 """
+PAGE_OF = f"""
+SELECT DISTINCT f.* FROM unnest($4::text[]) AS n (name), LATERAL (
+  (SELECT {_COLUMNS} FROM files WHERE workspace_id = $1 AND path > $2 AND path = n.name)
+  UNION ALL
+  (SELECT {_COLUMNS} FROM files WHERE workspace_id = $1 AND path > $2
+    AND path > n.name || '/' AND path < n.name || '0' ORDER BY path LIMIT $3)) f
+ORDER BY path LIMIT $3
+"""
+"""Files of these names, and those beneath folders of these names: in bytes, 0 comes after /."""
+
 _LARGEST_INODE = (1 << 63) - 1
 """PostgreSQL has no unsigned numbers; an inode is compared, never used."""
 
@@ -43,19 +61,23 @@ class FileStore:
         """Returns files in byte order of their paths, those after a path."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(PAGE, workspace_id, after, limit)
-        return [
-            KnownFile(
-                FileId(row[0]),
-                row[1],
-                Signature(row[2], row[3], row[4], row[5], row[6]),
-                row[7],
-                row[8],
-            )
-            for row in rows
-        ]
+        return list(map(_known_file, rows))
 
-    async def touch(self, run: Run, seen: Mapping[str, Signature]) -> None:
-        """Records new signatures of files whose bytes did not change."""
+    async def page_of(
+        self, workspace_id: WorkspaceId, names: Sequence[str], after: str, limit: int
+    ) -> list[KnownFile]:
+        """Returns files of some names, or beneath folders of these names, as `page`.
+
+        Costs what they are, however many files there are besides.
+        """
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(PAGE_OF, workspace_id, after, limit, list(names))
+        return list(map(_known_file, rows))
+
+    async def touch(
+        self, run: Run, seen: Mapping[str, Signature], seconds_each: float = 0.0
+    ) -> None:
+        """Records new signatures of files whose bytes did not change, and the time of each."""
         async with self._database.transaction() as connection:
             await connection.execute(
                 """
@@ -73,11 +95,16 @@ class FileStore:
                 [item.inode & _LARGEST_INODE for item in seen.values()],
                 [item.settled for item in seen.values()],
             )
-            await self._ledger.add(connection, run, RunCounters(files_parsed=len(seen)))
+            counters = RunCounters(files_parsed=len(seen))
+            outcomes = [unchanged_outcome(path, seconds_each) for path in seen]
+            await self._ledger.add(connection, run, counters, outcomes=outcomes)
 
-    async def remove(self, run: Run, paths: Sequence[str]) -> None:
+    async def remove(
+        self, run: Run, paths: Sequence[str], stage: str = "scan", seconds_each: float = 0.0
+    ) -> None:
         """Removes files that are gone; their nodes, vectors and terms go with them."""
         async with self._database.transaction() as connection:
+            await hold_node_set(connection, run.workspace_id)
             # Files before nodes, each in one order, as everyone else who locks both.
             rows = await connection.fetch(
                 """
@@ -99,17 +126,28 @@ class FileStore:
             )
             if run.is_scoped:
                 counters = RunCounters(nodes_removed=counters.nodes_removed)
-            await self._ledger.add(connection, run, counters)
+            outcomes = [removed_outcome(path, stage, seconds_each) for path in paths]
+            await self._ledger.add(connection, run, counters, outcomes=outcomes)
 
     async def apply(
-        self, run: Run, model_id: ModelId, recipe: str, files: Sequence[ParsedFile], seconds: float
+        self,
+        run: Run,
+        model_id: ModelId,
+        recipe: str,
+        files: Sequence[ParsedFile],
+        seconds: float,
+        *,
+        attempts: int = 1,
     ) -> None:
         """Makes the database hold a batch of parsed files, and nothing of what they held before.
 
         Nodes whose text is in the cache get their vector and terms here; the others are pending.
         Idempotent: the same batch again changes nothing but generations.
         """
+        share = seconds / max(1, len(files))
+        outcomes = [parsed_outcome(file, share, attempts) for file in files]
         async with self._database.transaction() as connection:
+            await hold_node_set(connection, run.workspace_id)
             rows = await _upsert_files(connection, run.workspace_id, recipe, files)
             stored = await stored_nodes(connection, run.workspace_id, list(rows.values()))
             placed = await place(connection, files, rows, stored)
@@ -117,6 +155,10 @@ class FileStore:
             gone = await remove_nodes(connection, run.workspace_id, removed)
             await update_kept(connection, run.workspace_id, placed)
             new = await insert_new(connection, run.workspace_id, placed)
+            await queue_for_models(connection, run.workspace_id, new)
+            known = await self._ledger.nodes_total(connection, run)
+            await analyze_grown(connection, run.workspace_id, known + len(new))
+            await write_references(connection, run.workspace_id, placed)
             adopted = await adopt_cached(connection, run.workspace_id, model_id, new)
             counters = replace(
                 gone,
@@ -127,7 +169,9 @@ class FileStore:
             if run.is_scoped:
                 counters = await self._cover(connection, run, rows.values(), files)
             counters = replace(counters, files_parsed=len(files), nodes_removed=gone.nodes_removed)
-            await self._ledger.add(connection, run, counters, stage_seconds={"parse": seconds})
+            await self._ledger.add(
+                connection, run, counters, stage_seconds={"parse": seconds}, outcomes=outcomes
+            )
 
     async def _cover(
         self,
@@ -140,6 +184,12 @@ class FileStore:
         counters = await self._ledger.cover_files(connection, run, [row.id for row in rows])
         skipped = sum(1 for file in files if file.skip_reason)
         return replace(counters, files_skipped=skipped)
+
+
+def _known_file(row: asyncpg.Record) -> KnownFile:
+    return KnownFile(
+        FileId(row[0]), row[1], Signature(row[2], row[3], row[4], row[5], row[6]), row[7], row[8]
+    )
 
 
 async def _upsert_files(

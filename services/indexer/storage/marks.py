@@ -7,7 +7,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from services.indexer.model import ClaimedNode, NodeId, ParsedFile
+from services.indexer.storage import term_index, vector_index
 from services.indexer.storage.partitions import vectors_table
+from services.indexer.storage.term_changes import note_changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,6 +70,7 @@ class Disagreement(StrEnum):
 
     FILE_CHANGED = "file_changed"
     FILE_GONE = "file_gone"
+    FILE_MISSING = "file_missing"
     FILE_UNREADABLE = "file_unreadable"
     NODES_DIFFER = "nodes_differ"
     NOT_EMBEDDED_BUT_INDEXED = "not_embedded_but_indexed"
@@ -76,6 +79,15 @@ class Disagreement(StrEnum):
     VECTOR_WRONG = "vector_wrong"
     TERMS_MISSING = "terms_missing"
     TERMS_WRONG = "terms_wrong"
+    POSTINGS_WRONG = "postings_wrong"
+    LISTS_WRONG = "lists_wrong"
+
+
+_POSTINGS, _LISTS = -1, -2
+"""In the place of a node, without path: the one mark of a workspace's postings, which are made
+anew all or none, and that of the index over its vectors."""
+
+_WHOLES = {Disagreement.POSTINGS_WRONG: _POSTINGS, Disagreement.LISTS_WRONG: _LISTS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,14 @@ class Mark:
     kind: Disagreement
     node_id: int = 0
     qualified_name: str = ""
+    nodes: int = 0
+    """How many nodes of a block of postings disagree; the fields above tell of one of them."""
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """The path and node that it is kept under."""
+        whole = _WHOLES.get(self.kind)
+        return (self.path, self.node_id) if whole is None else ("", whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +180,13 @@ class MarkStore:
 
     async def mark(self, workspace_id: WorkspaceId, marks: Sequence[Mark]) -> None:
         """Marks rows for a repair run; marking twice is marking once."""
-        unique = {(mark.path, mark.node_id): mark for mark in marks}
+        unique = {mark.key: mark for mark in marks}
         async with self._database.connection() as connection:
             await connection.execute(
                 _MARK,
                 workspace_id,
-                [mark.path for mark in unique.values()],
-                [mark.node_id for mark in unique.values()],
+                [path for path, _ in unique],
+                [node for _, node in unique],
                 [mark.kind.value for mark in unique.values()],
             )
 
@@ -218,7 +238,18 @@ async def put_back(
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
     Inside a transaction. What the cache holds of their texts goes too: it may be what is wrong.
+    Blocks of postings that are marked, and an index over vectors, are not read any more, and made
+    anew after the run.
     """
+    wholes = await connection.fetch(
+        "DELETE FROM index_marks WHERE workspace_id = $1 AND node_id < 0 RETURNING node_id",
+        workspace_id,
+    )
+    for row in wholes:
+        if row["node_id"] == _POSTINGS:
+            await term_index.distrust(connection, workspace_id)
+        else:
+            await vector_index.distrust(connection, workspace_id, model_id)
     rows = await connection.fetch(
         """
         SELECT n.id, n.content_hash FROM index_marks m
@@ -229,6 +260,7 @@ async def put_back(
     )
     nodes = [NodeId(row["id"]) for row in rows]
     hashes = [row["content_hash"] for row in rows]
+    await note_changed(connection, workspace_id, nodes)
     for table in (vectors_table(model_id), "node_terms"):
         await connection.execute(
             f"DELETE FROM {table} WHERE workspace_id = $1 AND node_id = ANY ($2)",

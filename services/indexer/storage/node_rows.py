@@ -6,9 +6,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.indexer.model import FileId, NodeId, NodeKind, RunCounters, StoredNode
+from services.indexer.model import FileId, NodeId, NodeKind, StoredNode
 from services.indexer.plan import FilePlan, match_nodes
+from services.indexer.run import RunCounters
 from services.indexer.search.terms import name_terms
+from services.indexer.storage.model_rows import unqueue_for_models
+from services.indexer.storage.term_changes import note_changed, noted
 from services.indexer.transitions import NodeStatus
 
 if TYPE_CHECKING:
@@ -123,6 +126,8 @@ async def remove_nodes(
     """Removes locked nodes with vectors and terms; returns what that does to a run's counters."""
     if not nodes:
         return RunCounters()
+    await unqueue_for_models(connection, workspace_id, nodes)
+    await note_changed(connection, workspace_id, nodes)
     removed = await connection.fetch(
         "DELETE FROM nodes WHERE workspace_id = $1 AND id = ANY ($2) RETURNING status",
         workspace_id,
@@ -184,11 +189,15 @@ async def update_kept(
         [_record(workspace_id, *place) for place in kept],
     )
     await connection.execute(
-        """
-        UPDATE node_terms t SET name_terms = string_to_array(v.names, ' ')
-        FROM unnest($2::bigint[], $3::text[]) v (id, names)
-        WHERE t.workspace_id = $1 AND t.node_id = v.id
-          AND t.name_terms IS DISTINCT FROM string_to_array(v.names, ' ')
+        f"""
+        WITH renamed AS (
+          UPDATE node_terms t SET name_terms = string_to_array(v.names, ' ')
+          FROM unnest($2::bigint[], $3::text[]) v (id, names)
+          WHERE t.workspace_id = $1 AND t.node_id = v.id
+            AND t.name_terms IS DISTINCT FROM string_to_array(v.names, ' ')
+          RETURNING t.node_id AS id),
+        {noted("renamed")}
+        SELECT
         """,
         workspace_id,
         [item.ids[ordinal] for item, ordinal, _ in kept],

@@ -6,32 +6,28 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.indexer.model import (
-    ClaimedNode,
-    Failure,
-    ModelId,
-    NodeId,
-    Outcome,
-    OutcomeResult,
-    Run,
-    RunCounters,
-)
+from services.indexer.model import ClaimedNode, Failure, ModelId, NodeId
+from services.indexer.run import Run, RunCounters
 from services.indexer.search.terms import name_terms
 from services.indexer.storage.cache import adopt_cached, fill_cache
+from services.indexer.storage.claims import committed, failure_columns, lasting_failures
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.run_rows import HELD, key_of
-from services.indexer.storage.run_scope import NODES
+from services.indexer.storage.run_scope import unfinished_nodes
+from services.indexer.storage.term_changes import noted
 from services.indexer.transitions import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from uuid import UUID
 
+    import asyncpg
+
     from services.indexer.ledger import RunLedger
     from services.indexer.model import EmbeddedContent
     from services.indexer.storage.database import Database
 
-_HELD_AND_OPEN = f"""
+HELD_AND_OPEN = f"""
 held AS MATERIALIZED (
   SELECT 1 FROM runs WHERE {HELD} AND state = 'running' FOR SHARE),
 open AS MATERIALIZED (
@@ -44,7 +40,8 @@ _LEASE = """
 u AS (
   UPDATE nodes n SET status = 'processing', attempt = n.attempt + 1,
     fence = nextval('fences'), lease_owner = $5,
-    lease_until = now() + make_interval(secs => $6), updated_at = now(), status_since = now()
+    lease_until = clock_timestamp() + make_interval(secs => $6),
+    updated_at = now(), status_since = now()
   FROM c WHERE n.workspace_id = $1 AND n.id = c.id RETURNING n.*)
 SELECT u.id, u.fence, u.attempt, u.content_hash, f.path, f.digest,
   u.qualified_name, coalesce(u.segments, ARRAY[u.start_byte, u.end_byte]) AS ranges
@@ -53,7 +50,7 @@ ORDER BY u.id
 """
 
 CLAIM = f"""
-WITH {_HELD_AND_OPEN},
+WITH {HELD_AND_OPEN},
 c AS MATERIALIZED (
   SELECT id FROM nodes
   WHERE workspace_id = $1 AND status = 'pending' AND available_at <= now()
@@ -64,7 +61,7 @@ c AS MATERIALIZED (
 """Leases what waits in the workspace, in order of ids."""
 
 CLAIM_SCOPED = f"""
-WITH {_HELD_AND_OPEN},
+WITH {HELD_AND_OPEN},
 c AS MATERIALIZED (
   SELECT n.id FROM run_nodes s
   JOIN nodes n ON n.workspace_id = s.workspace_id AND n.id = s.node_id
@@ -75,16 +72,13 @@ c AS MATERIALIZED (
 """
 """Leases what waits of a run's own nodes, those after $7, in order of ids."""
 
-_OUTLOOK = f"""
+OUTLOOK = f"""
 SELECT (SELECT state FROM runs WHERE {HELD}) AS state,
   EXISTS (SELECT 1 FROM queue_holds WHERE workspace_id IN (0, $1)
     AND (expires_at IS NULL OR expires_at > now())) AS on_hold,
   (SELECT extract(epoch FROM min(available_at) - now())::float8
     FROM {{nodes}} WHERE n.workspace_id = $1 AND n.status = 'pending') AS seconds
 """
-
-_BACKOFF_BASE_SECONDS = 0.5
-_BACKOFF_MOST_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,33 +117,15 @@ class NodeQueue:
                 rows = await connection.fetch(CLAIM_SCOPED, *arguments, after)
             else:
                 rows = await connection.fetch(CLAIM, *arguments)
-        return [
-            ClaimedNode(
-                id=NodeId(row["id"]),
-                fence=row["fence"],
-                attempt=row["attempt"],
-                content_hash=row["content_hash"],
-                path=row["path"],
-                digest=row["digest"],
-                qualified_name=row["qualified_name"],
-                ranges=tuple(row["ranges"]),
-            )
-            for row in rows
-        ]
+        return claimed_nodes(rows)
 
     async def outlook(self, run: Run) -> Outlook:
         """Returns what a claim that found nothing means."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
-                _OUTLOOK.format(nodes=NODES[run.is_scoped]), *key_of(run)
+                OUTLOOK.format(nodes=unfinished_nodes(run)), *key_of(run)
             )
-        assert row is not None
-        seconds = row["seconds"]
-        return Outlook(
-            wait_seconds=None if seconds is None else max(0.0, float(seconds)),
-            on_hold=row["on_hold"],
-            stopping=row["state"] != RunState.RUNNING,
-        )
+        return outlook_of(row)
 
     async def adopt(self, run: Run, model_id: ModelId, nodes: Sequence[ClaimedNode]) -> set[NodeId]:
         """Ends claims whose text the cache holds; returns the nodes that are still claimed."""
@@ -162,9 +138,10 @@ class NodeQueue:
             await self._ledger.add(connection, run, counters)
             rows = await connection.fetch(
                 """
-                SELECT n.id FROM unnest($2::bigint[], $3::bigint[]) v (id, fence)
-                JOIN nodes n ON n.workspace_id = $1 AND n.id = v.id AND n.fence = v.fence
-                WHERE n.status = 'processing'
+                SELECT n.id FROM unnest($2::bigint[], $3::bigint[]) v (id, fence),
+                LATERAL (SELECT id FROM nodes
+                  WHERE workspace_id = $1 AND id = v.id AND fence = v.fence
+                    AND status = 'processing' OFFSET 0) n
                 """,
                 run.workspace_id,
                 [node.id for node in nodes],
@@ -200,13 +177,7 @@ class NodeQueue:
                 model_id,
             )
             embedded = sum(1 for row in rows if row["forwarded"])
-            counters = RunCounters(
-                nodes_pending=-len(rows),
-                nodes_embedded=embedded,
-                nodes_reused=len(rows) - embedded,
-                forwards=len(contents),
-                tokens=sum(item.token_count for item in contents.values()),
-            )
+            counters = committed(contents, ended=len(rows), embedded=embedded)
             seconds = {**stage_seconds, "commit": time.perf_counter() - started}
             await self._ledger.add(connection, run, counters, stage_seconds=seconds)
         return len(rows)
@@ -218,9 +189,12 @@ class NodeQueue:
         nodes: Sequence[ClaimedNode],
         stage: str,
         max_attempts: int,
+        *,
+        seconds: float = 0.0,
     ) -> int:
         """Ends claims of nodes that failed: back to the queue with a delay, or failed for good.
 
+        `seconds` is each node's share of the time of its batch, up to the stage at which it failed.
         Returns how many failed for good.
         """
         failed = [node for node in nodes if node.id in failures]
@@ -228,7 +202,8 @@ class NodeQueue:
             rows = await connection.fetch(
                 """
                 UPDATE nodes n SET status = v.status, error_reason = v.reason,
-                  error_message = v.message, lease_owner = NULL, lease_until = NULL,
+                  error_message = v.message, error_stage = $8, lease_owner = NULL,
+                  lease_until = NULL,
                   available_at = now() + make_interval(secs => v.delay), updated_at = now(),
                   status_since = now()
                 FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[],
@@ -238,31 +213,12 @@ class NodeQueue:
                 RETURNING n.id, n.status
                 """,
                 run.workspace_id,
-                [node.id for node in failed],
-                [node.fence for node in failed],
-                [_status_after(node, failures[node.id], max_attempts) for node in failed],
-                [failures[node.id].reason for node in failed],
-                [failures[node.id].message[:2000] for node in failed],
-                [_delay_seconds(node, failures[node.id]) for node in failed],
+                *failure_columns(failed, failures, max_attempts),
+                stage,
             )
-            final = {row["id"] for row in rows if row["status"] == "failed"}
-            counters = RunCounters(nodes_failed=len(final), nodes_pending=-len(final))
-            outcomes = [
-                Outcome(
-                    entity="node",
-                    path=node.path,
-                    result=_result_of(failures[node.id]),
-                    stage=stage,
-                    node_id=node.id,
-                    qualified_name=node.qualified_name,
-                    failure=failures[node.id],
-                    attempts=node.attempt,
-                )
-                for node in failed
-                if node.id in final
-            ]
+            counters, outcomes = lasting_failures(rows, failed, failures, stage, seconds)
             await self._ledger.add(connection, run, counters, outcomes=outcomes)
-        return len(final)
+        return counters.nodes_failed
 
     async def release(self, run: Run, nodes: Sequence[ClaimedNode]) -> None:
         """Gives claims back as if they had never been made; no attempt is burnt."""
@@ -283,14 +239,20 @@ class NodeQueue:
 
 
 def _complete_sql(model_id: ModelId) -> str:
+    """Returns the statement that ends a batch.
+
+    Each node is looked up by its key: joined freely, the planner, which takes few nodes to be in
+    work, read all of them and for each the whole batch again (measured: 40% of the time).
+    """
     table = vectors_table(model_id)
     return f"""
     WITH v AS MATERIALIZED (
       SELECT n.id, x.names
-      FROM unnest($3::bigint[], $4::bigint[], $5::text[]) x (id, fence, names)
-      JOIN nodes n ON n.workspace_id = $1 AND n.id = x.id AND n.fence = x.fence
-      WHERE n.status = 'processing'
-      ORDER BY n.id FOR UPDATE OF n),
+      FROM (SELECT * FROM unnest($3::bigint[], $4::bigint[], $5::text[]) x (id, fence, names)
+        ORDER BY id) x,
+      LATERAL (SELECT id FROM nodes
+        WHERE workspace_id = $1 AND id = x.id AND fence = x.fence AND status = 'processing'
+        FOR UPDATE) n),
     u AS (
       UPDATE nodes n SET status = 'embedded', lease_owner = NULL, lease_until = NULL,
         error_reason = NULL, error_message = NULL, crash_count = 0, updated_at = now(),
@@ -313,23 +275,35 @@ def _complete_sql(model_id: ModelId) -> str:
       FROM u JOIN content_terms t ON t.content_hash = u.content_hash
       ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
         terms = excluded.terms, counts = excluded.counts, length = excluded.length,
-        name_terms = excluded.name_terms WHERE node_terms.fence < excluded.fence)
+        name_terms = excluded.name_terms WHERE node_terms.fence < excluded.fence),
+    {noted("u")}
     SELECT id, forwarded FROM u
     """
 
 
-def _status_after(node: ClaimedNode, failure: Failure, max_attempts: int) -> str:
-    return "pending" if failure.retryable and node.attempt < max_attempts else "failed"
+def claimed_nodes(rows: Sequence[asyncpg.Record]) -> list[ClaimedNode]:
+    """Returns what a claim leased."""
+    return [
+        ClaimedNode(
+            id=NodeId(row["id"]),
+            fence=row["fence"],
+            attempt=row["attempt"],
+            content_hash=row["content_hash"],
+            path=row["path"],
+            digest=row["digest"],
+            qualified_name=row["qualified_name"],
+            ranges=tuple(row["ranges"]),
+        )
+        for row in rows
+    ]
 
 
-def _result_of(failure: Failure) -> OutcomeResult:
-    timed_out = failure.reason == "ERROR_REASON_TIMEOUT"
-    return OutcomeResult.TIMEOUT if timed_out else OutcomeResult.FAILED
-
-
-def _delay_seconds(node: ClaimedNode, failure: Failure) -> float:
-    """Returns the wait before the next attempt: exponential, spread by the node's id."""
-    if not failure.retryable:
-        return 0.0
-    spread = 0.5 + (node.id * 2654435761 % 1000) / 1000
-    return float(min(_BACKOFF_MOST_SECONDS, _BACKOFF_BASE_SECONDS * 2.0**node.attempt) * spread)
+def outlook_of(row: asyncpg.Record | None) -> Outlook:
+    """Returns what a row of `OUTLOOK` says."""
+    assert row is not None
+    seconds = row["seconds"]
+    return Outlook(
+        wait_seconds=None if seconds is None else max(0.0, float(seconds)),
+        on_hold=row["on_hold"],
+        stopping=row["state"] != RunState.RUNNING,
+    )

@@ -1,4 +1,4 @@
-"""Tables with a partition for each workspace: vectors, one table a model, and terms."""
+"""Tables with a partition for each workspace: vectors, one table a model, terms and references."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Connection
+
+PARTITIONED = ("node_terms", "node_references")
+"""Those that a workspace has a partition of from its beginning."""
 
 
 def vectors_table(model_id: int) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import LeaseLostError
-from services.indexer.model import Failure, NodeId, WorkspaceId
+from services.indexer.model import Failure, ModelId, NodeId, WorkspaceId
 from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
@@ -22,15 +22,30 @@ ALL_WORKSPACES = WorkspaceId(0)
 _RETRY_BATCH_NODES = 1000
 
 _COUNTS = """
-SELECT kind, status, count(*) AS count,
-  extract(epoch FROM now() - min(status_since))::float8 AS oldest
-FROM nodes WHERE $1 IN (0, workspace_id) GROUP BY kind, status ORDER BY kind, status
+SELECT q.kind, q.status, coalesce(m.name, '') AS model, q.count, q.oldest FROM (
+  SELECT kind, status, NULL::int AS model_id, count(*) AS count,
+    extract(epoch FROM now() - min(status_since))::float8 AS oldest
+  FROM nodes WHERE $1 IN (0, workspace_id) GROUP BY kind, status
+  UNION ALL
+  SELECT n.kind, b.status, b.model_id, count(*),
+    extract(epoch FROM now() - min(b.status_since))::float8
+  FROM model_nodes b JOIN nodes n ON n.workspace_id = b.workspace_id AND n.id = b.node_id
+  WHERE $1 IN (0, b.workspace_id) GROUP BY n.kind, b.status, b.model_id) q
+LEFT JOIN models m ON m.id = q.model_id ORDER BY model, q.kind, q.status
 """
-_WORKERS = """
+_QUEUES = """
+SELECT workspace_id, status, status_since, lease_owner, lease_until FROM nodes
+UNION ALL
+SELECT workspace_id, status, status_since, lease_owner, lease_until FROM model_nodes
+"""
+"""Both queues: the nodes' own, of the active model, and those of models beside it."""
+
+_WORKERS = f"""
 SELECT lease_owner AS worker, count(*) AS count,
   count(*) FILTER (WHERE lease_until < now()) AS stale,
   extract(epoch FROM now() - min(status_since))::float8 AS oldest
-FROM nodes WHERE status = 'processing' AND $1 IN (0, workspace_id) GROUP BY lease_owner ORDER BY 1
+FROM ({_QUEUES}) q
+WHERE status = 'processing' AND $1 IN (0, workspace_id) GROUP BY lease_owner ORDER BY 1
 """
 _RUNS = """
 SELECT state, count(*) AS count, extract(epoch FROM now() - min(created_at))::float8 AS oldest
@@ -40,22 +55,41 @@ _HOLDS = """
 SELECT kind, expires_at FROM queue_holds
 WHERE workspace_id IN (0, $1) AND (expires_at IS NULL OR expires_at > now())
 """
-_LEFT = """
-SELECT count(*) FROM nodes
+_LEFT = f"""
+SELECT count(*) FROM ({_QUEUES}) q
 WHERE status IN ('pending', 'processing') AND $1 IN (0, workspace_id)
 """
 _RETRY = """
-UPDATE nodes SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
+UPDATE {table} SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
   error_reason = NULL, error_message = NULL, updated_at = now(), status_since = now()
-WHERE workspace_id = $1 AND id IN (
-  SELECT id FROM nodes WHERE workspace_id = $1 AND status = 'failed' AND id > $2
-  ORDER BY id LIMIT $3 FOR UPDATE)
-RETURNING id
+WHERE workspace_id = $1 {model} AND {id} IN (
+  SELECT {id} FROM {table} WHERE workspace_id = $1 {model} AND status = 'failed' AND {id} > $2
+  ORDER BY {id} LIMIT $3 FOR UPDATE)
+RETURNING {id} AS id
+"""
+_RETRY_ACTIVE = _RETRY.format(table="nodes", id="id", model="")
+_RETRY_BESIDE = _RETRY.format(table="model_nodes", id="node_id", model="AND model_id = $4")
+_FAILED_MODELS = """
+SELECT w.model_id FROM workspace_models w WHERE w.workspace_id = $1 AND EXISTS (
+  SELECT 1 FROM model_nodes q WHERE q.workspace_id = $1 AND q.model_id = w.model_id
+    AND q.status = 'failed')
+ORDER BY w.model_id
 """
 FAILED_NODES = """
-SELECT n.id, f.path, n.qualified_name, n.error_reason, n.error_message, n.attempt
-FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
-WHERE n.workspace_id = $1 AND n.status = 'failed' AND n.id > $2 ORDER BY n.id LIMIT $3
+SELECT q.id, q.model_id, coalesce(m.name, '') AS model, f.path, q.qualified_name,
+  q.error_reason, q.error_message, q.attempt
+FROM (
+  (SELECT id, 0 AS model_id, file_id, qualified_name, error_reason, error_message, attempt
+  FROM nodes WHERE workspace_id = $1 AND status = 'failed' AND (id, 0) > ($2, $3)
+    AND id >= $2 ORDER BY id LIMIT $4)
+  UNION ALL
+  (SELECT n.id, b.model_id, n.file_id, n.qualified_name, b.error_reason, b.error_message,
+    b.attempt
+  FROM model_nodes b JOIN nodes n ON n.workspace_id = b.workspace_id AND n.id = b.node_id
+  WHERE b.workspace_id = $1 AND b.status = 'failed' AND (b.node_id, b.model_id) > ($2, $3)
+  ORDER BY b.node_id, b.model_id LIMIT $4)) q
+JOIN files f ON f.workspace_id = $1 AND f.id = q.file_id
+LEFT JOIN models m ON m.id = q.model_id ORDER BY q.id, q.model_id LIMIT $4
 """
 _WAIT_FOR_CLAIMS = """
 SELECT 1 FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id)
@@ -66,14 +100,14 @@ written is over afterwards, and later ones see the hold."""
 
 _BEGIN_IMPORT = """
 INSERT INTO queue_holds AS h (workspace_id, kind, lease_seconds, expires_at)
-VALUES ($1, 'bulk_import', $2, now() + make_interval(secs => $2))
+VALUES ($1, 'bulk_import', $2, clock_timestamp() + make_interval(secs => $2))
 ON CONFLICT (workspace_id, kind) DO UPDATE SET token = excluded.token,
   lease_seconds = excluded.lease_seconds, expires_at = excluded.expires_at, created_at = now()
 WHERE h.expires_at <= now()
 RETURNING token, expires_at
 """
 _RENEW_IMPORT = """
-UPDATE queue_holds SET expires_at = now() + make_interval(secs => lease_seconds)
+UPDATE queue_holds SET expires_at = clock_timestamp() + make_interval(secs => lease_seconds)
 WHERE token = $1 AND kind = 'bulk_import' AND expires_at > now() RETURNING expires_at
 """
 _END_IMPORT = """
@@ -97,7 +131,7 @@ class QueueStats:
     """What the queue holds."""
 
     nodes: Sequence[Count]
-    """By kind and status."""
+    """By kind, status and name of the model, which is empty for the active one."""
     workers: Sequence[Count]
     runs: Sequence[Count]
     """Unfinished ones by state."""
@@ -114,6 +148,9 @@ class FailedNode:
     qualified_name: str
     failure: Failure
     attempts: int
+    model_id: ModelId | None = None
+    """The model that it failed with, where that is not the active one."""
+    model_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +175,7 @@ class QueueAdmin:
             runs = await connection.fetch(_RUNS, workspace_id)
             holds = await connection.fetch(_HOLDS, workspace_id)
         return QueueStats(
-            [Count((r["kind"], r["status"]), r["count"], r["oldest"]) for r in nodes],
+            [Count((r["kind"], r["status"], r["model"]), r["count"], r["oldest"]) for r in nodes],
             [Count((str(r["worker"]),), r["count"], r["oldest"], r["stale"]) for r in workers],
             [Count((r["state"],), r["count"], r["oldest"]) for r in runs],
             bool(holds),
@@ -163,26 +200,43 @@ class QueueAdmin:
             )
 
     async def count_left(self, workspace_id: WorkspaceId, *, in_flight_only: bool = False) -> int:
-        """Returns how many nodes wait or are in flight."""
+        """Returns how many nodes wait or are in flight: each counts once for every such model."""
         only = " AND status = 'processing'" if in_flight_only else ""
         async with self._database.connection() as connection:
             return int(await connection.fetchval(_LEFT + only, workspace_id))
 
-    async def retry_failed(self, workspace_id: WorkspaceId) -> int:
-        """Puts all failed nodes of a workspace back, in bounded steps; returns how many."""
+    async def retry_failed(self, workspace_id: WorkspaceId) -> dict[ModelId | None, int]:
+        """Puts all failed nodes of a workspace back, in bounded steps.
+
+        Returns how many for each model that had some; None stands for the active one, and is first.
+        """
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(_FAILED_MODELS, workspace_id)
+        models = [None, *(ModelId(row["model_id"]) for row in rows)]
+        counts = {model: await self._retry_failed_of(workspace_id, model) for model in models}
+        return {model: count for model, count in counts.items() if count}
+
+    async def _retry_failed_of(self, workspace_id: WorkspaceId, model_id: ModelId | None) -> int:
+        sql, model = (_RETRY_ACTIVE, ()) if model_id is None else (_RETRY_BESIDE, (model_id,))
         count, after = 0, 0
         while True:
             async with self._database.connection() as connection:
-                rows = await connection.fetch(_RETRY, workspace_id, after, _RETRY_BATCH_NODES)
+                rows = await connection.fetch(sql, workspace_id, after, _RETRY_BATCH_NODES, *model)
             if not rows:
                 return count
             count += len(rows)
             after = max(row["id"] for row in rows)
 
-    async def failed(self, workspace_id: WorkspaceId, after: int, limit: int) -> list[FailedNode]:
-        """Returns failed nodes in order of their ids, those after an id."""
+    async def failed(
+        self, workspace_id: WorkspaceId, after: tuple[int, int], limit: int
+    ) -> list[FailedNode]:
+        """Returns failed nodes, once for each model that they failed with.
+
+        They come in order of their ids and of the models' ids, the active one's as 0: those after
+        such a pair.
+        """
         async with self._database.connection() as connection:
-            rows = await connection.fetch(FAILED_NODES, workspace_id, after, limit)
+            rows = await connection.fetch(FAILED_NODES, workspace_id, *after, limit)
         return [
             FailedNode(
                 NodeId(row["id"]),
@@ -190,6 +244,8 @@ class QueueAdmin:
                 row["qualified_name"],
                 Failure(row["error_reason"], row["error_message"] or ""),
                 row["attempt"],
+                ModelId(row["model_id"]) if row["model_id"] else None,
+                row["model"],
             )
             for row in rows
         ]

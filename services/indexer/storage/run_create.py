@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import RequestIdReusedError
-from services.indexer.model import RunMode
-from services.indexer.run_spec import IfRunning, RunSpec
+from services.indexer.run import RunMode
+from services.indexer.run_spec import IfRunning, RunSpec, RunTrigger, covers
 from services.indexer.scope import literal
 from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
@@ -18,6 +18,7 @@ from services.indexer.storage.run_scope import (
     give_left,
     give_nodes,
 )
+from services.runtime.call_traces import current_traceparent
 from services.runtime.errors import (
     NotFoundError,
     OverloadedError,
@@ -25,9 +26,11 @@ from services.runtime.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from uuid import UUID
 
-    from services.indexer.model import Run, WorkspaceId
+    from services.indexer.model import WorkspaceId
+    from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
 MOST_WAITING_RUNS = 100
@@ -35,9 +38,27 @@ MOST_WAITING_RUNS = 100
 
 _INSERT = """
 INSERT INTO runs (workspace_id, request_id, request_digest, mode, exclude, paths, priority,
-  retry_of)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id
+  retry_of, trigger, changed_at, model_id, traceparent)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, now() - make_interval(secs => $10), $11, $12)
+RETURNING id
 """
+
+_NOTE_JOIN = """
+INSERT INTO run_requests (workspace_id, request_id, request_digest, run_id) VALUES ($1, $2, $3, $4)
+"""
+_GIVES_ALL = """
+SELECT NOT EXISTS (SELECT 1 FROM unnest($3::bigint[]) x (id) WHERE NOT EXISTS (
+  SELECT 1 FROM run_nodes WHERE workspace_id = $1 AND run_id = $2 AND node_id = x.id AND given))
+"""
+_EARLIER = f"""
+SELECT e.digest AS earlier_digest, f.* FROM (
+  SELECT id AS run_id, request_digest AS digest FROM runs
+  WHERE workspace_id = $1 AND request_id = $2
+  UNION ALL
+  SELECT run_id, request_digest FROM run_requests WHERE workspace_id = $1 AND request_id = $2) e,
+LATERAL ({SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = e.run_id) f LIMIT 1
+"""
+"""The run that a request made, or the one that it joined."""
 
 
 async def create_run(
@@ -60,19 +81,36 @@ async def create_run(
         return earlier, False
     unfinished = await connection.fetch(
         f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.finished_at IS NULL "
-        "ORDER BY (r.mode = $2) DESC, r.seq DESC",
+        "AND r.model_id IS NOT DISTINCT FROM $3 ORDER BY (r.mode = $2) DESC, r.seq DESC",
         workspace_id,
         spec.mode,
+        spec.model_id,
     )
-    if unfinished and if_running is IfRunning.JOIN:
-        return run_of(unfinished[0]), False
-    if unfinished and if_running is IfRunning.FAIL:
+    # A watcher's run over changes is short and another's business: who comes then waits for it.
+    others = [row for row in unfinished if row["trigger"] != RunTrigger.CHANGES]
+    runs = [run_of(row) for row in others] if if_running is IfRunning.JOIN else []
+    if (joined := await _covering(connection, runs, spec)) is not None:
+        await connection.execute(_NOTE_JOIN, workspace_id, request_id, digest, joined.id)
+        return joined, False
+    if others and if_running is IfRunning.FAIL:
         raise StateConflictError(
             "A run of this workspace is not finished.",
-            metadata={"state": unfinished[0]["state"], "allowed": "finished"},
+            metadata={"state": others[0]["state"], "allowed": "finished"},
         )
     _refuse_too_many(len(unfinished))
     return await _insert(connection, workspace_id, request_id, digest, spec), True
+
+
+async def _covering(connection: Connection, runs: Sequence[Run], spec: RunSpec) -> Run | None:
+    """Returns the first run that does all that is asked for, or None."""
+    for run in runs:
+        if not covers(run, spec):
+            continue
+        if not spec.node_ids or await connection.fetchval(
+            _GIVES_ALL, run.workspace_id, run.id, list(spec.node_ids)
+        ):
+            return run
+    return None
 
 
 async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tuple[Run, bool]:
@@ -100,9 +138,9 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
         run.workspace_id,
     )
     _refuse_too_many(waiting)
-    spec = RunSpec(run.mode, run.exclude, run.paths, priority=run.priority)
+    spec = RunSpec(run.mode, run.exclude, run.paths, priority=run.priority, model_id=run.model_id)
     paths = await failed_files(connection, run)
-    if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES:
+    if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES or run.model_id is not None:
         # What is left is not known, or too much to name: the same run again finds it.
         return await _insert(
             connection, run.workspace_id, request_id, digest, spec, retry_of=run.id
@@ -133,6 +171,10 @@ async def _insert(
         list(spec.paths),
         spec.priority,
         retry_of,
+        spec.trigger,
+        spec.change_age_seconds,
+        spec.model_id,
+        current_traceparent(),
     )
     if spec.node_ids:
         await give_nodes(connection, workspace_id, run_id, spec.node_ids)
@@ -155,12 +197,10 @@ async def _lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> 
 async def _earlier(
     connection: Connection, workspace_id: WorkspaceId, request_id: UUID, digest: bytes
 ) -> Run | None:
-    row = await connection.fetchrow(
-        f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.request_id = $2", workspace_id, request_id
-    )
+    row = await connection.fetchrow(_EARLIER, workspace_id, request_id)
     if row is None:
         return None
-    if row["request_digest"] != digest:
+    if row["earlier_digest"] != digest:
         raise RequestIdReusedError(
             "This request id was used with another request.",
             metadata={"request_id": str(request_id)},
@@ -179,4 +219,6 @@ def _refuse_too_many(waiting: int) -> None:
 
 def _digest_of(spec: RunSpec) -> bytes:
     words = [spec.mode, spec.exclude, spec.paths, spec.node_ids, spec.priority]
+    if spec.model_id is not None:
+        words.append(spec.model_id)
     return hashlib.sha256(json.dumps(words).encode()).digest()

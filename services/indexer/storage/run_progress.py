@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from services.indexer.run_spec import RunWishes
 from services.indexer.storage.run_rows import COUNTERS, HELD, key_of
+from services.indexer.storage.run_scope import queue_of
 from services.indexer.transitions import RunState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from services.indexer.model import Outcome, Run, RunCounters
+    from services.indexer.run import Outcome, Run, RunCounters
     from services.indexer.storage.database import Connection
 
 _SUMS = ", ".join(f"{name} = {name} + ${i}" for i, name in enumerate(COUNTERS, start=5))
@@ -28,31 +29,37 @@ WHERE {HELD} RETURNING state
 """
 
 _BEAT = f"""
-UPDATE runs SET lease_until = now() + make_interval(secs => $4)
+UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => $4)
 WHERE {HELD} RETURNING state, cancel_requested_at IS NOT NULL AS cancel,
   EXISTS (SELECT 1 FROM runs o WHERE o.workspace_id = $1 AND o.finished_at IS NULL
     AND o.state = 'queued' AND o.priority > runs.priority) AS give_way
 """
 
 _BEAT_NODES = """
-UPDATE nodes SET lease_until = now() + make_interval(secs => $3)
-WHERE workspace_id = $1 AND id IN (
-  SELECT id FROM nodes
-  WHERE workspace_id = $1 AND status = 'processing' AND lease_owner = $2
-  FOR UPDATE SKIP LOCKED)
+UPDATE {queue} SET lease_until = clock_timestamp() + make_interval(secs => $3)
+WHERE workspace_id = $1 {only} AND status = 'processing' AND {id} = ANY (ARRAY(
+  SELECT {id} FROM {queue}
+  WHERE workspace_id = $1 {only} AND status = 'processing' AND lease_owner = $2
+  FOR UPDATE SKIP LOCKED))
 """
 """A statement of its own that waits for no row: commits lock nodes first and the run last, so
 whoever has the run's row must not wait for a node's.
+
+An array and no join, and twice what is in work, so that no plan reads more than that: a join was
+each node of the workspace times each claim where the planner knew of no node there.
 """
+
+_NODES_TOTAL = "SELECT nodes_total FROM runs WHERE workspace_id = $1 AND id = $2"
 
 _RECORD = """
 INSERT INTO run_outcomes (workspace_id, run_id, entity, path, node_id, qualified_name,
   result, stage, error_reason, error_message, attempts, duration_seconds)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+SELECT $1, $2, * FROM unnest($3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+  $8::text[], $9::text[], $10::text[], $11::int[], $12::float8[])
 ON CONFLICT (workspace_id, run_id, path, entity, node_id) DO UPDATE SET
   result = excluded.result, stage = excluded.stage,
   error_reason = excluded.error_reason, error_message = excluded.error_message,
-  attempts = excluded.attempts, recorded_at = now()
+  attempts = excluded.attempts, duration_seconds = excluded.duration_seconds, recorded_at = now()
 """
 
 _RELEASE = f"""
@@ -76,6 +83,11 @@ async def add(
     return None if state is None else RunState(state)
 
 
+async def nodes_total(connection: Connection, run: Run) -> int:
+    """Returns how many nodes a run has counted."""
+    return int(await connection.fetchval(_NODES_TOTAL, run.workspace_id, run.id) or 0)
+
+
 async def beat(
     connection: Connection, run: Run, owner: Any, lease_seconds: float
 ) -> RunWishes | None:
@@ -83,7 +95,8 @@ async def beat(
     row = await connection.fetchrow(_BEAT, *key_of(run), lease_seconds)
     if row is None:
         return None
-    await connection.execute(_BEAT_NODES, run.workspace_id, owner, lease_seconds)
+    beat_nodes = _BEAT_NODES.format(**queue_of(run))
+    await connection.execute(beat_nodes, run.workspace_id, owner, lease_seconds)
     return RunWishes(RunState(row["state"]), row["cancel"], row["give_way"])
 
 
@@ -91,7 +104,8 @@ async def record_outcomes(connection: Connection, run: Run, outcomes: Sequence[O
     """Records how files and nodes ended; the last outcome of each stands."""
     if not outcomes:
         return
-    await connection.executemany(_RECORD, [_row(run, item) for item in outcomes])
+    columns = zip(*map(_row, outcomes), strict=True)
+    await connection.execute(_RECORD, run.workspace_id, run.id, *map(list, columns))
 
 
 async def release(connection: Connection, run: Run) -> bool:
@@ -110,10 +124,8 @@ async def change(connection: Connection, run: Run, assignments: str, *arguments:
     return bool(held)
 
 
-def _row(run: Run, item: Outcome) -> tuple[Any, ...]:
+def _row(item: Outcome) -> tuple[Any, ...]:
     return (
-        run.workspace_id,
-        run.id,
         item.entity,
         item.path,
         item.node_id,

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.indexer.run import OutcomeResult
 from services.indexer.storage.run_rows import SELECT_RUNS, outcome_of, run_of
+from services.runtime.access import visible_workspaces
 from services.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from services.indexer.model import Outcome, Run, WorkspaceId
+    from services.indexer.model import WorkspaceId
+    from services.indexer.run import Outcome, Run
     from services.indexer.storage.database import Database
 
-_OUTCOMES = """
+OUTCOMES = """
 SELECT * FROM run_outcomes
 WHERE workspace_id = $1 AND run_id = $2
   AND (path, entity, node_id) > ($3, $4, $5)
-  AND (cardinality($6::text[]) = 0 OR result = ANY ($6))
+  AND (cardinality($6::text[]) = 0 OR result = ANY ($6)) {only}
 ORDER BY path, entity, node_id LIMIT $7
 """
+FAILURES_ALONE = "AND result IN ('failed', 'timeout', 'stale')"
+"""Says to the planner that the index of failures has all that is asked for."""
+
+_FAILURES = frozenset({OutcomeResult.FAILED, OutcomeResult.TIMEOUT, OutcomeResult.STALE})
 
 
 class RunReader:
@@ -43,13 +50,16 @@ class RunReader:
     async def page(
         self, workspace_id: WorkspaceId | None, before_seq: int, limit: int
     ) -> list[Run]:
-        """Returns runs, newest first, those older than a sequence number."""
+        """Returns runs, newest first, those older than a sequence number; the caller's alone."""
         async with self._database.connection() as connection:
             if workspace_id is None:
                 rows = await connection.fetch(
-                    f"{SELECT_RUNS} WHERE r.seq < $1 ORDER BY r.seq DESC LIMIT $2",
+                    f"{SELECT_RUNS} WHERE r.seq < $1 "
+                    "AND ($3::text[] IS NULL OR w.name LIKE ANY ($3)) "
+                    "ORDER BY r.seq DESC LIMIT $2",
                     before_seq,
                     limit,
+                    visible_workspaces(),
                 )
             else:
                 rows = await connection.fetch(
@@ -65,8 +75,9 @@ class RunReader:
         self, run: Run, results: Sequence[str], after: tuple[str, str, int], limit: int
     ) -> list[Outcome]:
         """Returns outcomes in path order, those after (path, entity, node id)."""
+        only = FAILURES_ALONE if results and _FAILURES.issuperset(results) else ""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                _OUTCOMES, run.workspace_id, run.id, *after, list(results), limit
+                OUTCOMES.format(only=only), run.workspace_id, run.id, *after, list(results), limit
             )
         return [outcome_of(row) for row in rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from services.indexer.storage.cache import forget
+
 if TYPE_CHECKING:
     from services.indexer.storage.database import Connection
 
@@ -22,6 +24,12 @@ ORDER BY r.finished_at LIMIT $3
 """Runs that are old, with enough newer ones in their workspace."""
 
 
+_OLD_CACHED = """
+SELECT c.model_id, c.content_hash FROM models m JOIN embedding_cache c ON c.model_id = m.id
+WHERE m.released_at < now() - make_interval(days => $1) LIMIT $2
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
     """What is kept of finished runs."""
@@ -33,8 +41,17 @@ class RetentionRules:
     """Newest runs of a workspace that are kept however old they are."""
 
 
+async def forget_cached(connection: Connection, rules: RetentionRules) -> int:
+    """Removes some of what is cached of models that no workspace has had for long.
+
+    Returns how many texts went; inside a transaction.
+    """
+    texts = await connection.fetch(_OLD_CACHED, rules.days, _MOST_ROWS)
+    return await forget(connection, texts)
+
+
 async def forget_old(connection: Connection, rules: RetentionRules) -> int:
-    """Removes some old runs with outcomes and scope; returns how many rows went, 0 at the end.
+    """Removes some old runs with what hangs on them; returns how many rows went, 0 at the end.
 
     Inside a transaction. One replica at a time does this; the others find nothing to do.
     """
@@ -43,7 +60,7 @@ async def forget_old(connection: Connection, rules: RetentionRules) -> int:
     old = await connection.fetch(OLD_RUNS, rules.days, rules.runs, _MOST_RUNS)
     removed = 0
     for row in old:
-        for table in ("run_outcomes", "run_nodes"):
+        for table in ("run_outcomes", "run_nodes", "run_requests"):
             removed += await _remove_rows(connection, table, row["workspace_id"], row["id"])
             if removed >= _MOST_ROWS:
                 return removed

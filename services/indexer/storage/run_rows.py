@@ -6,26 +6,24 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from services.indexer.model import (
-    Failure,
-    Outcome,
-    OutcomeResult,
-    Run,
-    RunCounters,
-    RunMode,
-    WorkspaceId,
-)
-from services.indexer.run_spec import RunPhase, RunPriority
+from services.indexer.model import Failure, ModelId, WorkspaceId
+from services.indexer.run import Outcome, OutcomeResult, Run, RunCounters, RunMode
+from services.indexer.run_spec import RunPhase, RunPriority, RunTrigger
 from services.indexer.transitions import OWNED_RUN_STATES, RunState
 
 if TYPE_CHECKING:
     import asyncpg
 
 SELECT_RUNS = (
-    "SELECT r.*, w.name AS workspace_name FROM runs r JOIN workspaces w ON w.id = r.workspace_id"
+    "SELECT r.*, w.name AS workspace_name, "
+    "coalesce((SELECT m.name FROM models m WHERE m.id = r.model_id), '') AS model_name "
+    "FROM runs r JOIN workspaces w ON w.id = r.workspace_id"
 )
 OWNED_STATES = ", ".join(f"'{state}'" for state in sorted(OWNED_RUN_STATES))
 COUNTERS = tuple(field.name for field in dataclasses.fields(RunCounters))
+
+NODE_COUNTS = ("nodes_embedded", "nodes_reused", "nodes_failed", "nodes_pending")
+"""Columns of a file's outcome that count its nodes."""
 
 HELD = f"workspace_id = $1 AND id = $2 AND fence = $3 AND state IN ({OWNED_STATES})"
 """Holds for the row of a run while the caller is its owner; `key_of` gives its arguments."""
@@ -48,6 +46,10 @@ def run_of(row: asyncpg.Record) -> Run:
         exclude=tuple(row["exclude"]),
         paths=tuple(row["paths"]),
         retry_of=row["retry_of"],
+        trigger=RunTrigger(row["trigger"]),
+        changed_at=row["changed_at"],
+        model_id=None if row["model_id"] is None else ModelId(row["model_id"]),
+        model_name=row["model_name"],
         state=RunState(row["state"]),
         phase=RunPhase(row["phase"]),
         attempt=row["attempt"],
@@ -58,6 +60,7 @@ def run_of(row: asyncpg.Record) -> Run:
         finished_at=row["finished_at"],
         cancel_requested=row["cancel_requested_at"] is not None,
         version=row["version"],
+        traceparent=row["traceparent"],
         counters=RunCounters(**{name: row[name] for name in COUNTERS}),
         scan_finished=row["scan_finished"],
         nodes_total_final=row["nodes_total_final"],
@@ -80,6 +83,7 @@ def outcome_of(row: asyncpg.Record) -> Outcome:
         failure=_failure(row),
         attempts=row["attempts"],
         duration_seconds=row["duration_seconds"],
+        **{name: row[name] for name in NODE_COUNTS},
     )
 
 

@@ -5,22 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from services.indexer.model import RunCounters
+from services.indexer.run import RunCounters
 from services.indexer.transitions import NodeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from services.indexer.model import FileId, Run, WorkspaceId
+    from services.indexer.model import FileId, WorkspaceId
+    from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
-NODES = {
-    False: "nodes n",
-    True: "(SELECT n.* FROM run_nodes s JOIN nodes n ON n.workspace_id = s.workspace_id "
-    "AND n.id = s.node_id WHERE s.workspace_id = $1 AND s.run_id = $2) n",
-}
-"""What a run counts: the nodes of its workspace, or those of its scope. $1, $2 are its key."""
+_SCOPE = """(SELECT n.* FROM run_nodes s JOIN nodes n ON n.workspace_id = s.workspace_id
+  AND n.id = s.node_id WHERE s.workspace_id = $1 AND s.run_id = $2) n"""
+
+_OF_MODEL = """(SELECT n.workspace_id, n.id, coalesce(q.status, 'embedded') AS status,
+    NULL::uuid AS embedded_run FROM nodes n
+  LEFT JOIN model_nodes q ON q.workspace_id = n.workspace_id AND q.model_id = {model}
+    AND q.node_id = n.id) n"""
+
+_LEFT_OF_MODEL = """(SELECT n.workspace_id, n.id, n.file_id, n.qualified_name, q.status,
+    q.available_at, q.attempt, q.error_reason, q.error_message, q.error_stage FROM model_nodes q
+  JOIN nodes n ON n.workspace_id = q.workspace_id AND n.id = q.node_id
+  WHERE q.workspace_id = $1 AND q.model_id = {model}) n"""
+
+_KEEP_EMBEDDED = """
+UPDATE runs SET nodes_embedded = least($3, nodes_reused),
+  nodes_reused = nodes_reused - least($3, nodes_reused)
+WHERE workspace_id = $1 AND id = $2
+"""
 
 _BASELINE = """
 UPDATE runs SET (nodes_total, nodes_embedded, nodes_reused, nodes_failed, nodes_pending) = (
@@ -82,11 +95,43 @@ MOST_RETRIED_FILES = 10_000
 """Most files of one scope; what is left of a run with more is all of it."""
 
 
-async def set_baseline(
-    connection: Connection, workspace_id: int, run_id: UUID, *, scoped: bool
-) -> None:
+def queue_of(run: Run) -> dict[str, str]:
+    """Returns the table that a run claims in, its column of nodes, and what tells its rows."""
+    if run.model_id is None:
+        return {"queue": "nodes", "id": "id", "only": ""}
+    return {
+        "queue": "model_nodes",
+        "id": "node_id",
+        "only": f"AND model_id = {int(run.model_id)}",
+    }
+
+
+def counted_nodes(run: Run) -> str:
+    """Returns what a run counts, as `n`: the nodes of its workspace, of its scope, or of its model.
+
+    Whoever uses it gives the run's key as $1 and $2.
+    """
+    if run.model_id is not None:
+        return _OF_MODEL.format(model=int(run.model_id))
+    return _SCOPE if run.is_scoped else "nodes n"
+
+
+def unfinished_nodes(run: Run) -> str:
+    """Returns, as `counted_nodes`, at least those nodes that are not embedded."""
+    if run.model_id is not None:
+        return _LEFT_OF_MODEL.format(model=int(run.model_id))
+    return counted_nodes(run)
+
+
+async def set_baseline(connection: Connection, run: Run) -> None:
     """Starts a run's progress from what the tables hold of what it covers."""
-    await connection.execute(_BASELINE.format(nodes=NODES[scoped]), workspace_id, run_id)
+    key = run.workspace_id, run.id
+    embedded = await connection.fetchval(
+        "SELECT nodes_embedded FROM runs WHERE workspace_id = $1 AND id = $2", *key
+    )
+    await connection.execute(_BASELINE.format(nodes=counted_nodes(run)), *key)
+    if run.model_id is not None:  # its vectors do not tell which run they are of
+        await connection.execute(_KEEP_EMBEDDED, *key, embedded)
 
 
 async def give_nodes(
@@ -107,7 +152,7 @@ async def give_nodes(
 async def give_left(connection: Connection, run: Run, finished: Run) -> None:
     """Puts what is left of a finished run into the scope of one that retries it."""
     await connection.execute(
-        _GIVE_LEFT.format(nodes=NODES[finished.is_scoped]),
+        _GIVE_LEFT.format(nodes=unfinished_nodes(finished)),
         finished.workspace_id,
         finished.id,
         run.id,

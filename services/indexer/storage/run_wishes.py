@@ -10,7 +10,7 @@ from services.indexer.transitions import FINISHED_RUN_STATES, OWNED_RUN_STATES, 
 from services.runtime.errors import NotFoundError, StateConflictError
 
 if TYPE_CHECKING:
-    from services.indexer.model import Run
+    from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
 _STEP = """

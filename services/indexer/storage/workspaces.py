@@ -9,12 +9,18 @@ from services.indexer.model import (
     ModelId,
     RegisteredModel,
     Tree,
+    WatchState,
+    WatchStatus,
     Workspace,
     WorkspaceId,
 )
+from services.indexer.storage import watches
 from services.indexer.storage.database import retry_transient
-from services.indexer.storage.partitions import add_partition, vectors_ddl, vectors_table
-from services.indexer.transitions import NodeStatus
+from services.indexer.storage.model_rows import hold_models
+from services.indexer.storage.model_switch import drop, switch, take_in
+from services.indexer.storage.partitions import PARTITIONED, add_partition, vectors_ddl
+from services.indexer.storage.workspace_models import model_of
+from services.runtime.access import visible_workspaces
 from services.runtime.errors import AlreadyExistsError, NotFoundError
 
 if TYPE_CHECKING:
@@ -23,11 +29,15 @@ if TYPE_CHECKING:
     import asyncpg
 
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import Run
-    from services.indexer.storage.database import Connection, Database
+    from services.indexer.run import Run
+    from services.indexer.storage.database import Database
 
 _SELECT = """
-SELECT w.*, m.name AS model_name FROM workspaces w LEFT JOIN models m ON m.id = w.active_model_id
+SELECT w.*, m.name AS model_name, m.fingerprint, m.dimensions, m.max_tokens,
+  h.reconciled_at, h.fresh_at, h.freshness_seconds,
+  CASE WHEN h.lease_until >= now() THEN h.state ELSE 'waiting' END AS watch_state
+FROM workspaces w LEFT JOIN models m ON m.id = w.active_model_id
+LEFT JOIN workspace_watches h ON h.workspace_id = w.id
 """
 
 
@@ -55,7 +65,8 @@ class WorkspaceStore:
                 display_name,
             )
             if workspace_id is not None:
-                await add_partition(connection, "node_terms", workspace_id)
+                for table in PARTITIONED:
+                    await add_partition(connection, table, workspace_id)
         workspace = await self.get(name)
         if workspace.tree != tree:
             raise AlreadyExistsError(
@@ -75,25 +86,31 @@ class WorkspaceStore:
         return _workspace(row)
 
     async def page(self, after: str, limit: int) -> list[Workspace]:
-        """Returns workspaces by name, those after a name."""
+        """Returns workspaces by name, those after a name; of the caller's alone."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                f"{_SELECT} WHERE w.name > $1 ORDER BY w.name LIMIT $2", after, limit
+                f"""{_SELECT} WHERE w.name > $1 AND ($3::text[] IS NULL OR w.name LIKE ANY ($3))
+                ORDER BY w.name LIMIT $2""",
+                after,
+                limit,
+                visible_workspaces(),
             )
         return [_workspace(row) for row in rows]
 
     async def update(self, name: str, *, live: bool | None, display_name: str | None) -> Workspace:
         """Changes what is not None, and returns the workspace. Raises NotFoundError."""
-        async with self._database.connection() as connection:
-            await connection.execute(
+        async with self._database.transaction() as connection:
+            workspace_id = await connection.fetchval(
                 """
                 UPDATE workspaces SET live = coalesce($2, live),
-                  display_name = coalesce($3, display_name) WHERE name = $1
+                  display_name = coalesce($3, display_name) WHERE name = $1 RETURNING id
                 """,
                 name,
                 live,
                 display_name,
             )
+            if workspace_id is not None and live is not None:
+                await watches.set_watched(connection, workspace_id, live=live)
         return await self.get(name)
 
     async def delete(self, name: str) -> None:
@@ -108,11 +125,18 @@ class WorkspaceStore:
             await connection.execute(
                 "SELECT FROM workspaces WHERE id = $1 FOR UPDATE", workspace_id
             )
-            models = await connection.fetch("SELECT id FROM models")
+            models = await connection.fetch("SELECT id FROM models ORDER BY id")
             # Dropped before the rows they point to, so that no cascade walks them one by one.
-            for table in ("node_terms", *(vectors_table(row["id"]) for row in models)):
+            for table in PARTITIONED:
                 await connection.execute(f"DROP TABLE IF EXISTS {table}_w{int(workspace_id)}")
+            for row in models:
+                await drop(connection, workspace_id, row["id"])
             await connection.execute("DELETE FROM workspaces WHERE id = $1", workspace_id)
+            # After all who had its nodes or its row locked: they are the ones who write these.
+            for table in ("term_postings", "term_changes"):
+                await connection.execute(
+                    f"DELETE FROM {table} WHERE workspace_id = $1", workspace_id
+                )
 
     async def count_nodes(self, workspace_id: WorkspaceId) -> tuple[int, Mapping[str, int]]:
         """Returns the number of indexed files, and of nodes by status."""
@@ -133,7 +157,7 @@ class WorkspaceStore:
             row = await connection.fetchrow("SELECT * FROM models WHERE id = $1", model_id)
         if row is None:
             raise NotFoundError("There is no such model.", metadata={"resource": str(model_id)})
-        return _model(row)
+        return model_of(row)
 
     async def register_model(self, model: EmbedModel) -> RegisteredModel:
         """Returns the model's row, made with a table of vectors when its fingerprint is new."""
@@ -142,7 +166,7 @@ class WorkspaceStore:
                 "SELECT * FROM models WHERE fingerprint = $1", model.fingerprint
             )
         if row is not None:
-            return _model(row)
+            return model_of(row)
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(
                 """
@@ -157,49 +181,31 @@ class WorkspaceStore:
             )
             assert row is not None
             await connection.execute(vectors_ddl(row["id"], model.dimensions))
-        return _model(row)
+        return model_of(row)
 
-    async def activate(self, run: Run, model: RegisteredModel, ledger: RunLedger) -> None:
-        """Makes a model the one that the run's workspace is embedded with and searched by.
+    async def activate(
+        self, run: Run, model: RegisteredModel, ledger: RunLedger, warning: str = ""
+    ) -> None:
+        """Puts a model in the place of the workspace's: it is embedded with it and searched by it.
 
-        Nodes of another model go back to the queue; what the cache holds costs no forward.
+        Nodes that it has no vector of go back to the queue; what the cache holds costs no forward.
+        The vectors of the model until now are dropped: nobody serves it any more.
 
         Raises:
             RunOwnershipLostError: another replica took the run; nothing was changed.
         """
         async with self._database.transaction() as connection:
-            current = await connection.fetchval(
-                "SELECT active_model_id FROM workspaces WHERE id = $1 FOR NO KEY UPDATE",
-                run.workspace_id,
-            )
+            current = await hold_models(connection, run.workspace_id)
             if current == model.id:
                 return
-            await add_partition(connection, vectors_table(model.id), run.workspace_id)
-            await connection.execute(
-                "UPDATE workspaces SET active_model_id = $2 WHERE id = $1",
-                run.workspace_id,
-                model.id,
-            )
-            await _queue_all(connection, run.workspace_id)
+            await ledger.hold(connection, run)
+            await take_in(connection, run.workspace_id, model.id)
+            await switch(connection, run.workspace_id, None, model.id)
             if current is not None:
-                await connection.execute(
-                    f"DROP TABLE IF EXISTS {vectors_table(current)}_w{int(run.workspace_id)}"
-                )
+                await drop(connection, run.workspace_id, current)
+            if warning:
+                await ledger.warn(connection, run, warning)
             await ledger.rebase(connection, run)
-
-
-async def _queue_all(connection: Connection, workspace_id: WorkspaceId) -> None:
-    """Sends every node back to the queue; terms stand beside a vector or not at all."""
-    await connection.execute("DELETE FROM node_terms WHERE workspace_id = $1", workspace_id)
-    await connection.execute(
-        """
-        UPDATE nodes SET status = $2, attempt = 0, crash_count = 0, embedded_run = NULL,
-          lease_owner = NULL, lease_until = NULL, error_reason = NULL, error_message = NULL,
-          updated_at = now(), status_since = now() WHERE workspace_id = $1 AND status <> $2
-        """,
-        workspace_id,
-        NodeStatus.PENDING,
-    )
 
 
 def _workspace(row: asyncpg.Record) -> Workspace:
@@ -209,18 +215,30 @@ def _workspace(row: asyncpg.Record) -> Workspace:
         tree=Tree(row["root"], row["directory"]),
         display_name=row["display_name"],
         live=row["live"],
-        active_model_id=None if row["active_model_id"] is None else ModelId(row["active_model_id"]),
-        active_model_name=row["model_name"],
+        active_model=_active_model(row),
+        model_chosen=row["model_chosen"],
         last_run_id=row["last_run_id"],
         created_at=row["created_at"],
+        watch=_watch_status(row) if row["live"] else None,
     )
 
 
-def _model(row: asyncpg.Record) -> RegisteredModel:
+def _active_model(row: asyncpg.Record) -> RegisteredModel | None:
+    if row["active_model_id"] is None:
+        return None
     return RegisteredModel(
-        id=ModelId(row["id"]),
-        name=row["name"],
+        id=ModelId(row["active_model_id"]),
+        name=row["model_name"],
         fingerprint=row["fingerprint"],
         dimensions=row["dimensions"],
         max_tokens=row["max_tokens"],
+    )
+
+
+def _watch_status(row: asyncpg.Record) -> WatchStatus:
+    return WatchStatus(
+        state=WatchState(row["watch_state"]),
+        reconciled_at=row["reconciled_at"],
+        fresh_at=row["fresh_at"],
+        freshness_seconds=row["freshness_seconds"],
     )

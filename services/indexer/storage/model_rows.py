@@ -1,0 +1,64 @@
+"""Rows of `model_nodes`: the nodes that a model beside the active one has no vector of yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from services.indexer.model import ModelId, NodeId, WorkspaceId
+    from services.indexer.storage.database import Connection
+
+_QUEUE_NEW = """
+INSERT INTO model_nodes (workspace_id, model_id, node_id)
+SELECT $1, m.model_id, n FROM workspace_models m JOIN workspaces w ON w.id = m.workspace_id,
+  unnest($2::bigint[]) n
+WHERE m.workspace_id = $1 AND m.model_id IS DISTINCT FROM w.active_model_id
+ORDER BY m.model_id, n
+"""
+UNQUEUE = """
+DELETE FROM model_nodes WHERE workspace_id = $1 AND node_id = ANY ($2)
+  AND model_id IN (SELECT model_id FROM workspace_models WHERE workspace_id = $1)
+"""
+_QUEUE_ALL = """
+INSERT INTO model_nodes (workspace_id, model_id, node_id)
+SELECT $1, $2, id FROM nodes WHERE workspace_id = $1 ORDER BY id
+"""
+
+
+async def hold_node_set(connection: Connection, workspace_id: WorkspaceId) -> None:
+    """Keeps the workspace's models as they are until the transaction ends.
+
+    Whoever adds or removes nodes calls this before it locks anything else. Whoever adds, removes or
+    switches models locks the row against it (`hold_models`), and so sees a set of nodes that stays.
+    """
+    await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR KEY SHARE", workspace_id)
+
+
+async def queue_for_models(
+    connection: Connection, workspace_id: WorkspaceId, nodes: Iterable[NodeId]
+) -> None:
+    """Lets new nodes wait for the models beside the active one, too."""
+    if ids := list(nodes):
+        await connection.execute(_QUEUE_NEW, workspace_id, ids)
+
+
+async def unqueue_for_models(
+    connection: Connection, workspace_id: WorkspaceId, nodes: Sequence[NodeId]
+) -> None:
+    """Removes what nodes that go have in the queues of models."""
+    await connection.execute(UNQUEUE, workspace_id, list(nodes))
+
+
+async def hold_models(connection: Connection, workspace_id: WorkspaceId) -> ModelId | None:
+    """Locks out whoever changes nodes or models of a workspace; returns its active model."""
+    active: ModelId | None = await connection.fetchval(
+        "SELECT active_model_id FROM workspaces WHERE id = $1 FOR UPDATE", workspace_id
+    )
+    return active
+
+
+async def queue_all(connection: Connection, workspace_id: WorkspaceId, model_id: ModelId) -> None:
+    """Lets every node of a workspace wait for a model that is new to it."""
+    await connection.execute(_QUEUE_ALL, workspace_id, model_id, timeout=600)
