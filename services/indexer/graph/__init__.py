@@ -1,0 +1,1 @@
+"""The code graph: what names mean, and walks along what that gives."""
