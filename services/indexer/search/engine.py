@@ -1,25 +1,35 @@
-"""Answers questions: both arms at once, fused, ranked, and read from the files."""
+"""Answers questions: both arms at once, fused, ranked, reranked, and read from the files."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
-from services.indexer.model import EmbedModel, Failure, Hit, SearchFilter, Workspace
-from services.indexer.search.ranking import Ranking, fuse, rank
-from services.indexer.search.terms import query_terms
+from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
+from services.indexer.search.priors import FilePriors
+from services.indexer.search.question import read_question
+from services.indexer.search.ranking import Arms, rank
+from services.indexer.search.signatures import signature_of
 from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from services.indexer.embed_client import EmbedClient
     from services.indexer.io_client import IoClient
+    from services.indexer.model import ModelId, RegisteredModel
+    from services.indexer.search.model import Hit, SearchFilter
+    from services.indexer.search.question import Question
+    from services.indexer.search.reranking import Reranked, Reranker
+    from services.indexer.search.weights import Ranking
     from services.indexer.storage.search import Scored, SearchStore
     from services.indexer.storage.workspaces import WorkspaceStore
+
+_MOST_SWITCHES = 5
+"""Times that one search follows a switch of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +39,31 @@ class FoundText:
     hit: Hit
     text: str | None
     failure: Failure | None
+    is_signature: bool = False
+    """Whether the text is what stands before a body alone."""
+
+    def headed(self) -> FoundText:
+        """Returns it with the text of a declaration cut before its body, where it has one."""
+        head = signature_of(self.text, self.hit.language) if self.text else None
+        return self if head is None else replace(self, text=head, is_signature=True)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchTrace:
+    """What each step of a search gave."""
+
+    arms: dict[str, list[Scored]]
+    fused: dict[NodeId, float]
+    hits: list[Hit]
+    factors: dict[NodeId, Mapping[str, float]]
+    """What a hit's fused score was multiplied by, by name."""
+    before: list[Hit]
+    """The hits in their order before reranking, with their own scores."""
+    reranked: Reranked
 
 
 class SearchEngine:
-    """Searches one workspace."""
+    """Searches workspaces."""
 
     def __init__(
         self,
@@ -40,37 +71,84 @@ class SearchEngine:
         workspaces: WorkspaceStore,
         embed: EmbedClient,
         io: IoClient,
+        *,
         candidates: int,
+        ranking: Ranking,
+        reranker: Reranker,
     ) -> None:
         self._store = store
         self._workspaces = workspaces
         self._embed = embed
         self._io = io
         self._candidates = candidates
-        self._ranking = Ranking()
+        self._ranking = ranking
+        self._reranker = reranker
 
-    async def search(self, workspace: Workspace, query: str, only: SearchFilter) -> list[Hit]:
+    async def search(
+        self, workspaces: Sequence[Workspace], query: str, only: SearchFilter
+    ) -> list[Hit]:
         """Returns hits, best first; the same question to the same index gives the same hits.
 
         Raises:
-            StateConflictError: the workspace was never indexed.
+            StateConflictError: a workspace was never indexed, or they have different models.
         """
-        if workspace.active_model_id is None:
-            raise StateConflictError(
-                f"Workspace {workspace.name} has not been indexed yet.",
-                metadata={"state": "empty", "allowed": "indexed"},
+        return (await self.trace(workspaces, query, only)).hits
+
+    async def trace(
+        self,
+        workspaces: Sequence[Workspace],
+        query: str,
+        only: SearchFilter,
+        *,
+        rerank: bool | None = None,
+        at_least: int = 0,
+    ) -> SearchTrace:
+        """Returns what a search found, as `search`, and how it came to it.
+
+        Whether it is reranked is as the settings say unless `rerank` does. There are `at_least` so
+        many hits if so many nodes may be found, where the settings take fewer of each arm.
+        """
+        limit = max(self._candidates, at_least)
+        model = _model_of_all(workspaces)
+        asked = read_question(query)
+        vector = asyncio.create_task(self._embedded(model, asked.text))
+        try:
+            found = await asyncio.gather(
+                *(self._arms(each, asked, vector, only, limit) for each in workspaces)
             )
-        dense, lexical = await asyncio.gather(
-            self._dense(workspace, query, only),
-            self._timed("lexical", self._lexical(workspace, query, only)),
+        finally:
+            vector.cancel()
+        arms = {
+            name: sorted((item for each, _ in found for item in each[name]), key=_best_first)
+            for name in found[0][0]
+        }
+        scores = {name: {item.node_id: item.score for item in arms[name]} for name in arms}
+        joined = Arms(scores["dense"], scores["lexical"], frozenset(scores["named"]))
+        known = {node: hit for _, each in found for node, hit in each.items()}
+        # In one order, whichever arm was the first: equal ones then always stand alike.
+        ranked = rank(self._ranking, asked, joined, [known[node] for node in sorted(known)])
+        before = [item.hit for item in ranked]
+        reranked = await self._reranker.rerank(workspaces, query, before, wanted=rerank)
+        return SearchTrace(
+            arms,
+            {item.hit.node_id: item.fused for item in ranked},
+            reranked.hits,
+            {item.hit.node_id: item.factors for item in ranked},
+            before,
+            reranked,
         )
-        scores = fuse(
-            self._ranking,
-            [item.node_id for item in dense],
-            [item.node_id for item in lexical],
-        )
-        hits = await self._store.hits(workspace.id, workspace.name, scores)
-        return rank(self._ranking, query, hits)
+
+    async def hits(
+        self, workspaces: Sequence[Workspace], scores: Mapping[NodeId, float]
+    ) -> list[Hit]:
+        """Returns nodes as hits of these scores, in no order; those that are gone are left out."""
+        return [
+            hit for each in workspaces for hit in await self._store.hits(each.id, each.name, scores)
+        ]
+
+    def priors(self, query: str, hit: Hit) -> dict[str, float]:
+        """Returns the factors that ranking applies to a hit's file for itself alone, by name."""
+        return FilePriors(self._ranking, read_question(query)).of(hit.path, {})
 
     async def read(self, workspace: Workspace, hits: Sequence[Hit]) -> list[FoundText]:
         """Returns hits with their text, read from the files and verified against the digest."""
@@ -82,25 +160,90 @@ class SearchEngine:
             for hit, text in zip(hits, texts, strict=True)
         ]
 
-    async def _dense(self, workspace: Workspace, query: str, only: SearchFilter) -> list[Scored]:
-        assert workspace.active_model_id is not None
-        model = await self._workspaces.model(workspace.active_model_id)
+    async def _arms(
+        self,
+        workspace: Workspace,
+        asked: Question,
+        vector: Awaitable[bytes],
+        only: SearchFilter,
+        limit: int,
+    ) -> tuple[dict[str, list[Scored]], dict[NodeId, Hit]]:
+        """Returns what each arm finds in one workspace, and what is known of all of it.
+
+        All of it is looked up at once when the last arm has ended, which may be long after the
+        first: a node that went meanwhile is left out, and hits of a file are of one generation.
+        """
+        arms = {
+            "dense": self._dense(workspace, asked, vector, only, limit),
+            "lexical": self._timed(
+                "lexical", self._store.lexical(workspace.id, asked.terms, only, limit)
+            ),
+            "named": self._timed(
+                "named", self._store.definitions(workspace.id, asked.own_names, only)
+            ),
+        }
+        found = await asyncio.gather(*arms.values())
+        nodes = {item.node_id: 0.0 for arm in found for item in arm}
+        hits = await self._store.hits(workspace.id, workspace.name, nodes)
+        return dict(zip(arms, found, strict=True)), {hit.node_id: hit for hit in hits}
+
+    async def _dense(
+        self,
+        workspace: Workspace,
+        asked: Question,
+        vector: Awaitable[bytes],
+        only: SearchFilter,
+        limit: int,
+    ) -> list[Scored]:
+        """Searches anew when the model was switched meanwhile: none but the active one finds."""
+        values = await vector
+        for _ in range(_MOST_SWITCHES):
+            model = _model_of_all([workspace])
+            found = await self._timed(
+                "dense",
+                self._store.dense(workspace.id, model.id, values, only, limit),
+            )
+            if found:
+                return found
+            workspace = await self._workspaces.get(workspace.name)
+            now = _model_of_all([workspace])
+            if now.id == model.id:
+                return found
+            values = await self._embedded(now, asked.text)
+        return []
+
+    async def _embedded(self, model: RegisteredModel, query: str) -> bytes:
+        """Returns the vector of a question by a model."""
         remote = EmbedModel(model.name, model.fingerprint, model.dimensions, model.max_tokens, 1)
         started = time.perf_counter()
         vector = await self._embed.embed_query(remote, query)
         metrics.SEARCH_SECONDS.labels("query_embedding").observe(time.perf_counter() - started)
-        return await self._timed(
-            "dense",
-            self._store.dense(workspace.id, model.id, vector.values, only, self._candidates),
-        )
-
-    def _lexical(
-        self, workspace: Workspace, query: str, only: SearchFilter
-    ) -> Awaitable[list[Scored]]:
-        return self._store.lexical(workspace.id, query_terms(query), only, self._candidates)
+        return vector.values
 
     async def _timed(self, arm: str, work: Awaitable[list[Scored]]) -> list[Scored]:
         started = time.perf_counter()
         found = await work
         metrics.SEARCH_SECONDS.labels(arm).observe(time.perf_counter() - started)
         return found
+
+
+def _best_first(item: Scored) -> tuple[float, int]:
+    return -item.score, item.node_id
+
+
+def _model_of_all(workspaces: Sequence[Workspace]) -> RegisteredModel:
+    """Returns the one model that workspaces are searched by. Raises StateConflictError."""
+    models: dict[ModelId, RegisteredModel] = {}
+    for workspace in workspaces:
+        if workspace.active_model is None:
+            raise StateConflictError(
+                f"Workspace {workspace.name} has not been indexed yet.",
+                metadata={"state": "empty", "allowed": "indexed"},
+            )
+        models[workspace.active_model.id] = workspace.active_model
+    if len(models) > 1:
+        raise StateConflictError(
+            "Workspaces with different models cannot be searched at once.",
+            metadata={"state": "different models", "allowed": "one model"},
+        )
+    return next(iter(models.values()))

@@ -1,85 +1,194 @@
-"""Fuses the arms of a search and applies what is known of code beside its text."""
+"""Joins the arms of a search and applies what is known of code beside its text.
+
+Files are ranked, and in each file its nodes: a question is mostly about a place, and several
+middling nodes of one file say more than a lucky one.
+"""
 
 from __future__ import annotations
 
-import re
+import math
 from collections import defaultdict
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from services.indexer.model import Hit, NodeId, NodeKind
-from services.indexer.search.terms import query_terms
+from services.indexer.model import NodeKind
+from services.indexer.search.places import newest_versions
+from services.indexer.search.priors import FilePriors
+from services.indexer.search.question import QuestionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import TypeAlias
 
-_TEST_PATH = re.compile(
-    r"(^|/)(tests?|testing|__tests__|spec)(/|$)|(^|/)(test_|conftest)|[._]test\."
-)
-_TEST_WORDS = frozenset({"test", "tests", "testing", "spec", "fixture"})
+    from services.indexer.model import NodeId
+    from services.indexer.search.model import Hit
+    from services.indexer.search.question import Question
+    from services.indexer.search.weights import Ranking
+
+_OUTLINES = frozenset({NodeKind.WINDOW, NodeKind.BLOCK, NodeKind.MODULE, NodeKind.SECTION})
+_DEFINES = {
+    NodeKind.CLASS: 1.0,
+    NodeKind.FUNCTION: 1.0,
+    NodeKind.METHOD: 0.5,
+    NodeKind.BLOCK: 0.5,
+}
+"""How far a node of a kind is the definition of its name: many classes have a method `get`."""
+
+_LATER_PART = 0.3
+"""How far a later part of a long definition is one: its name stands in the first."""
+
+_MOST_POOLED = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
-    """Weights of arms and priors."""
+class Arms:
+    """What each arm of a search found: its own score of each node."""
 
-    rank_offset: float = 60.0
-    """The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009)."""
+    dense: Mapping[NodeId, float] = field(default_factory=dict)
+    lexical: Mapping[NodeId, float] = field(default_factory=dict)
+    named: frozenset[NodeId] = frozenset()
+    """Nodes that are called as the question names."""
 
-    dense_weight: float = 1.0
-    lexical_weight: float = 1.0
-
-    name_factor: float = 1.6
-    """For a node whose own name is a term of the question."""
-
-    outline_factor: float = 0.9
-    """For windows, blocks and module headers: definitions come first."""
-
-    test_factor: float = 0.7
-    """For files of tests, unless the question speaks of tests."""
-
-    same_file_factor: float = 0.85
-    """For each better hit in the same file."""
+    @property
+    def nodes(self) -> frozenset[NodeId]:
+        """All that was found."""
+        return frozenset(self.dense) | frozenset(self.lexical) | self.named
 
 
-def fuse(
-    ranking: Ranking, dense: Sequence[NodeId], lexical: Sequence[NodeId]
-) -> dict[NodeId, float]:
-    """Returns a score for every node that an arm found, each arm's best first."""
-    scores: dict[NodeId, float] = defaultdict(float)
-    for weight, arm in ((ranking.dense_weight, dense), (ranking.lexical_weight, lexical)):
-        for place, node in enumerate(arm, start=1):
-            scores[node] += weight / (ranking.rank_offset + place)
-    return dict(scores)
+class Ranked(NamedTuple):
+    """A hit in its place: its score is what both arms give, times the factors by name."""
+
+    hit: Hit
+    fused: float
+    factors: Mapping[str, float]
 
 
-def rank(ranking: Ranking, query: str, hits: Iterable[Hit]) -> list[Hit]:
-    """Returns hits best first, their score changed by the priors; equal ones by path and place."""
-    terms = set(query_terms(query))
-    wants_tests = bool(terms & _TEST_WORDS)
-    scored = [
-        replace(hit, score=hit.score * _prior(ranking, hit, terms, wants_tests=wants_tests))
-        for hit in hits
+_Candidate: TypeAlias = "tuple[float, int, int, Hit, float, float, float]"
+"""A hit in its file, in the order that they sort by: what it is worth there less than zero, its
+start, its number among all hits, which no other has, the hit, and what the arms and its name give.
+A plain tuple: a search makes hundreds."""
+
+
+def rank(ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]) -> list[Ranked]:
+    """Returns hits best first with their scores; equal ones by path and place.
+
+    Args:
+        ranking: the weights.
+        question: what was asked.
+        arms: what was found, with scores.
+        hits: what is known of the nodes found; those that are gone by now may miss.
+    """
+    by_file = _by_file(ranking, question, arms, hits)
+    newest = newest_versions(frozenset(path for _, path in by_file))
+    priors, pooling = FilePriors(ranking, question), _Pooling.of(ranking, question)
+    ranked: list[tuple[float, str, str, int, int, Hit, float, Mapping[str, float]]] = []
+    for (workspace, path), candidates in by_file.items():
+        for score, hit, fused, factors in _rank_file(pooling, candidates, priors.of(path, newest)):
+            place = (-score, workspace, path, hit.start_byte, len(ranked))
+            ranked.append((*place, hit, fused, factors))
+    ranked.sort()
+    return [
+        Ranked(hit.scored(-loss), fused, factors)
+        for loss, _, _, _, _, hit, fused, factors in ranked
     ]
-    seen: dict[str, int] = defaultdict(int)
-    spread = []
-    for hit in sorted(scored, key=_order):
-        spread.append(replace(hit, score=hit.score * ranking.same_file_factor ** seen[hit.path]))
-        seen[hit.path] += 1
-    return sorted(spread, key=_order)
 
 
-def _prior(ranking: Ranking, hit: Hit, terms: set[str], *, wants_tests: bool) -> float:
-    factor = 1.0
-    own_name = hit.qualified_name.rpartition(".")[2].lower()
-    if own_name and own_name in terms:
-        factor *= ranking.name_factor
-    if hit.kind in {NodeKind.WINDOW, NodeKind.BLOCK, NodeKind.MODULE}:
-        factor *= ranking.outline_factor
-    if not wants_tests and _TEST_PATH.search(hit.path):
-        factor *= ranking.test_factor
-    return factor
+def _by_file(
+    ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]
+) -> Mapping[tuple[str, str], list[_Candidate]]:
+    """Returns hits with what they are worth, by workspace and path."""
+    by_file: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
+    share, own_names = ranking.dense_share(question.kind), frozenset(question.own_names)
+    dense_of, lexical_of = _spread(arms.dense).get, _to_best(arms.lexical).get
+    definition = 0.0
+    for number, hit in enumerate(hits):
+        node, factor = hit.node_id, ranking.outline_factor if hit.kind in _OUTLINES else 1.0
+        dense, lexical = dense_of(node, 0.0), lexical_of(node, 0.0)
+        if own_names:
+            definition = _definition(ranking, question, own_names, hit)
+        worth = factor * (share * dense + (1 - share) * lexical) + definition
+        by_file[hit.workspace_name, hit.path].append(
+            (-worth, hit.start_byte, number, hit, dense * factor, lexical * factor, definition)
+        )
+    return by_file
 
 
-def _order(hit: Hit) -> tuple[float, str, int]:
-    return -hit.score, hit.path, hit.start_byte
+class _Pooling(NamedTuple):
+    """How the scores of a file's nodes are added up, and what later ones lose."""
+
+    dense_share: float
+    dense_decays: Sequence[float]
+    lexical_decays: Sequence[float]
+    saturation: float
+
+    @classmethod
+    def of(cls, ranking: Ranking, question: Question) -> _Pooling:
+        """Returns what weights say of a question."""
+        return cls(
+            ranking.dense_share(question.kind),
+            [ranking.dense_pool**place for place in range(_MOST_POOLED)],
+            [ranking.lexical_pool**place for place in range(_MOST_POOLED)],
+            ranking.saturation(question),
+        )
+
+
+def _rank_file(
+    pooling: _Pooling, candidates: list[_Candidate], priors: Mapping[str, float]
+) -> Iterable[tuple[float, Hit, float, Mapping[str, float]]]:
+    """Returns score, hit, score before factors, and these, of the hits of one file.
+
+    Its best node has the file's score, others a share of it.
+    """
+    share, prior = pooling.dense_share, math.prod(priors.values())
+    if len(candidates) == 1:
+        _, _, _, hit, dense, lexical, definition = candidates[0]
+        fused = share * dense + (1 - share) * lexical + definition
+        return ((fused * prior, hit, fused, priors),)
+    _, _, _, _, all_dense, all_lexical, definitions = zip(*candidates, strict=True)
+    dense = _pooled(all_dense, pooling.dense_decays)
+    lexical = _pooled(all_lexical, pooling.lexical_decays)
+    fused = share * dense + (1 - share) * lexical + max(definitions)
+    candidates.sort()
+    best = -candidates[0][0]
+    ranked = []
+    for place, (loss, _, _, hit, _, _, _) in enumerate(candidates):
+        lowered = pooling.saturation**place
+        factors = {**priors, "same_file": lowered} if place else priors
+        part = fused * (-loss / best if best > 0 else 1.0)
+        ranked.append((part * (prior * lowered), hit, part, factors))
+    return ranked
+
+
+def _definition(ranking: Ranking, question: Question, own_names: frozenset[str], hit: Hit) -> float:
+    """Returns what is added for a node that is called as the question names."""
+    own_name = hit.qualified_name.rpartition(".")[2].lstrip("$@").lower()
+    if own_name not in own_names or hit.kind not in _DEFINES:
+        return 0.0
+    parts = [part.lstrip("$@").lower() for part in hit.qualified_name.split(".")]
+    worth = _DEFINES[hit.kind] * (_LATER_PART if hit.part else 1.0)
+    if any(len(name) > 1 and tuple(parts[-len(name) :]) == name for name in question.names):
+        worth *= 2
+    is_whole = question.kind is QuestionKind.SYMBOL
+    return worth * (ranking.symbol_bonus if is_whole else ranking.mention_bonus)
+
+
+def _spread(scores: Mapping[NodeId, float]) -> dict[NodeId, float]:
+    """Returns scores from 0, the least found, to 1: cosines of a model lie in a narrow band."""
+    if not scores:
+        return {}
+    least, best = min(scores.values()), max(scores.values())
+    if best <= least:
+        return dict.fromkeys(scores, 1.0)
+    return {node: (score - least) / (best - least) for node, score in scores.items()}
+
+
+def _to_best(scores: Mapping[NodeId, float]) -> dict[NodeId, float]:
+    """Returns scores as shares of the best: a term that is not there is worth nothing."""
+    best = max(scores.values(), default=0.0)
+    return {node: score / best for node, score in scores.items()} if best > 0 else {}
+
+
+def _pooled(scores: Sequence[float], decays: Sequence[float]) -> float:
+    """Returns the sum of the best scores, each further one times a smaller decay."""
+    best = sorted(scores, reverse=True)
+    return sum([score * decay for score, decay in zip(best, decays, strict=False)])

@@ -1,7 +1,7 @@
 """Cuts code and questions into terms that match each other.
 
 An identifier counts as itself and as its words: `getHTTPResponse_v2` gives `gethttpresponse_v2`,
-`get`, `http`, `response`, `v2`. All terms are lower case.
+`get`, `http`, `respons`, `v2`. All terms are lower case, and stems where they are plain words.
 """
 
 from __future__ import annotations
@@ -9,6 +9,17 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from services.indexer.search.stemming import stem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 _IDENTIFIER = re.compile(r"[^\W_](?:\w*[^\W_])?")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+")
@@ -18,29 +29,62 @@ _LONGEST_TERM = 64
 _MOST_TERMS = 4096
 """Most different terms that are kept of one text."""
 
+_QUESTION_WORDS = _listed(
+    """a about all am an and any are as at be been being but by can could did do does doing for from
+    had has have having how i if in into is it its just me my of on or our over should so some such
+    than that the their them then there these they this those through to under up was we were what
+    when where which while who whom why will with would you your"""
+)
+"""Words of English that say nothing of code."""
+
 
 def content_terms(text: str) -> dict[str, int]:
     """Returns the terms of a text with how often each occurs."""
     counts: Counter[str] = Counter()
     for identifier, times in Counter(_IDENTIFIER.findall(text)).items():
         for term in _split(identifier):
-            counts[term] += times
+            counts[stem(term)] += times
     if len(counts) > _MOST_TERMS:
         return dict(counts.most_common(_MOST_TERMS))
     return dict(counts)
 
 
 def query_terms(query: str) -> tuple[str, ...]:
-    """Returns the different terms of a question, in order."""
-    return tuple(
-        dict.fromkeys(term for found in _IDENTIFIER.findall(query) for term in _split(found))
-    )
+    """Returns the different terms of a question, in order; words like `how` only alone."""
+    found = _IDENTIFIER.findall(query)
+    telling = [word for word in found if word.lower() not in _QUESTION_WORDS] or found
+    return _terms(telling)
 
 
 @lru_cache(maxsize=4096)
 def name_terms(path: str, qualified_name: str) -> tuple[str, ...]:
     """Returns the different terms of a node's name and of its file's path."""
-    return query_terms(f"{path} {qualified_name}")
+    return _terms(_IDENTIFIER.findall(f"{path} {qualified_name}"))
+
+
+def written_terms(identifier: str) -> tuple[str, ...]:
+    """Returns an identifier and its words, lower case, as they are written: no stems."""
+    found = _IDENTIFIER.findall(identifier)
+    return tuple(dict.fromkeys(term for each in found for term in _split(each)))
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Returns the words that identifiers in a text are made of, lower case, as they come."""
+    return tuple(word for found in _IDENTIFIER.findall(text) for word in _words(found))
+
+
+def stems(text: str) -> tuple[str, ...]:
+    """Returns the stems of `words`."""
+    return tuple(map(stem, words(text)))
+
+
+def telling_words(query: str) -> tuple[str, ...]:
+    """Returns the words of a question without those that say nothing of code."""
+    return tuple(word for word in words(query) if word not in _QUESTION_WORDS)
+
+
+def _terms(identifiers: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(stem(term) for found in identifiers for term in _split(found)))
 
 
 @lru_cache(maxsize=65536)

@@ -1,0 +1,73 @@
+"""Filters and hits as protobuf."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lodestone.indexer.v1 import search_service_pb2
+from services.indexer.model import NodeKind
+from services.indexer.search.highlight import matched_ranges
+from services.indexer.search.model import SearchFilter
+from services.runtime.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.indexer.search.engine import FoundText
+
+_FRESHNESS = search_service_pb2.NodeHit.Freshness
+
+
+def filter_of(
+    message: search_service_pb2.SearchFilter, changed_since: datetime | None = None
+) -> SearchFilter:
+    """Returns a filter, with the start of its run if it names one. Raises InvalidRequestError."""
+    kinds = {kind.value for kind in NodeKind}
+    if unknown := [kind for kind in message.kinds if kind not in kinds]:
+        raise InvalidRequestError(
+            f"There is no kind {unknown[0]!r}; kinds are {', '.join(sorted(kinds))}.",
+            metadata={"filter.kinds": "unknown kind"},
+        )
+    return SearchFilter(
+        languages=tuple(message.languages),
+        kinds=tuple(message.kinds),
+        paths=tuple(message.paths),
+        symbols=tuple(message.symbols),
+        changed_since=changed_since,
+    )
+
+
+def hit_to_proto(found: FoundText, query: str = "") -> search_service_pb2.NodeHit:
+    """Returns a hit's message; without a text it was not asked for, or is not there any more.
+
+    With a question, the ranges of the text that match it are told.
+    """
+    hit = found.hit
+    ranges = matched_ranges(query, found.text) if query and found.text else []
+    return search_service_pb2.NodeHit(
+        workspace=f"workspaces/{hit.workspace_name}",
+        node_id=hit.node_id,
+        path=hit.path,
+        kind=hit.kind.value,
+        qualified_name=hit.qualified_name,
+        language=hit.language,
+        start_byte=hit.start_byte,
+        end_byte=hit.end_byte,
+        start_line=hit.start_line,
+        end_line=hit.end_line,
+        file_digest=hit.digest,
+        score=hit.score,
+        text=found.text or "",
+        is_signature=found.is_signature,
+        freshness=_freshness(found),
+        matches=[search_service_pb2.TextRange(start=start, end=end) for start, end in ranges],
+    )
+
+
+def _freshness(found: FoundText) -> search_service_pb2.NodeHit.Freshness.ValueType:
+    if found.failure is None:
+        fresh = found.text is not None
+        return _FRESHNESS.FRESHNESS_FRESH if fresh else _FRESHNESS.FRESHNESS_UNSPECIFIED
+    if found.failure.reason == "ERROR_REASON_FILE_NOT_FOUND":
+        return _FRESHNESS.FRESHNESS_GONE
+    return _FRESHNESS.FRESHNESS_CHANGED

@@ -1,0 +1,131 @@
+"""Holds hits against the live files: still there, moved, changed or gone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from services.indexer.model import CHANGED_REASONS, Failure
+from services.indexer.plan import match_nodes
+from services.indexer.search.model import Freshness
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from services.indexer.io_client import IoClient
+    from services.indexer.model import NodeId, ParsedFile, StoredNode, Workspace
+    from services.indexer.search.model import Hit
+    from services.indexer.storage.truth import TruthStore
+    from services.indexer.storage.workspaces import WorkspaceStore
+
+MOST_FILES = 100
+"""Most changed files of one page that are looked at in detail."""
+
+_GONE = "ERROR_REASON_FILE_NOT_FOUND"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A hit, with the range at which the file holds it now if it does, and the text there."""
+
+    hit: Hit
+    freshness: Freshness
+    text: str | None = None
+
+
+class Truth:
+    """Looks hits up in the files that they are of."""
+
+    def __init__(self, store: TruthStore, workspaces: WorkspaceStore, io: IoClient) -> None:
+        self._store = store
+        self._workspaces = workspaces
+        self._io = io
+
+    async def verify(self, workspace: Workspace, hits: Sequence[Hit]) -> list[Verified]:
+        """Returns hits in their order, each with what became of it.
+
+        A hit whose file changed is looked for in it: the file is cut as a run would cut it, and a
+        node of the same text is the same node.
+
+        Raises:
+            DependencyUnavailableError: io does not answer.
+        """
+        if not hits:
+            return []
+        read = await self._io.read_snippets(workspace.tree, hits)
+        seen = {hit.node_id: _at_first(hit, text) for hit, text in zip(hits, read, strict=True)}
+        changed: dict[str, list[Hit]] = defaultdict(list)
+        for item in seen.values():
+            if item.freshness is Freshness.CHANGED:
+                changed[item.hit.path].append(item.hit)
+        paths = list(changed)[:MOST_FILES]
+        if paths and workspace.active_model_id is not None:
+            again = await self._look_for(workspace, {path: changed[path] for path in paths})
+            seen.update((item.hit.node_id, item) for item in again)
+        return [seen[hit.node_id] for hit in hits]
+
+    async def _look_for(
+        self, workspace: Workspace, changed: Mapping[str, Sequence[Hit]]
+    ) -> list[Verified]:
+        """Returns what became of hits, by file, whose file changed."""
+        assert workspace.active_model_id is not None
+        model = await self._workspaces.model(workspace.active_model_id)
+        ids = [hit.node_id for hits in changed.values() for hit in hits]
+        stored = await self._store.stored(workspace.id, ids)
+        files = [(path, b"") for path in changed]
+        found: list[Verified] = []
+        for outcome in await self._io.parse(workspace.tree, files, model.max_tokens):
+            hits = changed[outcome.path]
+            if outcome.parsed is not None and outcome.parsed.skip_reason is None:
+                found += _in_file(outcome.parsed, hits, stored)
+            elif outcome.failure is not None and outcome.failure.reason == _GONE:
+                found += [Verified(hit, Freshness.GONE) for hit in hits]
+            else:
+                found += [Verified(hit, Freshness.CHANGED) for hit in hits]
+        there = [item for item in found if item.freshness in {Freshness.FRESH, Freshness.MOVED}]
+        texts = await self._io.read_snippets(workspace.tree, [item.hit for item in there])
+        for item, text in zip(there, texts, strict=True):
+            # The file may have changed again since it was cut; then nothing is known of it.
+            sure = item if isinstance(text, str) else replace(item, freshness=Freshness.CHANGED)
+            found[found.index(item)] = replace(sure, text=text if isinstance(text, str) else None)
+        return found
+
+
+def _at_first(hit: Hit, text: str | Failure) -> Verified:
+    if isinstance(text, str):
+        return Verified(hit, Freshness.FRESH, text)
+    if text.reason == _GONE:
+        return Verified(hit, Freshness.GONE)
+    if text.reason in CHANGED_REASONS:
+        return Verified(hit, Freshness.CHANGED)
+    return Verified(hit, Freshness.UNKNOWN)
+
+
+def _in_file(
+    parsed: ParsedFile, hits: Sequence[Hit], stored: Mapping[NodeId, StoredNode]
+) -> list[Verified]:
+    """Returns what a file holds of hits; equal texts are told apart by name, as a run does it."""
+    plan = match_nodes(parsed.nodes, [stored[hit.node_id] for hit in hits if hit.node_id in stored])
+    places = {
+        kept: node for kept, node in zip(plan.kept, parsed.nodes, strict=True) if kept is not None
+    }
+    names = {(node.kind, node.qualified_name) for node in parsed.nodes}
+    found = []
+    for hit in hits:
+        node = places.get(hit.node_id)
+        if node is None:
+            there = (hit.kind, hit.qualified_name) in names
+            found.append(Verified(hit, Freshness.CHANGED if there else Freshness.GONE))
+            continue
+        now = hit._replace(
+            digest=parsed.digest,
+            qualified_name=node.qualified_name,
+            start_byte=node.start_byte,
+            end_byte=node.end_byte,
+            start_line=node.start_line,
+            end_line=node.end_line,
+        )
+        stays = (now.start_byte, now.end_byte) == (hit.start_byte, hit.end_byte)
+        found.append(Verified(now, Freshness.FRESH if stays else Freshness.MOVED))
+    return found
