@@ -1,0 +1,1 @@
+"""Live workspaces: what changes is indexed as it changes."""
