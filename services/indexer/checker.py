@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from services.indexer.errors import TreeUnavailableError
 from services.indexer.model import Failure, ModelId
 from services.indexer.storage.marks import Disagreement, Mark, row_of
 from services.runtime.errors import StateConflictError
@@ -24,7 +26,10 @@ if TYPE_CHECKING:
         Workspace,
     )
     from services.indexer.storage.files import FileStore
+    from services.indexer.storage.indexed_files import IndexedFiles
     from services.indexer.storage.marks import MarkStore, SampledNode
+    from services.indexer.storage.postings_truth import PostingsTruth
+    from services.indexer.storage.vector_index import VectorIndexes
     from services.indexer.storage.workspaces import WorkspaceStore
 
 _PAGE_NODES = 2000
@@ -47,7 +52,8 @@ class CheckStep:
 class Checker:
     """Compares tables, files and a sample of vectors, page by page; changes no row but marks.
 
-    A check beside a run may tell of what is just being changed.
+    A check beside a run may tell of what is just being changed. A file that came after the last run
+    is missing like one whose row was lost: nothing tells them apart, and a repair run reads both.
     """
 
     def __init__(
@@ -55,12 +61,19 @@ class Checker:
         workspaces: WorkspaceStore,
         files: FileStore,
         marks: MarkStore,
+        *,
+        postings: PostingsTruth,
+        lists: VectorIndexes,
+        indexed: IndexedFiles,
         io: IoClient,
         embed: EmbedClient,
     ) -> None:
         self._workspaces = workspaces
         self._files = files
         self._marks = marks
+        self._postings = postings
+        self._lists = lists
+        self._indexed = indexed
         self._io = io
         self._embed = embed
 
@@ -87,7 +100,13 @@ class Checker:
     ) -> AsyncIterator[CheckStep]:
         async for step in self._compare_tables(workspace, model):
             yield step
+        async for found in self._postings.compare(workspace.id):
+            yield CheckStep(found.nodes, () if found.mark is None else (found.mark,))
+        if await self._lists.finds_enough(workspace.id, model.id) is False:
+            yield CheckStep(0, (Mark("", Disagreement.LISTS_WRONG),))
         async for step in self._compare_files(workspace, model):
+            yield step
+        async for step in self._find_missing(workspace):
             yield step
         if sample_ratio > 0:
             async for step in self._compare_vectors(workspace, model, sample_ratio):
@@ -124,6 +143,22 @@ class Checker:
             ]
             yield CheckStep(len(page), found)
             after = paths[-1]
+
+    async def _find_missing(self, workspace: Workspace) -> AsyncIterator[CheckStep]:
+        """Yields files of the tree that the table does not have, as the last run would scan it."""
+        exclude = await self._indexed.last_exclude(workspace.id)
+        if exclude is None:
+            return
+        try:
+            async with aclosing(self._io.scan(workspace.tree, exclude)) as scan:
+                async for batch in scan:
+                    paths = [file.path for file in batch.files]
+                    missing = await self._indexed.unknown(workspace.id, paths)
+                    yield CheckStep(
+                        len(missing), [Mark(path, Disagreement.FILE_MISSING) for path in missing]
+                    )
+        except TreeUnavailableError:
+            return  # each known file was told to be out of reach
 
     async def _compare_vectors(
         self, workspace: Workspace, model: RegisteredModel, ratio: float

@@ -82,7 +82,7 @@ class Dispatcher:
         if len(self._running) < settings.max_concurrent_runs:
             return RunPriority.BACKGROUND
         if len(self._running) < settings.max_concurrent_runs + settings.max_interactive_runs:
-            return RunPriority.INTERACTIVE
+            return RunPriority.LIVE
         return None
 
     def _begin(self, execution: RunExecution, run_id: UUID) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,18 @@ from lodestone.embed.v1 import (
     embed_service_pb2_grpc,
     model_service_pb2,
     model_service_pb2_grpc,
+    rerank_service_pb2,
+    rerank_service_pb2_grpc,
 )
 from services.indexer.errors import (
     BatchRefusedError,
     ModelNotLoadedError,
     PayloadMismatchError,
+    RerankRefusedError,
 )
 from services.indexer.model import EmbedModel, Failure
 from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.runtime.errors import DependencyUnavailableError
 from services.runtime.status import read_rpc_error
 
 if TYPE_CHECKING:
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
 _INFO_TIMEOUT_SECONDS = 30.0
 _BYTES_PER_VALUE = 2
+_MOST_MODELS = 1000
 _MOST_TEXTS = 256
 """Most texts of one request, by the contract."""
 
@@ -47,6 +53,7 @@ class EmbedClient:
     def __init__(self, channel: grpc.aio.Channel, timeout_seconds: float) -> None:
         self._embed = embed_service_pb2_grpc.EmbedServiceStub(channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(channel)
+        self._reranks = rerank_service_pb2_grpc.RerankServiceStub(channel)
         self._timeout_seconds = timeout_seconds
 
     async def model(self, name: str) -> EmbedModel:
@@ -54,29 +61,41 @@ class EmbedClient:
 
         Raises:
             ModelNotLoadedError: there is none, or none of that name.
-            DependencyUnavailableError: embed does not answer.
+            DependencyUnavailableError: embed does not answer, or is still loading the model.
         """
-        try:
-            response = await self._models.ListModels(
-                model_service_pb2.ListModelsRequest(), timeout=_INFO_TIMEOUT_SECONDS
+        found = await self.find(name)
+        if found is None:
+            wanted = name or "any model"
+            raise ModelNotLoadedError(
+                f"The embed service does not serve {wanted}.", metadata={"model": wanted}
             )
+        return found
+
+    async def find(self, name: str) -> EmbedModel | None:
+        """Returns a model that is served, or None; an empty name is the server's default.
+
+        Raises:
+            DependencyUnavailableError: embed does not answer, or is still loading the model.
+        """
+        for model in await self._list():
+            if model.reranks or not (model.name == name if name else model.is_default):
+                continue
+            if model.state == model_service_pb2.Model.STATE_READY:
+                return _described(model)
+            if model.state == model_service_pb2.Model.STATE_LOADING:
+                raise DependencyUnavailableError(
+                    f"The embed service is loading {model.name}.", metadata={"dependency": "embed"}
+                )
+        return None
+
+    async def _list(self) -> Sequence[model_service_pb2.Model]:
+        request = model_service_pb2.ListModelsRequest(page_size=_MOST_MODELS)
+        try:
+            response = await self._models.ListModels(request, timeout=_INFO_TIMEOUT_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "embed")
             raise
-        for model in response.models:
-            named = model.name == name if name else model.is_default
-            if named and model.state == model_service_pb2.Model.STATE_READY:
-                return EmbedModel(
-                    model.name,
-                    model.fingerprint,
-                    model.dimensions,
-                    model.max_tokens,
-                    model.max_batch_size or _MOST_TEXTS,
-                )
-        wanted = name or "any model"
-        raise ModelNotLoadedError(
-            f"The embed service does not serve {wanted}.", metadata={"model": wanted}
-        )
+        return list(response.models)
 
     async def embed_documents(
         self, model: EmbedModel, texts: Sequence[str]
@@ -107,6 +126,26 @@ class EmbedClient:
             )
         return result
 
+    async def rerank(
+        self, model: str, query: str, texts: Sequence[str], *, timeout_seconds: float
+    ) -> list[float | Failure]:
+        """Returns a score per text, higher for closer ones, or why there is none, in their order.
+
+        Raises:
+            DependencyUnavailableError: embed does not answer, or not in time, or is overloaded.
+            RerankRefusedError: it has no such reranker, or refuses the call for another reason.
+            PayloadMismatchError: the answer breaks the contract.
+        """
+        request = rerank_service_pb2.RerankRequest(model=model, query=query, texts=texts)
+        try:
+            response = await self._reranks.Rerank(request, timeout=timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            raise_unavailable(error, "embed")
+            raise RerankRefusedError(call_failure(error).message) from None
+        if len(response.results) != len(texts):
+            raise PayloadMismatchError("embed answered with another number of scores.")
+        return [_score(result) for result in response.results]
+
     async def _call(
         self, model: EmbedModel, texts: Sequence[str], purpose: embed_service_pb2.Purpose.ValueType
     ) -> list[Vector | Failure]:
@@ -134,6 +173,16 @@ class EmbedClient:
         return _checked(response, model, len(texts))
 
 
+def _described(model: model_service_pb2.Model) -> EmbedModel:
+    return EmbedModel(
+        model.name,
+        model.fingerprint,
+        model.dimensions,
+        model.max_tokens,
+        model.max_batch_size or _MOST_TEXTS,
+    )
+
+
 def _checked(
     response: embed_service_pb2.EmbedResponse, model: EmbedModel, count: int
 ) -> list[Vector | Failure]:
@@ -151,6 +200,14 @@ def _checked(
             raise PayloadMismatchError("embed answered with vectors of another size.")
         results.append(Vector(item.vector, item.token_count, item.truncated))
     return [_sound(result) for result in results]
+
+
+def _score(result: rerank_service_pb2.RerankResult) -> float | Failure:
+    if result.WhichOneof("outcome") != "score":
+        return item_failure(result.error)
+    if not math.isfinite(result.score):
+        return Failure("ERROR_REASON_BAD_VECTOR", "The model gave a score that is no number.")
+    return float(result.score)
 
 
 def _sound(result: Vector | Failure) -> Vector | Failure:

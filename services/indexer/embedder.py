@@ -19,26 +19,31 @@ from services.indexer.model import (
     Failure,
     NodeId,
     RegisteredModel,
-    Run,
 )
 from services.indexer.patience import Patience
 from services.indexer.search.terms import content_terms
 from services.runtime.failpoints import failpoint
-from services.runtime.telemetry import tracer
+from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+
+    from opentelemetry.trace import Span
 
     from services.indexer.embed_client import EmbedClient
     from services.indexer.forwards import ForwardGate
     from services.indexer.io_client import IoClient
     from services.indexer.model import Tree
+    from services.indexer.run import Run
     from services.indexer.settings import IndexerSettings
     from services.indexer.stops import StopSignal
+    from services.indexer.storage.model_queue import ModelQueue
     from services.indexer.storage.nodes import NodeQueue, Outlook
     from services.indexer.turns import ClaimTurns
 
-_IDLE_SECONDS = 0.2
+_LONGEST_IDLE_SECONDS = 0.2
+"""Time after which a worker looks again though no full batch was planned."""
+
 _LONGEST_WAIT_SECONDS = 1.0
 _HOLD_POLL_SECONDS = 0.5
 _MOST_REPLANS = 3
@@ -61,7 +66,7 @@ class Embedder:
         io: IoClient,
         embed: EmbedClient,
         gate: ForwardGate,
-        nodes: NodeQueue,
+        nodes: NodeQueue | ModelQueue,
         turns: ClaimTurns,
         stop: StopSignal,
         replan: Callable[[Sequence[str]], Awaitable[None]],
@@ -83,14 +88,32 @@ class Embedder:
         self._budget = ItemBudget(self._patience, io.probe)
         self._forwards = Forwards(embed, gate, self._patience)
         self._all_planned = asyncio.Event()
+        self._unclaimed = 0
+        """Nodes that were planned since a claim found nothing, at most."""
+        self._idle: list[asyncio.Event] = []
+        """Of each worker that waits for nodes to be planned."""
         self._in_flight: dict[bytes, asyncio.Event] = {}
         self._replans: Counter[str] = Counter()
+        # A run of a model beside the active one changes no node: the next run over files does.
+        self._most_replans = _MOST_REPLANS if run.model_id is None else 0
         self._cursor = 0
         """Where the present pass over a scoped run's nodes has come to."""
+
+    def more_nodes(self, count: int) -> None:
+        """Tells that up to `count` more nodes wait: a worker is woken for each full batch."""
+        self._unclaimed += count
+        while self._idle and self._takes_full_batch():
+            self._idle.pop().set()
 
     def no_more_nodes(self) -> None:
         """Tells that the plan is finished: once nothing waits, the work is done."""
         self._all_planned.set()
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Wakes all that wait for nodes to be planned."""
+        while self._idle:
+            self._idle.pop().set()
 
     async def run(self) -> bool:
         """Returns whether all is done: false when the run was stopped before.
@@ -152,13 +175,25 @@ class Embedder:
             async with asyncio.timeout(seconds):
                 await self._stop.wait()
 
+    def _takes_full_batch(self) -> bool:
+        full = self._unclaimed >= self._settings.embed_batch_nodes
+        self._unclaimed -= self._settings.embed_batch_nodes if full else 0
+        return full
+
     async def _wait_for_plan(self) -> None:
+        if self._all_planned.is_set() or self._stop.asked or self._takes_full_batch():
+            return
+        self._unclaimed = 0
+        told = asyncio.Event()
+        self._idle.append(told)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_IDLE_SECONDS):
-                await self._all_planned.wait()
+            async with asyncio.timeout(_LONGEST_IDLE_SECONDS):
+                await told.wait()
+        if told in self._idle:
+            self._idle.remove(told)
 
     async def _embed_batch(self, claimed: Sequence[ClaimedNode]) -> None:
-        with tracer().start_as_current_span(
+        with start_as_current_span(
             "lodestone.indexer.batch", attributes={"lodestone.nodes": len(claimed)}
         ):
             leading = [node for node in claimed if node.content_hash not in self._in_flight]
@@ -206,28 +241,32 @@ class Embedder:
     async def _forward(self, nodes: Sequence[ClaimedNode]) -> None:
         seconds: dict[str, float] = {}
         await failpoint("indexer.fetch.before")
-        with self._stage("fetch", seconds):
+        with self._stage("fetch", seconds) as span:
             texts, unread = await self._read(nodes)
+            reasons = [failure.reason for failure in unread.values()]
+            tell_failed(span, [reason for reason in reasons if reason not in CHANGED_REASONS])
         await failpoint("indexer.fetch.after")
         await failpoint("indexer.forward.before")
-        with self._stage("embed", seconds):
+        with self._stage("embed", seconds) as span:
             contents, unfit = await self._embed_texts(texts)
+            tell_failed(span, [failure.reason for failure in unfit.values()])
         await failpoint("indexer.forward.after")
         await failpoint("indexer.commit.before")
         with self._stage("commit", {}):
             await self._commit(nodes, contents, seconds)
         await failpoint("indexer.commit.after")
         if unread:
-            await self._end_unread(nodes, unread)
+            await self._end_unread(nodes, unread, seconds["fetch"] / len(nodes))
         if unfit:
-            await self._fail(nodes, unfit, "embed")
+            spent = seconds["fetch"] + seconds["embed"]
+            await self._fail(nodes, unfit, "embed", spent / len(nodes))
 
     @contextlib.contextmanager
-    def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    def _stage(self, name: str, seconds: dict[str, float]) -> Iterator[Span]:
         """Traces and times one stage of a batch; what raises is not counted."""
         started = time.perf_counter()
-        with tracer().start_as_current_span(f"lodestone.indexer.{name}"):
-            yield
+        with start_as_current_span(f"lodestone.indexer.{name}") as span:
+            yield span
         seconds[name] = time.perf_counter() - started
         metrics.STAGE_SECONDS.labels(name).observe(seconds[name])
 
@@ -285,7 +324,7 @@ class Embedder:
         metrics.NODES.labels("embedded").inc(ended)
 
     async def _end_unread(
-        self, nodes: Sequence[ClaimedNode], unread: Mapping[NodeId, Failure]
+        self, nodes: Sequence[ClaimedNode], unread: Mapping[NodeId, Failure], seconds_each: float
     ) -> None:
         """Plans files again that changed under the run, and fails what cannot be read.
 
@@ -296,7 +335,7 @@ class Embedder:
             node
             for node in named
             if unread[node.id].reason in CHANGED_REASONS
-            and self._replans[node.path] < _MOST_REPLANS
+            and self._replans[node.path] < self._most_replans
         ]
         paths = sorted({node.path for node in again})
         self._replans.update(paths)
@@ -306,23 +345,33 @@ class Embedder:
         hashes = {node.content_hash for node in named}
         twins = [node for node in nodes if node.content_hash in hashes and node.id not in unread]
         await self._nodes.release(self._run, [*again, *twins])
-        await self._end(nodes, {node: unread[node] for node in given_up}, "fetch")
+        await self._end(nodes, {node: unread[node] for node in given_up}, "fetch", seconds_each)
 
     async def _fail(
-        self, nodes: Sequence[ClaimedNode], failures: Mapping[bytes, Failure], stage: str
+        self,
+        nodes: Sequence[ClaimedNode],
+        failures: Mapping[bytes, Failure],
+        stage: str,
+        seconds_each: float,
     ) -> None:
         failed = {
             node.id: failures[node.content_hash] for node in nodes if node.content_hash in failures
         }
-        await self._end(nodes, failed, stage)
+        await self._end(nodes, failed, stage, seconds_each)
 
     async def _end(
-        self, nodes: Sequence[ClaimedNode], failed: Mapping[NodeId, Failure], stage: str
+        self,
+        nodes: Sequence[ClaimedNode],
+        failed: Mapping[NodeId, Failure],
+        stage: str,
+        seconds_each: float,
     ) -> None:
         if not failed:
             return
         most = self._settings.node_max_attempts
-        given_up = await self._nodes.fail(self._run, failed, nodes, stage, most)
+        given_up = await self._nodes.fail(
+            self._run, failed, nodes, stage, most, seconds=seconds_each
+        )
         metrics.NODES.labels("failed").inc(given_up)
         metrics.NODES.labels("retried").inc(len(failed) - given_up)
 

@@ -76,3 +76,31 @@ class ModelNotLoadedError(LodestoneError):
 
     reason = "ERROR_REASON_MODEL_NOT_LOADED"
     code = Code.NOT_FOUND
+
+
+class RerankRefusedError(LodestoneError):
+    """The embed service has no such reranker, or refuses to score; no caller is told."""
+
+    reason = "ERROR_REASON_STATE_CONFLICT"
+    code = Code.FAILED_PRECONDITION
+
+
+class FileGoneError(LodestoneError):
+    """An indexed file does not exist any more."""
+
+    reason = "ERROR_REASON_FILE_NOT_FOUND"
+    code = Code.NOT_FOUND
+
+
+class FileChangingError(LodestoneError):
+    """A file was written to at each look at it."""
+
+    reason = "ERROR_REASON_CONTENT_CHANGED"
+    code = Code.ABORTED
+
+
+class UnreadableFileError(LodestoneError):
+    """A file cannot be read: its rights, its length or its bytes do not allow it."""
+
+    reason = "ERROR_REASON_FILE_UNREADABLE"
+    code = Code.PERMISSION_DENIED

@@ -15,16 +15,16 @@ from services.indexer.errors import (
     ModelNotLoadedError,
     RunOwnershipLostError,
 )
-from services.indexer.model import EmbedModel, Failure, RegisteredModel, Run
-from services.indexer.patience import Patience
+from services.indexer.model import Failure
 from services.indexer.planner import Planner
 from services.indexer.stops import StopReason, StopSignal
 from services.indexer.storage.database import retry_transient
 from services.indexer.transitions import RunState
+from services.runtime.call_traces import continued
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
 from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
-from services.runtime.telemetry import tracer
+from services.runtime.telemetry import start_as_current_span
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
     from services.indexer.forwards import ForwardGate
     from services.indexer.io_client import IoClient
     from services.indexer.ledger import RunLedger
+    from services.indexer.model_choice import ModelChoice
+    from services.indexer.run import Run
     from services.indexer.settings import IndexerSettings
     from services.indexer.signals import RunSignals
     from services.indexer.storage.files import FileStore
     from services.indexer.storage.marks import MarkStore
+    from services.indexer.storage.model_queue import ModelQueue
     from services.indexer.storage.nodes import NodeQueue
     from services.indexer.storage.workspaces import WorkspaceStore
     from services.indexer.turns import ClaimTurns
@@ -50,8 +53,10 @@ class RunContext:
 
     settings: IndexerSettings
     workspaces: WorkspaceStore
+    choice: ModelChoice
     files: FileStore
     nodes: NodeQueue
+    model_nodes: ModelQueue
     ledger: RunLedger
     marks: MarkStore
     signals: RunSignals
@@ -176,8 +181,14 @@ class RunExecution:
                 self._stop.ask(StopReason.GIVE_WAY)
 
     async def _traced_work(self) -> bool:
-        with tracer().start_as_current_span(
-            "lodestone.indexer.run", attributes={"lodestone.run": str(self._run.id)}
+        with start_as_current_span(
+            "lodestone.indexer.run",
+            # Also after a restart, and by another replica: the trace is that of the call.
+            context=continued(self._run.traceparent),
+            attributes={
+                "lodestone.run": str(self._run.id),
+                "lodestone.workspace": self._run.workspace_name,
+            },
         ):
             return await self._work()
 
@@ -187,11 +198,11 @@ class RunExecution:
         if self._run.cancel_requested:
             return False
         workspace = await context.workspaces.get(self._run.workspace_name)
-        remote, model = await self._activate_model()
+        models = await context.choice.choose(self._run, workspace)
         planner = Planner(
             self._run,
             workspace.tree,
-            model,
+            models.active,
             io=context.io,
             files=context.files,
             ledger=context.ledger,
@@ -202,22 +213,25 @@ class RunExecution:
         embedder = Embedder(
             self._run,
             workspace.tree,
-            model,
-            remote,
+            models.target,
+            models.remote,
             io=context.io,
             embed=context.embed,
             gate=context.gate,
-            nodes=context.nodes,
+            nodes=context.nodes if models.target == models.active else context.model_nodes,
             turns=context.turns,
             stop=self._stop,
             replan=planner.replan,
             settings=context.settings,
             on_progress=self._notify,
         )
+        planner.on_planned = embedder.more_nodes
         async with asyncio.TaskGroup() as group:
             embedding = group.create_task(embedder.run(), name="embedder")
             if await self._plan_unless_stopped(planner):
                 embedder.no_more_nodes()
+            else:
+                embedder.look_again()  # who waits for some sees that the work is to end
         return embedding.result()
 
     async def _plan_unless_stopped(self, planner: Planner) -> bool:
@@ -231,14 +245,6 @@ class RunExecution:
         finally:
             plan.cancel()
             await asyncio.gather(plan, return_exceptions=True)
-
-    async def _activate_model(self) -> tuple[EmbedModel, RegisteredModel]:
-        context = self._context
-        patience = Patience(context.settings.dependency_patience_seconds)
-        remote = await patience.call(lambda: context.embed.model(context.settings.model))
-        model = await context.workspaces.register_model(remote)
-        await context.workspaces.activate(self._run, model, context.ledger)
-        return remote, model
 
     def _notify(self) -> None:
         self._context.signals.notify(self._run.id)

@@ -12,19 +12,32 @@ from services.runtime.errors import DependencyUnavailableError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from services.indexer.embed_client import EmbedClient, Vector
     from services.indexer.model import EmbedModel
     from services.indexer.patience import Patience
 
 _OVERLOADED = "RESOURCE_EXHAUSTED"
+_AWAY = "ERROR_REASON_DEPENDENCY_UNAVAILABLE"
 _TIMED_OUT = "DEADLINE_EXCEEDED"
 _DEATHS_IN_COMPANY = 2
 """Times that a batch may fail beside others, before it is tried alone."""
 
 _DEATHS_ALONE = 2
 """Times that a single text may fail while nothing else runs, before it is the one to blame."""
+
+_PARTLY_AWAY_SECONDS = 1.0
+"""Time to wait when some texts of a call were not embedded as the model went away."""
+
+
+class _DeathError(Exception):
+    """A call to which no answer came, in place of one that says why there is none."""
+
+    def __init__(self, error: DependencyUnavailableError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ForwardGate:
@@ -76,7 +89,9 @@ class Forwards:
 
     A service that goes away is waited for, and the same texts are sent again. A batch that goes
     down with it twice is sent alone, then in halves, until the text that does it stands alone; the
-    others are embedded.
+    others are embedded. A service that says itself that it cannot serve now, because its engine or
+    a provider is away, or as it is overloaded or stops, has come to no harm by a text: whatever it
+    did not embed is sent again, for as long as a dependency is waited for.
     """
 
     def __init__(self, embed: EmbedClient, gate: ForwardGate, patience: Patience) -> None:
@@ -100,14 +115,13 @@ class Forwards:
     async def _embed_part(self, model: EmbedModel, texts: Sequence[str]) -> list[Vector | Failure]:
         for _ in range(_DEATHS_IN_COMPANY):
             try:
-                async with self._gate.shared():
-                    return await self._call(model, texts)
+                return await self._call(self._gate.shared, model, texts)
             except BatchRefusedError as error:
                 if len(texts) == 1:
                     return [error.failure]
                 break
-            except DependencyUnavailableError as error:
-                await self._wait_until_back(model, error)
+            except _DeathError as death:
+                await self._wait_until_back(model, death.error)
         return await self._embed_suspects(model, texts)
 
     async def _embed_suspects(
@@ -117,14 +131,13 @@ class Forwards:
         failure = None
         for _ in range(_DEATHS_ALONE if len(texts) == 1 else 1):
             try:
-                async with self._gate.alone():
-                    return await self._call(model, texts)
+                return await self._call(self._gate.alone, model, texts)
             except BatchRefusedError as error:
                 failure = error.failure
                 break
-            except DependencyUnavailableError as error:
-                failure = _blame(error)
-                await self._wait_until_back(model, error)
+            except _DeathError as death:
+                failure = _blame(death.error)
+                await self._wait_until_back(model, death.error)
         assert failure is not None
         if len(texts) == 1:
             get_logger().warning("text_given_up", reason=failure.reason)
@@ -133,21 +146,47 @@ class Forwards:
         first = await self._embed_suspects(model, texts[:half])
         return first + await self._embed_suspects(model, texts[half:])
 
-    async def _call(self, model: EmbedModel, texts: Sequence[str]) -> list[Vector | Failure]:
-        """Calls embed; overload is no death, it is waited out here."""
+    async def _call(
+        self,
+        gate: Callable[[], AbstractAsyncContextManager[None]],
+        model: EmbedModel,
+        texts: Sequence[str],
+    ) -> list[Vector | Failure]:
+        """Calls embed until it has told of every text; nobody waits at the gate meanwhile.
 
-        async def call() -> list[Vector | Failure] | DependencyUnavailableError:
+        Raises:
+            _DeathError: the service did not answer, or not in time: one of the texts may be why.
+            DependencyUnavailableError: it said for too long that it cannot serve.
+        """
+        results: dict[int, Vector | Failure] = {}
+
+        async def call() -> DependencyUnavailableError | None:
+            left = [place for place in range(len(texts)) if place not in results]
             try:
-                return await self._embed.embed_documents(model, texts)
+                async with gate():
+                    found = await self._embed.embed_documents(model, [texts[at] for at in left])
             except DependencyUnavailableError as error:
-                if error.metadata.get("code") == _OVERLOADED:
+                if error.metadata.get("code") == _OVERLOADED or "reason" in error.metadata:
                     raise
                 return error
+            away = None
+            for place, result in zip(left, found, strict=True):
+                if isinstance(result, Failure) and result.reason == _AWAY:
+                    away = result
+                else:
+                    results[place] = result
+            if away is not None:
+                raise DependencyUnavailableError(
+                    f"The embed service cannot serve now: {away.message}",
+                    metadata={"dependency": "embed", "reason": _AWAY},
+                    retry_after_seconds=_PARTLY_AWAY_SECONDS,
+                )
+            return None
 
-        result = await self._patience.call(call)
-        if isinstance(result, DependencyUnavailableError):
-            raise result
-        return result
+        death = await self._patience.call(call)
+        if death is not None:
+            raise _DeathError(death)
+        return [results[place] for place in range(len(texts))]
 
     async def _wait_until_back(self, model: EmbedModel, error: DependencyUnavailableError) -> None:
         """Returns once the service answers. Raises DependencyUnavailableError if it does not."""

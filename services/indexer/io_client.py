@@ -21,11 +21,12 @@ from services.indexer.errors import PayloadMismatchError, TreeUnavailableError
 from services.indexer.model import (
     ClaimedNode,
     Failure,
-    Hit,
     NodeKind,
     ParsedFile,
     ParsedNode,
+    ParsedReference,
     ParseOutcome,
+    ReferenceKind,
     ScanSummary,
     Signature,
     Tree,
@@ -36,6 +37,8 @@ from services.runtime.errors import DependencyUnavailableError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
 
+    from services.indexer.search.model import Hit
+
 _KINDS = {
     parse_service_pb2.NODE_KIND_MODULE: NodeKind.MODULE,
     parse_service_pb2.NODE_KIND_CLASS: NodeKind.CLASS,
@@ -45,7 +48,13 @@ _KINDS = {
     parse_service_pb2.NODE_KIND_SECTION: NodeKind.SECTION,
     parse_service_pb2.NODE_KIND_WINDOW: NodeKind.WINDOW,
 }
+_REFERENCE_KINDS = {
+    parse_service_pb2.REFERENCE_KIND_CALL: ReferenceKind.CALL,
+    parse_service_pb2.REFERENCE_KIND_INHERIT: ReferenceKind.INHERIT,
+    parse_service_pb2.REFERENCE_KIND_IMPORT: ReferenceKind.IMPORT,
+}
 _MOST_REFS = 1000
+_HASH_BYTES = 32
 _PROBE_SECONDS = 5.0
 
 
@@ -307,6 +316,8 @@ def _parse_outcome(path: str, response: parse_service_pb2.ParseFilesResponse) ->
 
 
 def _parsed_file(path: str, message: parse_service_pb2.ParsedFile) -> ParsedFile:
+    if len(message.digest) != _HASH_BYTES:
+        raise PayloadMismatchError("io told a digest of another size.")
     return ParsedFile(
         path=path,
         digest=message.digest,
@@ -314,15 +325,43 @@ def _parsed_file(path: str, message: parse_service_pb2.ParsedFile) -> ParsedFile
         language=message.language,
         line_count=message.line_count,
         has_syntax_errors=message.has_syntax_errors,
-        nodes=tuple(_node(node) for node in message.nodes),
+        nodes=tuple(_node(node, place) for place, node in enumerate(message.nodes)),
+        references=tuple(_reference(item, len(message.nodes)) for item in message.references),
     )
 
 
-def _node(node: parse_service_pb2.Node) -> ParsedNode:
+def _reference(message: parse_service_pb2.Reference, nodes: int) -> ParsedReference:
+    if not 1 <= message.node <= nodes:
+        raise PayloadMismatchError("io told a reference of a node that is not there.")
+    if message.kind not in _REFERENCE_KINDS:
+        raise PayloadMismatchError("io told a reference of no known kind.")
+    return ParsedReference(
+        node=message.node - 1,
+        kind=_REFERENCE_KINDS[message.kind],
+        name=_storable(message.name),
+        qualifier=_storable(message.qualifier),
+        alias=_storable(message.alias),
+        line=message.line,
+    )
+
+
+def _storable(name: str) -> str:
+    """Returns a name without what PostgreSQL cannot hold."""
+    return name.replace("\0", "")
+
+
+def _node(node: parse_service_pb2.Node, place: int) -> ParsedNode:
+    """Returns a file's node; its parent, counted from one, stands before it."""
+    if node.kind not in _KINDS:
+        raise PayloadMismatchError("io told a node of no known kind.")
+    if node.parent > place:
+        raise PayloadMismatchError("io told a node before its parent.")
+    if len(node.content_hash) != _HASH_BYTES:
+        raise PayloadMismatchError("io told a content hash of another size.")
     pieces = [edge for piece in node.segments for edge in (piece.start_byte, piece.end_byte)]
     return ParsedNode(
         kind=_KINDS[node.kind],
-        qualified_name=node.qualified_name.replace("\0", ""),  # PostgreSQL cannot hold it
+        qualified_name=_storable(node.qualified_name),
         parent=node.parent - 1 if node.parent else None,
         start_byte=node.start_byte,
         end_byte=node.end_byte,

@@ -10,34 +10,29 @@ from typing import TYPE_CHECKING
 
 import asyncpg
 
+from services.indexer import metrics
 from services.indexer.errors import RunOwnershipLostError
 from services.indexer.storage import (
     marks,
     run_create,
+    run_models,
     run_progress,
     run_retention,
     run_scope,
     run_wishes,
 )
-from services.indexer.storage.run_end import end_run, release_nodes
+from services.indexer.storage.run_end import end_run, lock_workspace, release_nodes
 from services.indexer.storage.run_reader import RunReader
 from services.indexer.storage.run_rows import HELD, SELECT_RUNS, key_of, run_of
 from services.indexer.storage.run_takeover import end_stale, lock_next, settle_pause, take_over
-from services.indexer.transitions import RunState
+from services.indexer.transitions import OWNED_RUN_STATES, RunState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from uuid import UUID
 
-    from services.indexer.model import (
-        Failure,
-        FileId,
-        ModelId,
-        Outcome,
-        Run,
-        RunCounters,
-        WorkspaceId,
-    )
+    from services.indexer.model import Failure, FileId, ModelId, WorkspaceId
+    from services.indexer.run import Outcome, Run, RunCounters
     from services.indexer.run_spec import IfRunning, RunSpec, RunWishes
     from services.indexer.storage.database import Connection, Database
     from services.indexer.storage.run_retention import RetentionRules
@@ -68,9 +63,18 @@ class RunLedger(RunReader):
             OverloadedError: too many runs of the workspace wait.
         """
         async with self._database.transaction() as connection:
-            return await run_create.create_run(
-                connection, workspace_id, request_id, spec, if_running
-            )
+            return await self.queue(connection, workspace_id, request_id, spec, if_running)
+
+    async def queue(
+        self,
+        connection: Connection,
+        workspace_id: WorkspaceId,
+        request_id: UUID,
+        spec: RunSpec,
+        if_running: IfRunning,
+    ) -> tuple[Run, bool]:
+        """Queues a run inside the caller's transaction, as `create`."""
+        return await run_create.create_run(connection, workspace_id, request_id, spec, if_running)
 
     async def retry(self, run: Run, request_id: UUID) -> tuple[Run, bool]:
         """Queues a run over what is left of a finished one, as `create`."""
@@ -90,6 +94,7 @@ class RunLedger(RunReader):
     async def request_cancel(self, run: Run) -> None:
         """Asks for the end of a run; one that nobody owns ends at once. No effect on ended ones."""
         async with self._database.transaction() as connection:
+            await lock_workspace(connection, run.workspace_id)
             await run_wishes.cancel(connection, run)
 
     async def take(self, max_attempts: int, least_priority: int = 0) -> Run | None:
@@ -99,14 +104,19 @@ class RunLedger(RunReader):
         """
         for _ in range(_MOST_RACES):
             try:
-                return await self._take(max_attempts, least_priority)
+                run, expired = await self._take(max_attempts, least_priority)
             except asyncpg.UniqueViolationError:
                 continue  # another replica took another run of this workspace just now
+            metrics.LEASE_EXPIRIES.inc(expired)
+            return run
         return None
 
-    async def _take(self, max_attempts: int, least_priority: int) -> Run | None:
+    async def _take(self, max_attempts: int, least_priority: int) -> tuple[Run | None, int]:
+        """Returns the run that was taken, and how many were found whose owner had stopped."""
+        expired = 0
         async with self._database.transaction() as connection:
             while (run := await lock_next(connection, least_priority)) is not None:
+                expired += run.state in OWNED_RUN_STATES
                 if run.state is RunState.PAUSING:
                     await settle_pause(connection, run)
                 elif run.attempt >= max_attempts:
@@ -114,13 +124,13 @@ class RunLedger(RunReader):
                 else:
                     break
             if run is None:
-                return None
+                return None, expired
             await take_over(connection, run, self._owner, self._lease_seconds)
             row = await connection.fetchrow(
                 f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2", run.workspace_id, run.id
             )
         assert row is not None
-        return run_of(row)
+        return run_of(row), expired
 
     async def beat(self, run: Run) -> RunWishes:
         """Prolongs the lease of a run and of its nodes; returns what is asked of the run.
@@ -153,6 +163,10 @@ class RunLedger(RunReader):
         if state is None:
             raise lost(run)
         self.on_state(run.id, state)
+
+    async def nodes_total(self, connection: Connection, run: Run) -> int:
+        """Returns how many nodes a run has counted, as the caller's transaction sees it."""
+        return await run_progress.nodes_total(connection, run)
 
     async def record(
         self,
@@ -226,16 +240,27 @@ class RunLedger(RunReader):
             if not held:
                 raise lost(run)
             if run.is_scoped:
-                await run_scope.set_baseline(connection, run.workspace_id, run.id, scoped=True)
+                await run_scope.set_baseline(connection, run)
 
-    async def rebase(self, connection: Connection, run: Run) -> None:
-        """Counts the nodes anew, inside the caller's transaction. Raises RunOwnershipLostError."""
+    async def hold(self, connection: Connection, run: Run) -> None:
+        """Locks the run's row until the transaction ends. Raises RunOwnershipLostError."""
         held = await connection.fetchval(
             f"SELECT true FROM runs WHERE {HELD} FOR UPDATE", *key_of(run)
         )
         if not held:
             raise lost(run)
-        await run_scope.set_baseline(connection, run.workspace_id, run.id, scoped=run.is_scoped)
+
+    async def warn(self, connection: Connection, run: Run, warning: str) -> None:
+        """Adds a warning, in the caller's transaction. Raises RunOwnershipLostError."""
+        if not await run_progress.change(
+            connection, run, "warnings = warnings || $4::text", warning
+        ):
+            raise lost(run)
+
+    async def rebase(self, connection: Connection, run: Run) -> None:
+        """Counts the nodes anew, inside the caller's transaction. Raises RunOwnershipLostError."""
+        await self.hold(connection, run)
+        await run_scope.set_baseline(connection, run)
 
     async def release(self, run: Run) -> None:
         """Puts a run back for another owner, as one that was never taken now.
@@ -245,6 +270,7 @@ class RunLedger(RunReader):
         lost.
         """
         async with self._database.transaction() as connection:
+            await lock_workspace(connection, run.workspace_id)
             row = await connection.fetchrow(
                 f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2 FOR UPDATE OF r",
                 run.workspace_id,
@@ -264,25 +290,58 @@ class RunLedger(RunReader):
             RunOwnershipLostError: another replica took the run.
         """
         async with self._database.transaction() as connection:
-            held = await connection.fetchval(
-                f"SELECT true FROM runs WHERE {HELD} FOR UPDATE", *key_of(run)
-            )
-            if not held:
-                raise lost(run)
+            await lock_workspace(connection, run.workspace_id)
+            await self.hold(connection, run)
             row = await connection.fetchrow(
                 f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.id = $2", run.workspace_id, run.id
             )
             assert row is not None
-            return await end_run(connection, run_of(row), failure)
+            state = await end_run(connection, run_of(row), failure)
+            if run.model_id is None:
+                await run_models.queue_left(connection, run.workspace_id)
+        return state
+
+    async def interrupt(
+        self, connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None = None
+    ) -> None:
+        """Puts what is at work back in the queue: what it holds goes back, its owner is fenced out.
+
+        Args:
+            connection: inside a transaction that holds the workspace's models.
+            workspace_id: the workspace.
+            model_id: runs of this model alone; None takes all.
+        """
+        await run_models.interrupt(connection, workspace_id, model_id)
+
+    async def end_model_runs(
+        self, connection: Connection, workspace_id: WorkspaceId, model_id: ModelId
+    ) -> None:
+        """Cancels the runs of a model that nobody works on, in the caller's transaction."""
+        for run in await run_models.unfinished(connection, workspace_id, model_id):
+            await run_wishes.cancel(connection, run)
+
+    async def queue_model_run(
+        self, connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
+    ) -> None:
+        """Queues a run that embeds what waits, unless one waits; at low priority for a model."""
+        await run_models.queue(connection, workspace_id, model_id)
 
     async def forget_old(self, rules: RetentionRules) -> int:
-        """Removes a bounded number of finished runs that need not be kept; returns how many."""
+        """Removes a bounded number of rows that need not be kept; returns how many.
+
+        They are of finished runs, and of what is cached of models that no workspace has any more.
+        """
         async with self._database.transaction() as connection:
-            return await run_retention.forget_old(connection, rules)
+            removed = await run_retention.forget_old(connection, rules)
+        async with self._database.transaction() as connection:
+            removed += await run_retention.forget_cached(connection, rules)
+        metrics.UPKEEP_ROWS.inc(removed)
+        return removed
 
 
 def lost(run: Run) -> RunOwnershipLostError:
-    """Returns the error of an owner that is one no more."""
+    """Counts a write that its fence refused; returns the error of an owner that is one no more."""
+    metrics.FENCED_WRITES.inc()
     return RunOwnershipLostError(
         "Another replica owns this run now.", metadata={"resource": run.name}
     )

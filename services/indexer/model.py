@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from uuid import UUID
-
-    from services.indexer.run_spec import RunPhase, RunPriority
-    from services.indexer.transitions import RunState
 
 WorkspaceId = NewType("WorkspaceId", int)
 FileId = NewType("FileId", int)
@@ -44,27 +41,6 @@ class NodeKind(StrEnum):
     WINDOW = "window"
 
 
-class RunMode(StrEnum):
-    """What a run covers."""
-
-    FULL = "full"
-    INCREMENTAL = "incremental"
-    SCOPED = "scoped"
-    REPAIR = "repair"
-    EMBED_ONLY = "embed_only"
-
-
-class OutcomeResult(StrEnum):
-    """How one file or node ended in a run."""
-
-    OK = "ok"
-    REUSED = "reused"
-    SKIPPED = "skipped"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    STALE = "stale"
-
-
 @dataclass(frozen=True, slots=True)
 class Tree:
     """A folder beneath one of io's roots."""
@@ -82,10 +58,47 @@ class Workspace:
     tree: Tree
     display_name: str
     live: bool
-    active_model_id: ModelId | None
-    active_model_name: str | None
+    active_model: RegisteredModel | None
+    """The model that it is searched by; None before the first run."""
+    model_chosen: bool
+    """Whether somebody chose the active model: no run puts another one in its place."""
     last_run_id: UUID | None
     created_at: datetime
+    watch: WatchStatus | None = None
+    """How it is watched; None for one that is not live."""
+
+    @property
+    def active_model_id(self) -> ModelId | None:
+        """The active model's number."""
+        return None if self.active_model is None else self.active_model.id
+
+    @property
+    def active_model_name(self) -> str | None:
+        """The active model's resource name."""
+        return None if self.active_model is None else self.active_model.name
+
+
+class WatchState(StrEnum):
+    """How the watch of a live workspace is."""
+
+    WAITING = "waiting"
+    """No replica watches it at the moment."""
+    WATCHING = "watching"
+    UNREACHABLE = "unreachable"
+    """The io service does not answer."""
+    TREE_MISSING = "tree_missing"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchStatus:
+    """What is known of the watch of a live workspace."""
+
+    state: WatchState
+    reconciled_at: datetime | None
+    fresh_at: datetime | None
+    """When the last run over changes ended."""
+    freshness_seconds: float | None
+    """From the oldest change of that run to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,28 @@ class RegisteredModel:
     fingerprint: str
     dimensions: int
     max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkspaceModel:
+    """A model of a workspace, and how far its vectors are."""
+
+    model: RegisteredModel
+    active: bool
+    created_at: datetime
+    nodes_total: int
+    nodes_pending: int
+    """Those that wait, or are in work."""
+    nodes_failed: int
+    vector_bytes: int
+    """Bytes of its vectors of this workspace on disk, indexes included."""
+    nodes_per_second: float
+    """Texts a second that went through it in the last run that needed it; 0 when none is known."""
+
+    @property
+    def nodes_embedded(self) -> int:
+        """Nodes that it has a vector of."""
+        return max(0, self.nodes_total - self.nodes_pending - self.nodes_failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +195,25 @@ class ParsedNode:
     token_estimate: int
 
 
+class ReferenceKind(StrEnum):
+    """How a node refers to a name."""
+
+    CALL = "call"
+    INHERIT = "inherit"
+    IMPORT = "import"
+
+
+class ParsedReference(NamedTuple):
+    """A name that a node refers to, as io read it; `node` is a position in the file's nodes."""
+
+    node: int
+    kind: ReferenceKind
+    name: str
+    qualifier: str
+    alias: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
     """A file as nodes, or as skipped with a reason."""
@@ -172,6 +226,7 @@ class ParsedFile:
     has_syntax_errors: bool
     nodes: tuple[ParsedNode, ...]
     skip_reason: str | None = None
+    references: tuple[ParsedReference, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,108 +291,3 @@ class ScanSummary:
 
     files: int
     skipped: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class RunCounters:
-    """What a run adds to its row in one transaction."""
-
-    files_scanned: int = 0
-    files_skipped: int = 0
-    files_failed: int = 0
-    files_to_parse: int = 0
-    files_parsed: int = 0
-    nodes_total: int = 0
-    nodes_pending: int = 0
-    nodes_embedded: int = 0
-    nodes_reused: int = 0
-    nodes_failed: int = 0
-    nodes_removed: int = 0
-    forwards: int = 0
-    tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How one file or node ended, for the ledger."""
-
-    entity: str
-    path: str
-    result: OutcomeResult
-    stage: str
-    node_id: int = 0
-    qualified_name: str = ""
-    failure: Failure | None = None
-    attempts: int = 1
-    duration_seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run's row."""
-
-    workspace_id: WorkspaceId
-    workspace_name: str
-    id: UUID
-    seq: int
-    mode: RunMode
-    priority: RunPriority
-    exclude: tuple[str, ...]
-    paths: tuple[str, ...]
-    """Paths and globs of a scoped run."""
-    retry_of: UUID | None
-    state: RunState
-    phase: RunPhase
-    attempt: int
-    fence: int
-    created_at: datetime
-    started_at: datetime | None
-    updated_at: datetime
-    finished_at: datetime | None
-    cancel_requested: bool
-    version: int
-    counters: RunCounters
-    scan_finished: bool
-    nodes_total_final: bool
-    skipped_by_reason: Mapping[str, int]
-    stage_seconds: Mapping[str, float]
-    warnings: tuple[str, ...]
-    error: Failure | None
-
-    @property
-    def name(self) -> str:
-        """Resource name."""
-        return f"workspaces/{self.workspace_name}/indexRuns/{self.id}"
-
-    @property
-    def is_scoped(self) -> bool:
-        """Whether it covers named files and nodes alone."""
-        return self.mode in {RunMode.SCOPED, RunMode.REPAIR}
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """A node that a search found."""
-
-    workspace_name: str
-    node_id: NodeId
-    path: str
-    digest: bytes
-    kind: NodeKind
-    qualified_name: str
-    language: str
-    start_byte: int
-    end_byte: int
-    start_line: int
-    end_line: int
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class SearchFilter:
-    """What is searched; empty fields take all."""
-
-    languages: tuple[str, ...] = ()
-    kinds: tuple[str, ...] = ()
-    paths: tuple[str, ...] = field(default=())
-    symbols: tuple[str, ...] = ()

@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.budgets import ItemBudget
-from services.indexer.model import (
-    Failure,
-    Outcome,
-    OutcomeResult,
-    ParsedFile,
-    ParseOutcome,
-    Run,
-    RunCounters,
-    RunMode,
-    Signature,
-)
+from services.indexer.model import Failure, ParsedFile, ParseOutcome, Signature
+from services.indexer.outcomes import failed_file
 from services.indexer.patience import Patience
+from services.indexer.run import Outcome, Run, RunCounters, RunMode
 from services.indexer.scope import PathScope, literal
 from services.indexer.tree_diff import TreeDiff
 from services.runtime.failpoints import failpoint
-from services.runtime.telemetry import tracer
+from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -66,10 +60,13 @@ class Planner:
         self._marks = marks
         self._settings = settings
         self._on_progress = on_progress
+        self.on_planned: Callable[[int], None] = lambda _count: None
+        """Is told how many nodes were planned, at most so many of them wait."""
         self._patience = Patience(settings.dependency_patience_seconds)
         self._budget = ItemBudget(self._patience, io.probe)
         self._recipe = ""
         self._failed: set[str] = set()
+        self._replans: Counter[str] = Counter()
 
     async def plan(self) -> None:
         """Returns when every file of the run is looked at and every node known.
@@ -97,7 +94,12 @@ class Planner:
 
     async def replan(self, paths: Sequence[str]) -> None:
         """Parses files again that changed while their nodes were being embedded."""
-        await self._parse([(path, b"") for path in paths])
+        self._replans.update(paths)
+        for attempts, group in groupby(sorted(paths, key=self._attempts), key=self._attempts):
+            await self._parse([(path, b"") for path in group], attempts)
+
+    def _attempts(self, path: str) -> int:
+        return 1 + self._replans[path]
 
     async def _scan_and_parse(self, scope: PathScope | None) -> None:
         batches: asyncio.Queue[Sequence[FileToParse] | None] = asyncio.Queue(
@@ -130,7 +132,7 @@ class Planner:
             send=send,
         )
         started = time.perf_counter()
-        with tracer().start_as_current_span("lodestone.indexer.scan"):
+        with start_as_current_span("lodestone.indexer.scan"):
             result = await diff.find()
         seconds = time.perf_counter() - started
         metrics.STAGE_SECONDS.labels("scan").observe(seconds)
@@ -144,26 +146,32 @@ class Planner:
         while (batch := await batches.get()) is not None:
             await self._parse(batch)
 
-    async def _parse(self, files: Sequence[FileToParse]) -> None:
+    async def _parse(self, files: Sequence[FileToParse], attempts: int = 1) -> None:
         started = time.perf_counter()
-        with tracer().start_as_current_span("lodestone.indexer.parse"):
+        with start_as_current_span("lodestone.indexer.parse") as span:
             outcomes = await self._budget.call(
                 files,
                 lambda some: self._io.parse(self._tree, some, self._model.max_tokens),
                 _timed_out,
             )
+            reasons = [outcome.failure.reason for outcome in outcomes if outcome.failure]
+            tell_failed(span, [reason for reason in reasons if reason != _GONE])
         parsed_at = time.perf_counter()
-        with tracer().start_as_current_span("lodestone.indexer.plan"):
+        with start_as_current_span("lodestone.indexer.plan"):
             await failpoint("indexer.plan.before")
-            await self._apply(outcomes, parsed_at - started)
+            await self._apply(outcomes, parsed_at - started, attempts)
             await failpoint("indexer.plan.after")
         seconds = time.perf_counter() - parsed_at
         metrics.STAGE_SECONDS.labels("parse").observe(parsed_at - started)
         metrics.STAGE_SECONDS.labels("plan").observe(seconds)
-        await self._ledger.record(self._run, RunCounters(), stage_seconds={"plan": seconds})
+        # The share of what was parsed is told with it.
+        others = sum(1 for outcome in outcomes if outcome.parsed is None) / max(1, len(outcomes))
+        spent = {"plan": seconds, "parse": (parsed_at - started) * others}
+        await self._ledger.record(self._run, RunCounters(), stage_seconds=spent)
         self._on_progress()
 
-    async def _apply(self, outcomes: Sequence[ParseOutcome], seconds: float) -> None:
+    async def _apply(self, outcomes: Sequence[ParseOutcome], seconds: float, attempts: int) -> None:
+        share = seconds / max(1, len(outcomes))
         parsed: list[ParsedFile] = []
         seen: dict[str, Signature] = {}
         gone: list[str] = []
@@ -176,14 +184,18 @@ class Planner:
             elif outcome.failure is not None and outcome.failure.reason == _GONE:
                 gone.append(outcome.path)  # it vanished since the scan
             elif outcome.failure is not None:
-                failed.append(_file_failure(outcome.path, outcome.failure))
+                failed.append(failed_file(outcome.path, outcome.failure, share, attempts))
         self._failed.update(outcome.path for outcome in failed)
         if parsed:
-            await self._files.apply(self._run, self._model.id, self._recipe, parsed, seconds)
+            spent = share * len(parsed)
+            await self._files.apply(
+                self._run, self._model.id, self._recipe, parsed, spent, attempts=attempts
+            )
+            self.on_planned(sum(len(file.nodes) for file in parsed))
         if seen:
-            await self._files.touch(self._run, seen)
+            await self._files.touch(self._run, seen, share)
         if gone:
-            await self._files.remove(self._run, gone)
+            await self._files.remove(self._run, gone, "parse", share)
         if failed or gone:
             counters = RunCounters(files_failed=len(failed), files_parsed=len(failed) + len(gone))
             await self._ledger.record(self._run, counters, outcomes=failed)
@@ -192,15 +204,4 @@ class Planner:
 def _timed_out(file: FileToParse) -> ParseOutcome:
     return ParseOutcome(
         file[0], failure=Failure(_TIMEOUT, "The file was not parsed within its time.")
-    )
-
-
-def _file_failure(path: str, failure: Failure) -> Outcome:
-    timed_out = failure.reason == _TIMEOUT
-    return Outcome(
-        entity="file",
-        path=path,
-        result=OutcomeResult.TIMEOUT if timed_out else OutcomeResult.FAILED,
-        stage="parse",
-        failure=failure,
     )

@@ -8,16 +8,16 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from lodestone.indexer.v1 import queue_service_pb2, queue_service_pb2_grpc
-from services.indexer import convert
-from services.indexer.model import RunMode
+from services.indexer import convert, convert_queue
 from services.indexer.pages import make_token, page_size, read_token
+from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunPriority, RunSpec
 from services.indexer.storage.queue_admin import ALL_WORKSPACES
 from services.runtime.errors import InvalidRequestError, StateConflictError
 
 if TYPE_CHECKING:
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import WorkspaceId
+    from services.indexer.model import ModelId, WorkspaceId
     from services.indexer.signals import RunSignals
     from services.indexer.storage.queue_admin import QueueAdmin
     from services.indexer.storage.workspaces import WorkspaceStore
@@ -45,7 +45,7 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         self, request: queue_service_pb2.GetQueueStatsRequest, context: Any
     ) -> queue_service_pb2.GetQueueStatsResponse:
         stats = await self._queue.stats(await self._scope(request.parent))
-        return convert.queue_stats_to_proto(stats)
+        return convert_queue.queue_stats_to_proto(stats)
 
     async def PauseQueue(
         self, request: queue_service_pb2.PauseQueueRequest, context: Any
@@ -63,14 +63,20 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         self, request: queue_service_pb2.RetryFailedNodesRequest, context: Any
     ) -> queue_service_pb2.RetryFailedNodesResponse:
         workspace_id = await self._scope(request.parent)
-        count = await self._queue.retry_failed(workspace_id)
-        if not count:
-            return queue_service_pb2.RetryFailedNodesResponse()
-        # A run that is at work may have looked for the last time by now: this one looks again.
-        spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=RunPriority.NORMAL)
+        counts = await self._queue.retry_failed(workspace_id)
+        names = [await self._queue_retry(workspace_id, model_id) for model_id in counts]
+        if names:
+            self._signals.notify_queued()
+        return queue_service_pb2.RetryFailedNodesResponse(
+            count=sum(counts.values()), index_run=names[0] if names else "", index_runs=names
+        )
+
+    async def _queue_retry(self, workspace_id: WorkspaceId, model_id: ModelId | None) -> str:
+        """Queues a run behind any that is at work, which may have looked for the last time."""
+        priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
+        spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=priority, model_id=model_id)
         run, _ = await self._ledger.create(workspace_id, uuid.uuid4(), spec, IfRunning.QUEUE)
-        self._signals.notify_queued()
-        return queue_service_pb2.RetryFailedNodesResponse(count=count, index_run=run.name)
+        return run.name
 
     async def DrainQueue(
         self, request: queue_service_pb2.DrainQueueRequest, context: Any
@@ -87,11 +93,13 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
     ) -> queue_service_pb2.ListFailedNodesResponse:
         workspace_id = await self._scope(request.parent)
         size = page_size(request.page_size)
-        after = int(read_token(request.page_token, request.parent, start=0))
-        page = await self._queue.failed(workspace_id, after, size)
-        token = make_token(page[-1].id, request.parent) if len(page) == size else ""
+        node_id, model_id = read_token(request.page_token, request.parent, start=[0, 0])
+        page = await self._queue.failed(workspace_id, (node_id, model_id), size)
+        token = ""
+        if len(page) == size:
+            token = make_token([page[-1].id, page[-1].model_id or 0], request.parent)
         return queue_service_pb2.ListFailedNodesResponse(
-            nodes=[convert.failed_node_to_proto(node) for node in page], next_page_token=token
+            nodes=[convert_queue.failed_node_to_proto(node) for node in page], next_page_token=token
         )
 
     async def BeginBulkImport(

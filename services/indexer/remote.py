@@ -37,12 +37,17 @@ def _failure(remote: RemoteError) -> Failure:
 def raise_unavailable(error: grpc.aio.AioRpcError, dependency: str) -> None:
     """Raises DependencyUnavailableError when a call failed because the service is not there.
 
-    Overload and missed deadlines count too: the work is as good as before, only later.
+    Overload and missed deadlines count too: the work is as good as before, only later. An error
+    that the service itself told has its `reason` in the metadata: the service is there.
     """
     remote = read_rpc_error(error)
-    if remote.code in _DOWN:
-        raise DependencyUnavailableError(
-            f"The {dependency} service does not answer ({remote.code.lower()}).",
-            metadata={"dependency": dependency, "code": remote.code},
-            retry_after_seconds=remote.retry_after_seconds,
-        ) from None
+    if remote.code not in _DOWN:
+        return
+    metadata = {"dependency": dependency, "code": remote.code}
+    message = f"The {dependency} service does not answer ({remote.code.lower()})."
+    if remote.reason:
+        metadata["reason"] = remote.reason
+        message = f"The {dependency} service cannot serve now: {remote.message}"
+    raise DependencyUnavailableError(
+        message, metadata=metadata, retry_after_seconds=remote.retry_after_seconds
+    ) from None

@@ -51,6 +51,10 @@ class PathScope:
             return True
         return any(glob.fullmatch(path) for glob in self._globs)
 
+    def names(self) -> frozenset[str] | None:
+        """Returns the files and folders that are covered; None where they cannot be named."""
+        return None if self._all or self._globs else self._files
+
     def includes(self) -> list[str]:
         """Returns patterns that let a scan pass over other files; empty scans all of the tree.
 

@@ -8,25 +8,21 @@ from uuid import UUID
 from lodestone.indexer.v1 import (
     index_run_service_pb2,
     index_run_service_pb2_grpc,
-    search_service_pb2,
-    search_service_pb2_grpc,
     workspace_service_pb2,
     workspace_service_pb2_grpc,
 )
-from services.indexer import convert, metrics
+from services.indexer import convert, convert_runs
 from services.indexer.pages import make_token, page_size, read_token
-from services.indexer.search.engine import FoundText
 from services.indexer.transitions import FINISHED_RUN_STATES
-from services.runtime.errors import NotImplementedYetError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from services.indexer.dispatcher import Dispatcher
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import Run
-    from services.indexer.search.engine import SearchEngine
+    from services.indexer.run import Run
     from services.indexer.signals import RunSignals
+    from services.indexer.storage.workspace_models import WorkspaceModels
     from services.indexer.storage.workspaces import WorkspaceStore
 
 _NEWEST = (1 << 62) - 1
@@ -38,8 +34,9 @@ _DEFAULT_HITS = 10
 class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
     """Source trees that are kept indexed."""
 
-    def __init__(self, workspaces: WorkspaceStore) -> None:
+    def __init__(self, workspaces: WorkspaceStore, on_live: Callable[[], None]) -> None:
         self._workspaces = workspaces
+        self._on_live = on_live
 
     async def CreateWorkspace(
         self, request: workspace_service_pb2.CreateWorkspaceRequest, context: Any
@@ -49,6 +46,9 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
             convert.tree_of(request.workspace.tree),
             request.workspace.display_name,
         )
+        if created and request.workspace.live:
+            workspace = await self._workspaces.update(workspace.name, live=True, display_name=None)
+            self._on_live()
         return workspace_service_pb2.CreateWorkspaceResponse(
             workspace=convert.workspace_to_proto(workspace), created=created
         )
@@ -75,13 +75,13 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
     async def UpdateWorkspace(
         self, request: workspace_service_pb2.UpdateWorkspaceRequest, context: Any
     ) -> workspace_service_pb2.UpdateWorkspaceResponse:
-        if request.HasField("live") and request.live:
-            raise NotImplementedYetError("This version has no live mode.")
         workspace = await self._workspaces.update(
             convert.workspace_id_of(request.name),
             live=request.live if request.HasField("live") else None,
             display_name=request.display_name if request.HasField("display_name") else None,
         )
+        if request.HasField("live"):
+            self._on_live()
         return workspace_service_pb2.UpdateWorkspaceResponse(
             workspace=convert.workspace_to_proto(workspace)
         )
@@ -112,11 +112,13 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
     def __init__(
         self,
         workspaces: WorkspaceStore,
+        models: WorkspaceModels,
         ledger: RunLedger,
         signals: RunSignals,
         dispatcher: Dispatcher,
     ) -> None:
         self._workspaces = workspaces
+        self._models = models
         self._ledger = ledger
         self._signals = signals
         self._dispatcher = dispatcher
@@ -124,34 +126,37 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
     async def CreateIndexRun(
         self, request: index_run_service_pb2.CreateIndexRunRequest, context: Any
     ) -> index_run_service_pb2.CreateIndexRunResponse:
-        spec = convert.spec_of(request)
         workspace = await self._workspaces.get(convert.workspace_id_of(request.parent))
+        model_id = await self._models.find(workspace, request.model) if request.model else None
+        if model_id == workspace.active_model_id:
+            model_id = None
+        spec = convert_runs.spec_of(request, model_id)
         run, created = await self._ledger.create(
             workspace.id,
             UUID(request.request_id),
             spec,
-            convert.if_running_of(request.if_running),
+            convert_runs.if_running_of(request.if_running),
         )
         self._wake()
         return index_run_service_pb2.CreateIndexRunResponse(
-            index_run=convert.run_to_proto(run), created=created
+            index_run=convert_runs.run_to_proto(run), created=created
         )
 
     async def RetryIndexRun(
         self, request: index_run_service_pb2.RetryIndexRunRequest, context: Any
     ) -> index_run_service_pb2.RetryIndexRunResponse:
-        finished = await self._ledger.get(*convert.run_id_of(request.name))
+        finished = await self._ledger.get(*convert_runs.run_id_of(request.name))
         run, created = await self._ledger.retry(finished, UUID(request.request_id))
         self._wake()
         return index_run_service_pb2.RetryIndexRunResponse(
-            index_run=convert.run_to_proto(run), created=created
+            index_run=convert_runs.run_to_proto(run), created=created
         )
 
     async def GetIndexRun(
         self, request: index_run_service_pb2.GetIndexRunRequest, context: Any
     ) -> index_run_service_pb2.GetIndexRunResponse:
-        run = await self._ledger.get(*convert.run_id_of(request.name))
-        return index_run_service_pb2.GetIndexRunResponse(index_run=convert.run_to_proto(run))
+        run = await self._ledger.get(*convert_runs.run_id_of(request.name))
+        return index_run_service_pb2.GetIndexRunResponse(index_run=convert_runs.run_to_proto(run))
 
     async def ListIndexRuns(
         self, request: index_run_service_pb2.ListIndexRunsRequest, context: Any
@@ -163,14 +168,14 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
         page = await self._ledger.page(workspace.id if workspace else None, before, size)
         token = make_token(page[-1].seq, request.parent) if len(page) == size else ""
         return index_run_service_pb2.ListIndexRunsResponse(
-            index_runs=[convert.run_to_proto(run) for run in page], next_page_token=token
+            index_runs=[convert_runs.run_to_proto(run) for run in page], next_page_token=token
         )
 
     async def ListIndexRunOutcomes(
         self, request: index_run_service_pb2.ListIndexRunOutcomesRequest, context: Any
     ) -> index_run_service_pb2.ListIndexRunOutcomesResponse:
-        run = await self._ledger.get(*convert.run_id_of(request.parent))
-        results = convert.results_of(list(request.results))
+        run = await self._ledger.get(*convert_runs.run_id_of(request.parent))
+        results = convert_runs.results_of(list(request.results))
         size = page_size(request.page_size)
         key = (request.parent, results)
         after = read_token(request.page_token, *key, start=["", "", 0])
@@ -179,30 +184,34 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
         if len(page) == size:
             token = make_token([page[-1].path, page[-1].entity, page[-1].node_id], *key)
         return index_run_service_pb2.ListIndexRunOutcomesResponse(
-            outcomes=[convert.outcome_to_proto(item) for item in page], next_page_token=token
+            outcomes=[convert_runs.outcome_to_proto(item) for item in page], next_page_token=token
         )
 
     async def PauseIndexRun(
         self, request: index_run_service_pb2.PauseIndexRunRequest, context: Any
     ) -> index_run_service_pb2.PauseIndexRunResponse:
         run = await self._ask(request.name, self._ledger.request_pause)
-        return index_run_service_pb2.PauseIndexRunResponse(index_run=convert.run_to_proto(run))
+        return index_run_service_pb2.PauseIndexRunResponse(index_run=convert_runs.run_to_proto(run))
 
     async def ResumeIndexRun(
         self, request: index_run_service_pb2.ResumeIndexRunRequest, context: Any
     ) -> index_run_service_pb2.ResumeIndexRunResponse:
         run = await self._ask(request.name, self._ledger.request_resume)
-        return index_run_service_pb2.ResumeIndexRunResponse(index_run=convert.run_to_proto(run))
+        return index_run_service_pb2.ResumeIndexRunResponse(
+            index_run=convert_runs.run_to_proto(run)
+        )
 
     async def CancelIndexRun(
         self, request: index_run_service_pb2.CancelIndexRunRequest, context: Any
     ) -> index_run_service_pb2.CancelIndexRunResponse:
         run = await self._ask(request.name, self._ledger.request_cancel)
-        return index_run_service_pb2.CancelIndexRunResponse(index_run=convert.run_to_proto(run))
+        return index_run_service_pb2.CancelIndexRunResponse(
+            index_run=convert_runs.run_to_proto(run)
+        )
 
     async def _ask(self, name: str, ask: Callable[[Run], Awaitable[None]]) -> Run:
         """Asks something of a run; returns it as it is then, known to whoever works on it here."""
-        workspace_name, run_id = convert.run_id_of(name)
+        workspace_name, run_id = convert_runs.run_id_of(name)
         await ask(await self._ledger.get(workspace_name, run_id))
         run = await self._ledger.get(workspace_name, run_id)
         self._dispatcher.tell(run_id, run.state)
@@ -218,7 +227,7 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
     async def WatchIndexRun(
         self, request: index_run_service_pb2.WatchIndexRunRequest, context: Any
     ) -> AsyncIterator[index_run_service_pb2.WatchIndexRunResponse]:
-        workspace_name, run_id = convert.run_id_of(request.name)
+        workspace_name, run_id = convert_runs.run_id_of(request.name)
         version = int(read_token(request.resume_token, request.name, start=0))
         quiet_polls = 0
         with self._signals.subscribe(run_id) as changes:
@@ -228,7 +237,7 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
                 if run.version != version:
                     version, quiet_polls = run.version, 0
                     yield index_run_service_pb2.WatchIndexRunResponse(
-                        index_run=convert.run_to_proto(run),
+                        index_run=convert_runs.run_to_proto(run),
                         resume_token=make_token(version, request.name),
                     )
                 elif quiet_polls >= _HEARTBEAT_POLLS:
@@ -239,46 +248,3 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
                 if run.state in FINISHED_RUN_STATES:
                     return
                 await changes.wait(_POLL_SECONDS)
-
-
-class SearchServicer(search_service_pb2_grpc.SearchServiceServicer):
-    """Finds code."""
-
-    def __init__(self, workspaces: WorkspaceStore, engine: SearchEngine) -> None:
-        self._workspaces = workspaces
-        self._engine = engine
-
-    async def SearchNodes(
-        self, request: search_service_pb2.SearchNodesRequest, context: Any
-    ) -> search_service_pb2.SearchNodesResponse:
-        if request.other_parents:
-            raise NotImplementedYetError("This version searches one workspace at a time.")
-        try:
-            response = await self._search(request)
-        except Exception:
-            metrics.SEARCHES.labels("error").inc()
-            raise
-        metrics.SEARCHES.labels("found" if response.hits else "empty").inc()
-        return response
-
-    async def _search(
-        self, request: search_service_pb2.SearchNodesRequest
-    ) -> search_service_pb2.SearchNodesResponse:
-        workspace = await self._workspaces.get(convert.workspace_id_of(request.parent))
-        only = convert.filter_of(request.filter)
-        key = (request.parent, request.query, request.filter.SerializeToString().hex())
-        offset = int(read_token(request.page_token, *key, start=0))
-        size = page_size(request.page_size, _DEFAULT_HITS)
-        hits = await self._engine.search(workspace, request.query, only)
-        page = hits[offset : offset + size]
-        if request.with_text:
-            found = await self._engine.read(workspace, page)
-        else:
-            found = [FoundText(hit, None, None) for hit in page]
-        more = offset + size < len(hits)
-        last = workspace.last_run_id
-        return search_service_pb2.SearchNodesResponse(
-            hits=[convert.hit_to_proto(item) for item in found],
-            next_page_token=make_token(offset + size, *key) if more else "",
-            index_run=f"workspaces/{workspace.name}/indexRuns/{last}" if last else "",
-        )

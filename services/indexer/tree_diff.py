@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import PayloadMismatchError
-from services.indexer.model import KnownFile, Run, RunCounters, RunMode
+from services.indexer.run import Run, RunCounters, RunMode
 from services.runtime.errors import DependencyUnavailableError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from services.indexer.io_client import IoClient, ScanBatch, ScannedFile
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import ScanSummary, Tree
+    from services.indexer.model import KnownFile, ScanSummary, Tree
     from services.indexer.patience import Patience
     from services.indexer.scope import PathScope
     from services.indexer.storage.files import FileStore
@@ -150,13 +150,19 @@ class TreeDiff:
 
     async def _known_files(self) -> AsyncIterator[KnownFile]:
         after = ""
-        while page := await self._files.page(self._run.workspace_id, after, _PAGE_FILES):
+        while page := await self._page(after):
             for file in page:
                 if self._takes(file):
                     yield file
             after = page[-1].path
             if len(page) < _PAGE_FILES:
                 return
+
+    async def _page(self, after: str) -> list[KnownFile]:
+        names = self._scope.names() if self._scope is not None else None
+        if names is None:
+            return await self._files.page(self._run.workspace_id, after, _PAGE_FILES)
+        return await self._files.page_of(self._run.workspace_id, sorted(names), after, _PAGE_FILES)
 
     async def _compare(self, state: _DiffState, scanned: ScannedFile) -> None:
         state.last_path = scanned.path

@@ -1,4 +1,4 @@
-"""Removes what need not be kept, in the background, a bounded step at a time."""
+"""Keeps the database in order in the background, a bounded step at a time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ class Upkeep:
     """Owns one task that calls a step again and again.
 
     Args:
+        task: its name in metrics and log lines, one of `metrics.UPKEEP_TASKS`.
         step: does a bounded piece of work; returns how much it did, 0 when nothing is left.
         interval_seconds: time between two looks when nothing is left.
     """
 
-    def __init__(self, step: Callable[[], Awaitable[int]], interval_seconds: float) -> None:
+    def __init__(
+        self, task: str, step: Callable[[], Awaitable[int]], interval_seconds: float
+    ) -> None:
+        self._task = task
         self._step = step
         self._interval_seconds = interval_seconds
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begins."""
+        metrics.UPKEEP_SUCCESS.labels(self._task).set_to_current_time()  # none is late yet
         self._loop = asyncio.create_task(self._run(), name="upkeep")
 
     async def stop(self) -> None:
@@ -46,9 +51,13 @@ class Upkeep:
             done = 0
             try:
                 done = await self._step()
-                metrics.UPKEEP_ROWS.inc(done)
+                outcome = "done" if done else "nothing"
+                metrics.UPKEEP_SUCCESS.labels(self._task).set_to_current_time()
             except DependencyUnavailableError:
-                get_logger().warning("upkeep_waits_for_database")
+                outcome = "unavailable"
+                get_logger().warning("upkeep_waits_for_database", task=self._task)
             except Exception as error:  # noqa: BLE001 - the next step may do better
-                get_logger().error("upkeep_failed", exc_info=error)
+                outcome = "failed"
+                get_logger().error("upkeep_failed", task=self._task, exc_info=error)
+            metrics.UPKEEP_STEPS.labels(self._task, outcome).inc()
             await asyncio.sleep(_PAUSE_SECONDS if done else self._interval_seconds)

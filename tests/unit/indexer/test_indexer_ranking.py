@@ -1,18 +1,22 @@
-"""The fusion of the arms, the priors, and the globs of paths."""
+"""The join of the arms and the priors of files and nodes."""
 
 from __future__ import annotations
 
-import re
+import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.indexer.model import Hit, NodeId, NodeKind
-from services.indexer.search.globs import glob_to_regex
-from services.indexer.search.ranking import Ranking, fuse, rank
+from services.indexer.model import NodeId, NodeKind
+from services.indexer.search.model import Hit
+from services.indexer.search.question import read_question
+from services.indexer.search.ranking import Arms, Ranked, rank
+from services.indexer.search.weights import WEIGHTS, Ranking, read_weights
 
-_ARM = st.lists(st.integers(0, 20).map(NodeId), unique=True, max_size=12)
+_SCORES = st.dictionaries(
+    st.integers(0, 20).map(NodeId), st.floats(0, 30, allow_nan=False), max_size=12
+)
 
 
 def _hit(
@@ -21,107 +25,246 @@ def _hit(
     path: str = "",
     name: str = "name",
     kind: NodeKind = NodeKind.FUNCTION,
-    score: float = 1.0,
+    part: int = 0,
 ) -> Hit:
+    where = path or f"file{node}.py"
     return Hit(
-        "tree", NodeId(node), path or f"{node}.py", b"", kind, name, "python", 0, 1, 1, 1, score
+        "tree", NodeId(node), where, b"", kind, name, "python", node, node + 1, 1, 1, 0, part
     )
 
 
-@given(dense=_ARM, lexical=_ARM)
-def test_each_node_that_an_arm_found_has_a_score(
-    dense: list[NodeId], lexical: list[NodeId]
+def _rank(query: str, scores: dict[Hit, float], ranking: Ranking | None = None) -> list[Ranked]:
+    """Ranks hits by scores that both arms gave."""
+    found = {hit.node_id: score for hit, score in scores.items()}
+    return rank(ranking or Ranking(), read_question(query), Arms(found, found), scores)
+
+
+def _ids(ranked: list[Ranked]) -> list[int]:
+    return [item.hit.node_id for item in ranked]
+
+
+@given(dense=_SCORES, lexical=_SCORES)
+def test_each_node_that_an_arm_found_has_a_place(
+    dense: dict[NodeId, float], lexical: dict[NodeId, float]
 ) -> None:
-    scores = fuse(Ranking(), dense, lexical)
+    arms = Arms(dense, lexical)
 
-    assert scores.keys() == {*dense, *lexical}
-    assert all(0 < score <= 2 / 61 for score in scores.values())
+    ranked = rank(Ranking(), read_question("x y"), arms, [_hit(node) for node in arms.nodes])
+
+    assert {item.hit.node_id for item in ranked} == arms.nodes
+    assert [item.hit.score for item in ranked] == sorted(
+        (item.hit.score for item in ranked), reverse=True
+    )
+    assert all(item.hit.score >= 0 for item in ranked)
 
 
-@given(dense=_ARM, lexical=_ARM)
-def test_no_node_is_behind_one_that_both_arms_put_after_it(
-    dense: list[NodeId], lexical: list[NodeId]
+@given(dense=_SCORES, lexical=_SCORES)
+def test_no_file_is_behind_one_that_both_arms_put_after_it(
+    dense: dict[NodeId, float], lexical: dict[NodeId, float]
 ) -> None:
-    scores = fuse(Ranking(), dense, lexical)
+    arms = Arms(dense, lexical)
+    order = _ids(rank(Ranking(), read_question("x y"), arms, [_hit(n) for n in arms.nodes]))
 
-    for first in scores:
-        for second in scores:
-            ahead = [
-                arm.index(first) < arm.index(second)
-                for arm in (dense, lexical)
-                if first in arm and second in arm
-            ]
-            both = all(first in arm and second in arm for arm in (dense, lexical))
-            if both and ahead and all(ahead):
-                assert scores[first] > scores[second]
+    for first in arms.nodes:
+        for second in arms.nodes:
+            pairs = [(arm.get(first), arm.get(second)) for arm in (arms.dense, arms.lexical)]
+            if all(a is not None and b is not None and a > b for a, b in pairs):
+                scores = {item: order.index(item) for item in (first, second)}
+                assert scores[first] < scores[second] or _tied(pairs)
 
 
-@given(st.permutations([_hit(i, score=1 / (1 + i // 2)) for i in range(8)]))
+def _tied(pairs: list[tuple[float | None, float | None]]) -> bool:
+    """Scores whose difference the spread over the arm's range swallows."""
+    return all(a is not None and b is not None and a - b < 1e-9 for a, b in pairs)
+
+
+_PATHS = ["a.py"] * 24 + ["b.py"] * 8 + ["c.py"]
+_FOUND = st.integers(0, 30).flatmap(
+    lambda least: st.dictionaries(
+        st.integers(0, len(_PATHS) - 1).map(NodeId),
+        st.tuples(st.floats(0.1, 1), st.floats(0.1, 30), st.booleans()),
+        min_size=least,
+    )
+)
+"""By node: what each arm gives, and whether it is but a window."""
+
+
+@given(_FOUND)
+def test_scores_are_those_of_the_formula(found: dict[NodeId, tuple[float, float, bool]]) -> None:
+    """Planted once: nodes added up as they come, an 11th that counts, and no factor at all."""
+    hits = [
+        _hit(node, path=_PATHS[node], kind=NodeKind.WINDOW if window else NodeKind.FUNCTION)
+        for node, (_, _, window) in found.items()
+    ]
+    arms = Arms(
+        {node: dense for node, (dense, _, _) in found.items()},
+        {node: lexical for node, (_, lexical, _) in found.items()},
+    )
+
+    ranked = rank(Ranking(), read_question("x y"), arms, hits)
+
+    scores = {item.hit.node_id: item.hit.score for item in ranked}
+    assert scores == pytest.approx(_by_hand(arms, hits))
+
+
+def _by_hand(arms: Arms, hits: list[Hit]) -> dict[NodeId, float]:
+    """Returns the scores of hits that no name and no place makes better or worse."""
+    least, most = min(arms.dense.values(), default=0), max(arms.dense.values(), default=0)
+    best = max(arms.lexical.values(), default=1)
+    scores: dict[NodeId, float] = {}
+    for path in {hit.path for hit in hits}:
+        own = [hit for hit in hits if hit.path == path]
+        factors = [0.9 if hit.kind is NodeKind.WINDOW else 1.0 for hit in own]
+        dense = [
+            factor * ((arms.dense[hit.node_id] - least) / (most - least) if most > least else 1)
+            for hit, factor in zip(own, factors, strict=True)
+        ]
+        lexical = [
+            factor * arms.lexical[hit.node_id] / best
+            for hit, factor in zip(own, factors, strict=True)
+        ]
+        file = sum(score * 0.6**at for at, score in enumerate(sorted(dense)[:-11:-1])) / 2
+        file += sum(score * 0.5**at for at, score in enumerate(sorted(lexical)[:-11:-1])) / 2
+        worth = [(a + b) / 2 for a, b in zip(dense, lexical, strict=True)]
+        order = sorted(range(len(own)), key=lambda at: (-worth[at], own[at].start_byte))
+        for place, at in enumerate(order):
+            scores[own[at].node_id] = file * worth[at] / worth[order[0]] * 0.2**place
+    return scores
+
+
+@given(st.permutations([_hit(i) for i in range(8)]))
 def test_the_order_of_hits_does_not_depend_on_the_order_they_came_in(hits: list[Hit]) -> None:
-    order = [hit.node_id for hit in rank(Ranking(), "x", hits)]
+    scores = {hit: 1 / (1 + hit.node_id // 2) for hit in hits}
 
-    assert order == list(range(8))
+    assert _ids(_rank("x y", scores)) == list(range(8))
 
 
-def test_a_definition_of_the_name_that_was_asked_for_comes_first() -> None:
-    hits = [_hit(1, name="caller", score=1.2), _hit(2, name="Router.find", score=1.0)]
+def test_the_definition_of_the_name_that_is_asked_for_comes_first() -> None:
+    scores = {_hit(1, name="caller"): 1.2, _hit(2, name="Router.find"): 1.0, _hit(3): 0.0}
 
-    assert [hit.node_id for hit in rank(Ranking(), "where is find", hits)] == [2, 1]
+    assert _ids(_rank("find", scores))[0] == 2
+
+
+def test_a_definition_inside_the_named_scope_comes_before_one_elsewhere() -> None:
+    scores = {_hit(1, name="Store.get"): 1.0, _hit(2, name="Cache.get"): 1.0, _hit(3): 0.0}
+
+    assert _ids(_rank("Cache::get", scores))[0] == 2
+    assert _ids(_rank("Store.get", scores))[0] == 1
+
+
+def test_a_name_that_a_sentence_mentions_counts_too() -> None:
+    scores = {_hit(1, name="other"): 1.0, _hit(2, name="parse_body"): 0.9, _hit(3): 0.0}
+
+    assert _ids(_rank("how does parse_body treat an empty one", scores))[0] == 2
+
+
+def test_a_later_part_of_a_definition_does_not_come_before_the_first() -> None:
+    scores = {_hit(1, name="load", part=1): 1.0, _hit(2, name="load"): 1.0, _hit(3): 0.0}
+
+    assert _ids(_rank("load", scores))[0] == 2
 
 
 def test_a_definition_comes_before_a_window_of_text() -> None:
-    hits = [_hit(1, kind=NodeKind.WINDOW), _hit(2)]
+    scores = {_hit(1, kind=NodeKind.WINDOW): 1.0, _hit(2): 1.0, _hit(3): 0.0}
 
-    assert [hit.node_id for hit in rank(Ranking(), "x", hits)] == [2, 1]
-
-
-@pytest.mark.parametrize(("query", "first"), [("load config", 2), ("test of load config", 1)])
-def test_tests_come_last_unless_they_are_asked_for(query: str, first: int) -> None:
-    hits = [_hit(1, path="tests/a.py", score=1.1), _hit(2, path="src/a.py")]
-
-    assert rank(Ranking(), query, hits)[0].node_id == first
-
-
-def test_one_file_does_not_fill_the_first_page() -> None:
-    hits = [_hit(i, path="same.py", score=1.0 - i / 1000) for i in range(5)]
-
-    ordered = rank(Ranking(), "x", [*hits, _hit(9, score=0.9)])
-
-    assert ordered[1].node_id == 9
+    assert _ids(_rank("x y", scores))[0] == 2
 
 
 @pytest.mark.parametrize(
-    ("pattern", "path", "matches"),
+    ("query", "path", "other"),
     [
-        ("*.py", "a.py", True),
-        ("*.py", "deep/a.py", True),
-        ("src/*.py", "src/a.py", True),
-        ("src/*.py", "src/deep/a.py", False),
-        ("src/**", "src/deep/a.py", True),
-        ("src/**/a.py", "src/a.py", True),
-        ("src/**/a.py", "src/x/y/a.py", True),
-        ("src/", "src/a.py", True),
-        ("src/", "src_utils/a.py", False),
-        ("src", "src_utils/a.py", False),
-        ("/a.py", "deep/a.py", False),
-        ("?.py", "a.py", True),
-        ("?.py", "ab.py", False),
-        ("?.py", "/.py", False),
-        ("a.py", "aXpy", False),
-        ("a+b(c).py", "a+b(c).py", True),
-        ("[x].py", "[x].py", True),
-        ("[x].py", "x.py", False),
+        ("load config", "src/a.py", "tests/a.py"),
+        ("test of load config", "tests/a.py", "src/a.py"),
+        ("how to install", "src/setup_tool.py", "README.md"),
+        ("guide how to install", "docs/install.md", "src/other.py"),
+        ("load config", "src/a.py", "examples/a.py"),
+        ("example of load", "examples/a.py", "src/b.py"),
+        ("parse the body", "api/v2/core.ts", "api/v1/core.ts"),
+        ("parse the body in v1", "api/v1/core.ts", "api/v2/core.ts"),
+        ("background tasks", "background.py", "params.py"),
+        ("URL path mapping", "urlmap.rb", "static.rb"),
+        ("utility functions", "utils.go", "context.go"),
+        ("request parameters", "params.rs", "tree.rs"),
+        ("routing table", "routing/mod.rs", "extract/mod.rs"),
+        ("store/cache.py", "deep/store/cache.py", "deep/store/other.py"),
+        ("cache.py", "deep/store/cache.py", "deep/cachepy.txt"),
     ],
 )
-def test_globs_match_what_they_say(pattern: str, path: str, *, matches: bool) -> None:
-    assert bool(re.search(glob_to_regex(pattern), path)) is matches
+def test_a_path_speaks_for_its_file(query: str, path: str, other: str) -> None:
+    least = _hit(3, path="zzz.py")
+    scores = {_hit(1, path=path): 1.0, _hit(2, path=other): 1.0, least: 0.0}
+
+    assert _ids(_rank(query, scores))[0] == 1
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="*?\0\n", exclude_categories=["Cs"])))
-def test_a_pattern_without_signs_matches_itself_alone(name: str) -> None:
-    if not name.strip("/"):
-        return
-    regex = glob_to_regex("/" + name.strip("/"))
+def test_an_old_version_is_no_less_when_no_newer_one_was_found() -> None:
+    scores = {_hit(1, path="api/v1/core.ts"): 1.0, _hit(2, path="lib/v2/core.ts"): 0.9}
 
-    assert re.search(regex, name.strip("/"))
-    assert not re.search(regex, name.strip("/") + "x")
+    assert _ids(_rank("parse the body", scores)) == [1, 2]
+
+
+def test_one_file_does_not_fill_the_first_page() -> None:
+    scores = {_hit(i, path="same.py"): 1.0 - i / 1000 for i in range(5)}
+
+    ordered = _rank("x y", {**scores, _hit(9): 0.9, _hit(10): 0.0})
+
+    assert ordered[1].hit.node_id == 9
+
+
+def test_a_description_of_one_function_may_find_several_of_a_file() -> None:
+    scores = {_hit(i, path="same.py"): 1.0 - i / 1000 for i in range(3)} | {
+        _hit(9): 0.7,
+        _hit(10): 0,
+    }
+    words = " ".join(f"word{number}" for number in range(13))
+
+    assert [hit.path for hit in _firsts(words, scores)] == ["same.py"] * 3
+    assert [hit.path for hit in _firsts("load(config);", scores)] == ["same.py"] * 3
+    assert [hit.path for hit in _firsts("word1 word2", scores)][1] == "file9.py"
+
+
+def _firsts(query: str, scores: dict[Hit, float]) -> list[Hit]:
+    return [item.hit for item in _rank(query, scores)][:3]
+
+
+def test_several_middling_nodes_of_a_file_say_more_than_a_lucky_one() -> None:
+    many = {_hit(i, path="many.py"): 0.8 for i in range(4)}
+
+    ordered = _rank("x y", {**many, _hit(9): 1.0, _hit(10): 0.0})
+
+    assert ordered[0].hit.path == "many.py"
+
+
+def test_a_hit_tells_the_factors_of_its_score() -> None:
+    (ranked,) = _rank("load", {_hit(1, path="tests/load.py", name="load"): 1.0})
+
+    assert ranked.factors["test"] == Ranking().test_factor
+    assert ranked.fused == pytest.approx(1 + Ranking().symbol_bonus)
+    assert ranked.hit.score == pytest.approx(ranked.fused * math.prod(ranked.factors.values()))
+    assert ranked.factors["file"] == pytest.approx(1 + Ranking().subject_bonus)
+
+
+def test_weights_can_be_named() -> None:
+    assert read_weights(["test_factor=1", "dense_pool=0.5"]) == Ranking(
+        test_factor=1, dense_pool=0.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("tests=1", "no weight"),
+        ("test_factor", "test_factor=number"),
+        ("test_factor=x", "test_factor=number"),
+        ("test_factor=-1", "0 to 100"),
+        ("natural_dense_share=2", "0 to 1"),
+        ("test_factor=nan", "0 to 100"),
+    ],
+)
+def test_a_weight_that_is_none_is_refused(assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_weights([assignment])
+
+
+def test_every_weight_has_a_share_or_factor_or_bonus_in_its_name() -> None:
+    assert all(name.rpartition("_")[2] in {"share", "pool", "factor", "bonus"} for name in WEIGHTS)

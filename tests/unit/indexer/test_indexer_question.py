@@ -1,0 +1,187 @@
+"""Which kind of question is asked, and what a path says."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.indexer.search.places import read_place
+from services.indexer.search.question import QuestionKind, read_question
+from services.indexer.search.stemming import stem
+from services.indexer.search.subjects import SubjectMatcher
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Router", "symbol"),
+        ("Rack::Response", "symbol"),
+        ("Store.get()", "symbol"),
+        ("empty?", "symbol"),
+        ("Tesla.Env", "symbol"),
+        ("obj->field", "symbol"),
+        ("src/app/main.go", "path"),
+        ("app/models/", "path"),
+        ("for (int i = 0; i < n; i++)", "code"),
+        ("def load(path):", "code"),
+        ("items.map(x => x.id)", "code"),
+        ("how are routes registered", "natural"),
+        ("ZodError structure", "natural"),
+        ("", "natural"),
+    ],
+)
+def test_a_question_is_of_a_kind(text: str, kind: str) -> None:
+    assert read_question(text).kind == QuestionKind(kind)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("how does parse_body work", ["parse_body"]),
+        ("ZodError structure", ["zoderror"]),
+        ("HTTPServer and HttpClient", ["httpserver", "httpclient"]),
+        ("Rack::Builder", ["builder"]),
+        ("the Rack::Builder class", ["builder"]),
+        ("HTTP request", []),
+        ("Request validation", []),
+        ("_private", ["_private"]),
+    ],
+)
+def test_names_are_told_from_words(text: str, names: list[str]) -> None:
+    assert list(read_question(text).own_names) == names
+
+
+def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
+    assert read_question("how does the router work").terms == (stem("router"), "work")
+    assert read_question("with").terms == ("with",)
+
+
+@pytest.mark.parametrize("piece", ["a(", "word_x ", "A::", "/a", "x.", "def ", "zZ9_"])
+def test_a_long_question_costs_little(piece: str) -> None:
+    """8 KiB that a pattern might take long over; the time is of this process alone."""
+    text = piece * (8192 // len(piece))
+    started = time.process_time()
+
+    question = read_question(text)
+    matcher = SubjectMatcher(question.terms, question.words)
+    for number in range(200):
+        matcher.share(read_place(f"deep/urlmap{number}x/urlmap{number}x.py").subject)
+
+    assert time.process_time() - started < 1.0
+    assert len(question.terms) <= 128
+
+
+@given(st.text(max_size=300))
+def test_any_text_is_a_question(text: str) -> None:
+    question = read_question(text)
+
+    assert all(name for name in question.own_names)
+    assert len(question.names) <= 8
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tests/test_app.py", "conftest.py", "pkg/app_test.go", "spec/models/user_spec.rb",
+        "src/__tests__/a.tsx", "src/a.test.ts", "src/a.spec.js", "src/test/java/org/A.java",
+        "core/FooTest.kt", "core/FooTests.cs", "core/FooSpec.scala", "test/app_test.exs",
+        "src/commonTest/kotlin/A.kt", "Tests/FooTests.swift", "tests/FooTest.php",
+        "crates/a/benches/b.rs", "testdata/x.go", "fixtures/x.json", "src/tests.rs",
+        "test/test_memory.c", "test/Foo_test.cc", "e2e/login.ts", "spec/foo.lua",
+    ],
+)  # fmt: skip
+def test_tests_of_each_ecosystem_are_known(path: str) -> None:
+    assert read_place(path).is_test
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "src/contest.py", "attestation/x.go", "src/latest.ts", "lib/inspect.rb", "Commit.kt",
+        "Audit.java", "src/protest/a.c", "special/x.rs", "src/testimony.py", "edit.swift",
+    ],
+)  # fmt: skip
+def test_what_only_sounds_like_a_test_is_none(path: str) -> None:
+    assert not read_place(path).is_test
+
+
+@pytest.mark.parametrize(
+    "path", ["README.md", "docs/a.html", "CHANGES", "doc/apiref.rst", "lib/LICENSE", "a/b.ipynb"]
+)
+def test_documents_are_known(path: str) -> None:
+    assert read_place(path).is_document
+
+
+@pytest.mark.parametrize("path", ["CMakeLists.txt", "src/docstring.py", "src/historian.go"])
+def test_what_only_sounds_like_a_document_is_none(path: str) -> None:
+    assert not read_place(path).is_document
+
+
+@pytest.mark.parametrize(
+    ("path", "aside"),
+    [
+        ("vendor/x/y.go", True),
+        ("third_party/zlib/a.c", True),
+        ("examples/hello.rs", True),
+        ("api/v1/a.pb.go", True),
+        ("gen/a_pb2.py", True),
+        ("dist/app.min.js", True),
+        ("pkg/_compat/v2.py", True),
+        ("deprecated.go", True),
+        ("src/exampled.go", False),
+        ("src/generator.py", False),
+        ("lib/distance.py", False),
+    ],
+)
+def test_what_stands_aside_is_known(path: str, *, aside: bool) -> None:
+    assert bool(read_place(path).aside) is aside
+
+
+@pytest.mark.parametrize(
+    ("path", "subject"),
+    [
+        ("src/path_router.rs", ("path", "rout")),
+        ("routing/mod.rs", ("rout",)),
+        ("pkg/__init__.py", ("pkg",)),
+        ("Core/TypeConverter.cs", ("type", "convert")),
+        ("lib/follow-redirects.js", ("follow", "redirect")),
+        ("index.ts", ("index",)),
+        (".github/ci.yml", ("ci",)),
+    ],
+)
+def test_a_file_is_called_after_its_subject(path: str, subject: tuple[str, ...]) -> None:
+    assert read_place(path).subject == subject
+
+
+@pytest.mark.parametrize(
+    "group",
+    [
+        "handle handles handler handlers handling handled",
+        "validate validates validator validation validating validated",
+        "serialize serializer serialization serializing",
+        "route routes router routing",
+        "parse parser parsing parsed",
+        "query queries",
+        "class classes",
+        "match matches matching matcher",
+        "extract extractor extraction extracting",
+    ],
+)
+def test_forms_of_one_word_have_one_stem(group: str) -> None:
+    assert len(set(map(stem, group.split()))) == 1
+
+
+@pytest.mark.parametrize("pair", ["error err", "use user", "string strong", "cat cats2", "io ion"])
+def test_other_words_keep_apart(pair: str) -> None:
+    one, other = pair.split()
+
+    assert stem(one) != stem(other)
+
+
+@given(st.text(max_size=80))
+def test_a_stem_is_never_empty_and_no_longer(word: str) -> None:
+    assert len(stem(word)) <= len(word)
+    assert bool(stem(word)) == bool(word)
