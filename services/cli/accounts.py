@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 
 USER_VARIABLE = "LODESTONE_POSTGRES_USER"
 _DEFAULT_USERS = ("postgres", "nobody")
+_BECOME = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[2]))
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,20 @@ def owner_of(folder: Path) -> Account | None:
     except KeyError:
         name = str(status.st_uid)
     return Account(name, status.st_uid, status.st_gid)
+
+
+def command_as(account: Account | None, command: list[str]) -> list[str]:
+    """Returns a command that becomes another as the account, under the same process id.
+
+    subprocess gives a child to another user between fork and exec, and a process that is forked
+    runs what libraries registered for forks: gRPC starts its threads anew, and when these find
+    their descriptors closed they abort the child before it is the command. A child that changes
+    nothing is spawned by vfork, which runs nothing of that.
+    """
+    if account is None:
+        return command
+    ids = [str(account.gid), str(account.uid)]
+    return [sys.executable, "-I", "-S", "-c", _BECOME, *ids, *command]
 
 
 def first_closed(path: Path, account: Account) -> Path | None:

@@ -51,7 +51,10 @@ def run_check(options: CheckOptions) -> ExitCode:
     finally:
         indexer.close()
     if options.as_json:
-        rows = [{"kind": d.kind, "path": d.path, "name": d.qualified_name} for d in found]
+        rows = [
+            {"kind": d.kind, "path": d.path, "name": d.qualified_name, "nodes": d.nodes}
+            for d in found
+        ]
         click.echo(json.dumps({"checked": checked, "disagreements": rows, "run": run}))
     else:
         _print(checked, found, run)
@@ -72,8 +75,11 @@ def _check(indexer: Indexer, parent: str, options: CheckOptions) -> tuple[int, l
 
 
 def _print(checked: int, found: list[Disagreement], run: str) -> None:
-    click.echo(f"{checked:,} rows looked at, {len(found):,} disagree.")
-    for kind, count in Counter(item.kind for item in found).most_common():
+    counts: Counter[str] = Counter()
+    for item in found:
+        counts[item.kind] += max(1, item.nodes)
+    click.echo(f"{checked:,} rows looked at, {counts.total():,} disagree.")
+    for kind, count in counts.most_common():
         click.secho(f"  {count:,} {kind.replace('_', ' ')}", fg="yellow")
     for item in found[:_SHOWN]:
         click.echo(f"    {item.path} {item.qualified_name}".rstrip())

@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.cli.model_commands import models
 from services.cli.options import common
 from services.cli.run_commands import RUN_COMMANDS
+from services.cli.search_commands import SEARCH_COMMANDS
+from services.cli.tokens import token
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +68,12 @@ def status(*, root: Path, as_json: bool) -> ExitCode:
 @click.argument("path")
 @click.option("--workspace", default="", help="Name of the workspace. Default: from the path.")
 @click.option("--full", is_flag=True, help="Look at every file, also at those that seem unchanged.")
-@click.option("--exclude", multiple=True, metavar="GLOB", help="Leave files out. Repeatable.")
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Leave files out in this run. Repeatable; .lodestoneignore leaves them out for good.",
+)
 @click.option(
     "--only", multiple=True, metavar="PATH", help="Look at these files, folders or globs alone."
 )
@@ -78,24 +86,40 @@ def index(**options: Any) -> ExitCode:
 
     Only what changed is embedded. Ctrl+C cancels; the next `index` goes on where it was.
     """
+    from services.cli import caller
     from services.cli.index import IndexOptions, run_index
 
-    return run_index(IndexOptions(**options))
+    with caller.command_span("lodestone.cli.index", options["root"]) as span:
+        code = run_index(IndexOptions(**options))
+        span.failed = bool(code)
+    return code
 
 
 @cli.command()
-@click.argument("query")
-@click.option("--workspace", default="", help="Workspace. Default: the one around this folder.")
-@click.option("--path", default="", help="Search what lies beneath this folder.")
-@click.option(
-    "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
-)
+@click.argument("path")
+@click.option("--workspace", default="", help="Name of the workspace. Default: from the path.")
+@click.option("--keep", is_flag=True, help="Let it be watched on when this command ends.")
 @common
-def search(**options: Any) -> ExitCode:
-    """Find the code that is closest to QUERY, in words or code."""
-    from services.cli.search import SearchOptions, run_search
+def watch(**options: Any) -> ExitCode:
+    """Bring the index of the folder PATH up to date, then index what changes as it changes.
 
-    return run_search(SearchOptions(**options))
+    Prints one line for each run. Ctrl+C ends the watch; with --keep, and for a workspace that was
+    live before, the services watch on. `lodestone unwatch` ends that.
+    """
+    from services.cli.watch import WatchOptions, run_watch
+
+    return run_watch(WatchOptions(**options))
+
+
+@cli.command()
+@click.argument("path")
+@click.option("--workspace", default="", help="Name of the workspace. Default: from the path.")
+@common
+def unwatch(**options: Any) -> ExitCode:
+    """Let the folder PATH be watched no more; what is indexed stays."""
+    from services.cli.watch import run_unwatch
+
+    return run_unwatch(**options)
 
 
 @cli.command()
@@ -129,13 +153,30 @@ def workspaces(*, root: Path, as_json: bool) -> ExitCode:
 
 
 @cli.command()
+@click.option("--io", default="", metavar="ADDRESS", help="Address of an io service elsewhere.")
+@click.option("--embed", default="", metavar="ADDRESS", help="Of an embed service.")
+@click.option("--indexer", default="", metavar="ADDRESS", help="Of an indexer.")
+@click.option(
+    "--database", is_flag=True, help="Check the database that LODESTONE_DATABASE_URL names."
+)
 @common
-def doctor(*, root: Path, as_json: bool) -> ExitCode:
-    """Check what a start needs, and say what to do about what is wrong."""
+def doctor(
+    *, root: Path, io: str, embed: str, indexer: str, database: bool, as_json: bool
+) -> ExitCode:
+    """Check what a start needs, and say what to do about what is wrong.
+
+    With addresses it checks a deployment elsewhere: LODESTONE_TLS_CA_FILE and LODESTONE_TOKEN_FILE
+    say how to reach it.
+    """
     from services.cli.doctor import run_doctor
+    from services.cli.doctor_deployment import Deployment
 
-    return run_doctor(root, as_json=as_json)
+    url = os.environ.get("LODESTONE_DATABASE_URL", "") if database else ""
+    if database and not url:
+        raise click.UsageError("--database needs LODESTONE_DATABASE_URL.")
+    deployment = Deployment({"io": io, "embed": embed, "indexer": indexer}, url)
+    return run_doctor(root, deployment, as_json=as_json)
 
 
-for command in RUN_COMMANDS:
+for command in (*SEARCH_COMMANDS, *RUN_COMMANDS, token, models):
     cli.add_command(command)

@@ -15,12 +15,17 @@ from typing import TYPE_CHECKING
 import click
 
 from services.cli.accounts import choose_account, first_closed
+from services.cli.database import embedded_database
+from services.cli.doctor_database import database_checks
+from services.cli.doctor_deployment import Deployment, deployment_checks
+from services.cli.doctor_limits import check_limits
 from services.cli.environment import DATABASE_URL, check_environment
 from services.cli.folder import find_folder
 from services.cli.postgres_binaries import find_binaries, installed_version, reachable_binaries
 from services.cli.postgres_cluster import run_as
 from services.cli.preflight import check_space, start_timeout
 from services.cli.sockets import RunFolder
+from services.cli.state import POSTGRES, read_state
 from services.cli.status import collect_status
 from services.runtime.exits import ExitCode, StartError
 
@@ -42,9 +47,12 @@ class Check:
     """What was found; when it is not ok, also what to do."""
 
 
-def run_doctor(root: Path, *, as_json: bool) -> ExitCode:
-    """Prints every check; ends with FAILED when one is not ok."""
-    checks = examine(root, os.environ)
+def run_doctor(root: Path, deployment: Deployment, *, as_json: bool) -> ExitCode:
+    """Prints every check; ends with FAILED when one is not ok.
+
+    Looks at this machine, or at a deployment elsewhere when addresses or a database are named.
+    """
+    checks = _run(deployment_checks(deployment)) if deployment.named else examine(root, os.environ)
     if as_json:
         shown = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in checks]
         click.echo(json.dumps(shown))
@@ -52,7 +60,7 @@ def run_doctor(root: Path, *, as_json: bool) -> ExitCode:
         for each in checks:
             mark, colour = ("ok    ", "green") if each.ok else ("FAILED", "red")
             click.secho(mark, fg=colour, nl=False)
-            click.echo(f"  {each.name:<12} {each.detail}")
+            click.echo(f"  {each.name:<14} {each.detail}")
     return ExitCode.OK if all(each.ok for each in checks) else ExitCode.FAILED
 
 
@@ -65,11 +73,29 @@ def examine(root: Path, environment: Mapping[str, str]) -> list[Check]:
         "data folder": lambda: _folder(root),
         "disk": lambda: _disk(root),
         "cpu": _cpu,
+        "limits": check_limits,
         "postgres": lambda: _postgres(root, environment),
         "model": lambda: _model(environment),
         "services": lambda: _services(root),
+        **_of_running_database(root, environment),
     }
+    return _run(checks)
+
+
+def _run(checks: Mapping[str, Callable[[], str]]) -> list[Check]:
     return [_check(name, look) for name, look in checks.items()]
+
+
+def _of_running_database(
+    root: Path, environment: Mapping[str, str]
+) -> Mapping[str, Callable[[], str]]:
+    """Returns the checks of the database that a running stack uses; none when it does not run."""
+    url = environment.get(DATABASE_URL, "")
+    folder = find_folder(root)
+    if not url and folder is not None and read_state(folder.state).runs(POSTGRES):
+        run = RunFolder(folder.root.joinpath(read_state(folder.state).run))
+        url = embedded_database(folder, run, environment).url
+    return database_checks(url) if url else {}
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:

@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from services.cli.state import SERVICES
+from services.runtime.span_files import TRACES_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,7 +24,19 @@ _OF_THE_COMMAND = (
     "LODESTONE_POSTGRES_USER",
     "LODESTONE_START_TIMEOUT_SECONDS",
 )
-_OF_ALL = ("LODESTONE_LOG_LEVEL", "LODESTONE_LOG_FORMAT", "LODESTONE_OTLP_ENDPOINT")
+_OF_ALL = (
+    "LODESTONE_LOG_LEVEL",
+    "LODESTONE_LOG_FORMAT",
+    "LODESTONE_OTLP_ENDPOINT",
+    TRACES_FOLDER,
+    "LODESTONE_TRACES_BYTES",
+    "LODESTONE_ACCEPTED_TOKENS_FILE",
+    "LODESTONE_TOKEN_FILE",
+    "LODESTONE_TLS_CERT_FILE",
+    "LODESTONE_TLS_KEY_FILE",
+    "LODESTONE_TLS_CA_FILE",
+    "LODESTONE_TLS_REQUIRE_CLIENT_CERT",
+)
 
 
 def service_environment(
@@ -44,7 +57,12 @@ def service_environment(
             "LODESTONE_INDEXER_EMBED_ADDRESS": merged[listen_variable("embed")],
         },
     }[name]
-    result = {listen_variable(name): defaults[listen_variable(name)], **own, **environment}
+    result = {
+        listen_variable(name): defaults[listen_variable(name)],
+        TRACES_FOLDER: str(folder.traces),
+        **own,
+        **environment,
+    }
     result.pop(DATABASE_URL, None)
     if name == "indexer":
         result[DATABASE_URL] = database_url

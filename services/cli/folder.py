@@ -71,6 +71,11 @@ class DataFolder:
         return self.root / "logs"
 
     @property
+    def traces(self) -> Path:
+        """Finished spans, for `lodestone trace`."""
+        return self.root / "traces"
+
+    @property
     def models(self) -> Path:
         """Converted models."""
         return self.root / "models"

@@ -127,7 +127,8 @@ def _tell(run: IndexRun, failures: Sequence[Outcome], options: IndexOptions) -> 
 
 
 def _first_search(indexer: Indexer, workspace: str, options: IndexOptions) -> None:
-    from services.cli.search import find, print_hits
+    from services.cli.hits import print_hits
+    from services.cli.search import find
 
     query = options.query or FIRST_QUERY
     click.secho(f'\nFirst search: "{query}"', bold=True)

@@ -16,25 +16,34 @@ from lodestone.indexer.v1 import (
 )
 from lodestone.indexer.v1.index_run_service_pb2_grpc import IndexRunServiceStub
 from lodestone.indexer.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
-from services.cli.health import CHANNEL_OPTIONS
+from services.cli.channels import open_channel
 from services.cli.rpc_errors import explain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from lodestone.indexer.v1.search_service_pb2 import NodeHit, SearchNodesRequest
+    from lodestone.indexer.v1.search_service_pb2 import (
+        BuildContextRequest,
+        BuildContextResponse,
+        SearchNodesRequest,
+        SearchNodesResponse,
+    )
     from services.cli.trees import SourceTree
 
 _CALL_SECONDS = 30.0
 _PAGE_SIZE = 1000
-_FAILURES = (runs_pb2.Outcome.RESULT_FAILED, runs_pb2.Outcome.RESULT_TIMEOUT)
+_FAILURES = (
+    runs_pb2.Outcome.RESULT_FAILED,
+    runs_pb2.Outcome.RESULT_TIMEOUT,
+    runs_pb2.Outcome.RESULT_STALE,
+)
 
 
 class Indexer:
     """A client of one indexer; errors of calls are StartErrors with one clear line."""
 
     def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(address)
         self._runs = IndexRunServiceStub(self._channel)
         self._workspaces = WorkspaceServiceStub(self._channel)
 
@@ -59,6 +68,12 @@ class Indexer:
             )
         return response.workspace
 
+    def set_live(self, workspace: str, *, live: bool) -> workspaces_pb2.Workspace:
+        """Lets a workspace be watched, or ends that; returns it."""
+        request = workspaces_pb2.UpdateWorkspaceRequest(name=workspace, live=live)
+        with _explained():
+            return self._workspaces.UpdateWorkspace(request, timeout=_CALL_SECONDS).workspace
+
     def list_workspaces(self) -> list[workspaces_pb2.Workspace]:
         """Returns all workspaces by name."""
         found: list[workspaces_pb2.Workspace] = []
@@ -72,6 +87,12 @@ class Indexer:
             if not token:
                 return found
 
+    def get_workspace(self, name: str) -> workspaces_pb2.Workspace:
+        """Returns one workspace."""
+        request = workspaces_pb2.GetWorkspaceRequest(name=name)
+        with _explained():
+            return self._workspaces.GetWorkspace(request, timeout=_CALL_SECONDS).workspace
+
     def stats(self, workspace: str) -> workspaces_pb2.GetWorkspaceStatsResponse:
         """Returns what the tables hold of a workspace."""
         request = workspaces_pb2.GetWorkspaceStatsRequest(name=workspace)
@@ -81,7 +102,7 @@ class Indexer:
     def create_run(
         self, workspace: str, *, full: bool, exclude: Sequence[str], only: Sequence[str] = ()
     ) -> tuple[runs_pb2.IndexRun, bool]:
-        """Queues a run, or returns the one that is not finished; and whether it is new.
+        """Queues a run, or returns one that covers it and is not finished; and whether it is new.
 
         One over named paths alone waits for no other to be joined: it is queued behind it.
         """
@@ -157,8 +178,28 @@ class Indexer:
         with _explained():
             return list(self._runs.ListIndexRuns(request, timeout=_CALL_SECONDS).index_runs)
 
+    def each_run(self, workspace: str, page_size: int) -> Iterator[runs_pb2.IndexRun]:
+        """Yields runs, newest first; a page is asked for when it is needed."""
+        token = ""
+        while True:
+            request = runs_pb2.ListIndexRunsRequest(
+                parent=workspace, page_size=page_size, page_token=token
+            )
+            with _explained():
+                page = self._runs.ListIndexRuns(request, timeout=_CALL_SECONDS)
+            yield from page.index_runs
+            token = page.next_page_token
+            if not token:
+                return
+
     def failures(self, run: str, limit: int) -> list[runs_pb2.Outcome]:
         """Returns what failed in a run, in path order."""
+        return self.outcomes(run, limit, _FAILURES)
+
+    def outcomes(
+        self, run: str, limit: int, results: Sequence[runs_pb2.Outcome.Result.ValueType] = ()
+    ) -> list[runs_pb2.Outcome]:
+        """Returns how files and nodes ended in a run, in path order."""
         found: list[runs_pb2.Outcome] = []
         token = ""
         while len(found) < limit:
@@ -166,7 +207,7 @@ class Indexer:
                 parent=run,
                 page_size=min(_PAGE_SIZE, limit - len(found)),
                 page_token=token,
-                results=_FAILURES,
+                results=results,
             )
             with _explained():
                 page = self._runs.ListIndexRunOutcomes(request, timeout=_CALL_SECONDS)
@@ -176,13 +217,24 @@ class Indexer:
                 break
         return found
 
-    def search(self, request: SearchNodesRequest) -> list[NodeHit]:
-        """Returns the hits, best first."""
+    def search(self, request: SearchNodesRequest) -> SearchNodesResponse:
+        """Returns what a search found."""
+        from lodestone.indexer.v1.search_service_pb2_grpc import SearchServiceStub
+        from services.cli.reranking import tell_reranking
+
+        with _explained():
+            response: SearchNodesResponse = SearchServiceStub(self._channel).SearchNodes(
+                request, timeout=_CALL_SECONDS
+            )
+        tell_reranking(response.reranking)
+        return response
+
+    def build_context(self, request: BuildContextRequest) -> BuildContextResponse:
+        """Returns a context."""
         from lodestone.indexer.v1.search_service_pb2_grpc import SearchServiceStub
 
         with _explained():
-            response = SearchServiceStub(self._channel).SearchNodes(request, timeout=_CALL_SECONDS)
-        return list(response.hits)
+            return SearchServiceStub(self._channel).BuildContext(request, timeout=_CALL_SECONDS)
 
 
 @contextlib.contextmanager

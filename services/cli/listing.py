@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lodestone.indexer.v1.workspace_service_pb2 import WatchStatus
 from services.cli.follow import FINISHED
 from services.cli.indexer import Indexer
 from services.cli.report import (
@@ -26,6 +27,8 @@ from services.runtime.exits import ExitCode, StartError
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from google.protobuf.timestamp_pb2 import Timestamp
 
     from lodestone.indexer.v1.index_run_service_pb2 import IndexRun, Outcome
     from lodestone.indexer.v1.workspace_service_pb2 import Workspace
@@ -104,7 +107,24 @@ def workspace_json(workspace: Workspace, roots: str) -> dict[str, object]:
         "path": str(path) if path else "",
         "model": workspace.active_model.removeprefix("models/"),
         "last_run": workspace.last_index_run,
+        "live": workspace.live,
+        "watch": _watch_json(workspace) if workspace.live else None,
     }
+
+
+def _watch_json(workspace: Workspace) -> dict[str, object]:
+    watch = workspace.watch
+    freshness = watch.freshness.ToNanoseconds() / 1e9 if watch.HasField("freshness") else None
+    return {
+        "state": WatchStatus.State.Name(watch.state).removeprefix("STATE_").lower(),
+        "reconciled_at": _utc(watch.reconcile_time) if watch.HasField("reconcile_time") else None,
+        "fresh_at": _utc(watch.fresh_time) if watch.HasField("fresh_time") else None,
+        "freshness_seconds": None if freshness is None else round(freshness, 3),
+    }
+
+
+def _utc(time: Timestamp) -> str:
+    return time.ToDatetime().isoformat(sep=" ", timespec="seconds")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -159,8 +179,13 @@ def _print_all(failures: Sequence[Outcome]) -> None:
 
 def _place(run: IndexRun) -> dict[str, object]:
     """Returns what tells a run from others, and where it is in its life."""
-    return {"created_at": _created(run), "mode": mode_name(run), "phase": phase_name(run)}
+    return {
+        "created_at": _created(run),
+        "mode": mode_name(run),
+        "phase": phase_name(run),
+        "trace_id": run.trace_id,
+    }
 
 
 def _created(run: IndexRun) -> str:
-    return run.create_time.ToDatetime().isoformat(sep=" ", timespec="seconds")
+    return _utc(run.create_time)

@@ -18,9 +18,9 @@ def list_models(address: str) -> list[dict[str, Any]]:
 
     from lodestone.embed.v1.model_service_pb2 import ListModelsRequest
     from lodestone.embed.v1.model_service_pb2_grpc import ModelServiceStub
-    from services.cli.health import CHANNEL_OPTIONS
+    from services.cli.channels import open_channel
 
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+    with open_channel(address) as channel:
         try:
             answer = ModelServiceStub(channel).ListModels(
                 ListModelsRequest(page_size=_MOST_MODELS), timeout=_CALL_SECONDS
@@ -53,7 +53,7 @@ def print_models(models: list[dict[str, Any]]) -> None:
             model["state"],
             model["backend"],
             model["precision"],
-            str(model["dimensions"] or ""),
+            str(model["dimensions"] or ("reranker" if model.get("reranks") else "")),
             str(model["share"]),
             f"{model['queued_tokens']:,}" if model["state"] == "ready" else "",
         )
@@ -73,6 +73,7 @@ def _as_json(model: Model) -> dict[str, Any]:
         "backend": model.backend,
         "precision": model.precision,
         "dimensions": model.dimensions,
+        "reranks": model.reranks,
         "matryoshka_dimensions": list(model.matryoshka_dimensions),
         "fingerprint": model.fingerprint,
         "share": model.share,

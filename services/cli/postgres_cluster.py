@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from services.cli.accounts import command_as
 from services.cli.files import sync_folder, write_atomic
 from services.runtime.exits import ExitCode, StartError
 
@@ -91,7 +92,7 @@ def run_as(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a command to its end as the account, in an environment that holds no secret."""
     return subprocess.run(  # noqa: S603 - fixed binaries of the wheel
-        command,
+        command_as(account, command),
         input=text,
         text=True,
         errors="replace",
@@ -101,9 +102,6 @@ def run_as(
         env=plain_environment(),
         timeout=_TIMEOUT_SECONDS,
         check=False,
-        user=account.uid if account else None,
-        group=account.gid if account else None,
-        extra_groups=[] if account else None,
     )
 
 

@@ -37,8 +37,8 @@ def show_status(root: Path, workspace: str, *, as_json: bool) -> ExitCode:
         return ExitCode.OK
     click.echo("The queue is paused." if stats.paused else "The queue is open.")
     print_table(
-        ("kind", "status", "nodes", "oldest"),
-        [(c.kind, c.status, f"{c.count:,}", _age(c.oldest_age)) for c in stats.counts],
+        ("kind", "status", "nodes", "oldest", "model"),
+        [(c.kind, c.status, f"{c.count:,}", _age(c.oldest_age), c.model) for c in stats.counts],
     )
     for worker in stats.workers:
         stale = f", {worker.stale:,} of them stale" if worker.stale else ""
@@ -71,7 +71,8 @@ def show_failed(root: Path, workspace: str, limit: int, *, as_json: bool) -> Exi
         return ExitCode.OK
     for node in nodes:
         where = f"{node.path} {node.qualified_name}".rstrip()
-        click.echo(f"{node.node_id}  {where}: {node.error.message} ({node.attempts} attempts)")
+        by = f", {node.model}" if node.model else ""
+        click.echo(f"{node.node_id}  {where}: {node.error.message} ({node.attempts} attempts{by})")
     if not nodes:
         click.echo("Nothing failed.")
     return ExitCode.OK
@@ -82,9 +83,11 @@ def retry_failed(root: Path, workspace: str, *, as_json: bool) -> ExitCode:
     request = queue_pb2.RetryFailedNodesRequest(parent=_parent(workspace))
     with _queue(root) as queue:
         response = queue.RetryFailedNodes(request, timeout=_CALL_SECONDS)
-    by = f"; {response.index_run} takes them up" if response.index_run else ""
+    runs = list(response.index_runs)
+    take = "takes" if len(runs) == 1 else "take"
+    by = f"; {' and '.join(runs)} {take} them up" if runs else ""
     _tell(
-        {"count": response.count, "run": response.index_run},
+        {"count": response.count, "run": response.index_run, "runs": runs},
         f"{response.count:,} put back{by}.",
         as_json=as_json,
     )
@@ -132,6 +135,7 @@ def _stats_json(stats: queue_pb2.GetQueueStatsResponse) -> dict[str, Any]:
                 "status": item.status,
                 "count": item.count,
                 "oldest_seconds": _seconds(item.oldest_age),
+                "model": item.model,
             }
             for item in stats.counts
         ],
@@ -155,6 +159,7 @@ def _failed_json(node: queue_pb2.FailedNode) -> dict[str, Any]:
         "name": node.qualified_name,
         "error": node.error.message,
         "attempts": node.attempts,
+        "model": node.model,
     }
 
 

@@ -12,6 +12,8 @@ from services.runtime.exits import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from google.rpc.status_pb2 import Status
+
     from lodestone.indexer.v1.index_run_service_pb2 import Outcome
 
 SHOWN_FAILURES = 10
@@ -49,6 +51,14 @@ def seconds_of(run: IndexRun) -> float:
     begin = run.start_time if run.HasField("start_time") else run.create_time
     end = run.end_time if run.HasField("end_time") else run.update_time
     return max(0.0, (end.ToNanoseconds() - begin.ToNanoseconds()) / 1e9)
+
+
+def error_reason(error: Status) -> str:
+    """Returns the documented reason of an error, e.g. `ERROR_REASON_TIMEOUT`; empty without one."""
+    from google.rpc import error_details_pb2
+
+    info = error_details_pb2.ErrorInfo()
+    return next((info.reason for detail in error.details if detail.Unpack(info)), "")
 
 
 def run_json(run: IndexRun) -> dict[str, Any]:

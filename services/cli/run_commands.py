@@ -2,68 +2,75 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from services.cli.options import common
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from services.cli.steering import Wish
     from services.runtime.exits import ExitCode
 
 _WORKSPACE = click.option("--workspace", default="", help="This workspace alone. Default: all.")
 
 
-@click.command()
-@click.argument("name", metavar="RUN")
-@common
-def pause(*, root: Path, name: str, as_json: bool) -> ExitCode:
-    """Pause RUN: it ends the batches in flight, then rests until `resume`, also over restarts."""
-    from services.cli.steering import steer
+def _steering(wish: Wish, text: str) -> click.Command:
+    """Returns the command that asks one thing of one run."""
 
-    return steer(root, "pause", name, as_json=as_json)
+    @click.command(wish, help=text)
+    @click.argument("name", metavar="RUN")
+    @common
+    def command(*, root: Path, name: str, as_json: bool) -> ExitCode:
+        from services.cli.steering import steer
 
+        return steer(root, wish, name, as_json=as_json)
 
-@click.command()
-@click.argument("name", metavar="RUN")
-@common
-def resume(*, root: Path, name: str, as_json: bool) -> ExitCode:
-    """Put the paused RUN back in the queue."""
-    from services.cli.steering import steer
-
-    return steer(root, "resume", name, as_json=as_json)
+    return command
 
 
-@click.command()
-@click.argument("name", metavar="RUN")
-@common
-def cancel(*, root: Path, name: str, as_json: bool) -> ExitCode:
-    """Stop RUN for good; what it committed stays."""
-    from services.cli.steering import steer
-
-    return steer(root, "cancel", name, as_json=as_json)
+_STEERING = (
+    _steering(
+        "pause",
+        "Pause RUN: it ends the batches in flight, then rests until `resume`, also over restarts.",
+    ),
+    _steering("resume", "Put the paused RUN back in the queue."),
+    _steering("cancel", "Stop RUN for good; what it committed stays."),
+    _steering("retry", "Queue a run over what is left of RUN: what failed, timed out or waits."),
+)
 
 
 @click.command()
 @click.argument("name", metavar="RUN")
+@click.option("--files", is_flag=True, help="List what became of each file that it looked into.")
 @common
-def retry(*, root: Path, name: str, as_json: bool) -> ExitCode:
-    """Queue a run over what is left of RUN: what failed, timed out or still waits."""
-    from services.cli.steering import steer
-
-    return steer(root, "retry", name, as_json=as_json)
-
-
-@click.command()
-@click.argument("name", metavar="RUN")
-@common
-def report(*, root: Path, name: str, as_json: bool) -> ExitCode:
+def report(*, root: Path, name: str, files: bool, as_json: bool) -> ExitCode:
     """Report RUN: where the time went, what failed and why, what was reused."""
     from services.cli.run_report import show_report
 
-    return show_report(root, name, as_json=as_json)
+    return show_report(root, name, files=files, as_json=as_json)
+
+
+@click.command()
+@click.argument("name", metavar="[RUN]", default="")
+@click.option("--workspace", default="", help="Without RUN: the newest run of this workspace.")
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Read files of spans of this folder. Default: where the services write theirs.",
+)
+@click.option("--all", "unmerged", is_flag=True, help="List each step of the path by itself.")
+@common
+def trace(**options: Any) -> ExitCode:
+    """Draw the critical path of RUN: what its end waited for, and how long.
+
+    RUN is the name of a run, its id or the beginning of that; without it, the newest run. It may
+    also be the id of a trace, as logs tell it.
+    """
+    from services.cli.trace.command import TraceOptions, run_trace
+
+    return run_trace(TraceOptions(**options))
 
 
 @click.command()
@@ -160,4 +167,4 @@ def queue_drain(*, root: Path, workspace: str, timeout: float, as_json: bool) ->
     return drain(root, workspace, timeout, as_json=as_json)
 
 
-RUN_COMMANDS = (pause, resume, cancel, retry, report, check, queue)
+RUN_COMMANDS = (*_STEERING, report, trace, check, queue)

@@ -8,37 +8,73 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lodestone.indexer.v1.index_run_service_pb2 import Outcome
 from services.cli.listing import connect, find_run, print_table
-from services.cli.report import mode_name, outcome_json, print_report, run_json, seconds_of
+from services.cli.report import (
+    error_reason,
+    mode_name,
+    outcome_json,
+    print_report,
+    run_json,
+    seconds_of,
+)
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lodestone.indexer.v1.index_run_service_pb2 import IndexRun, Outcome
+    from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
 
-_MOST_FAILURES = 100_000
+_MOST_OUTCOMES = 1_000_000
+_FAILED = (Outcome.RESULT_FAILED, Outcome.RESULT_TIMEOUT, Outcome.RESULT_STALE)
 _SHOWN_EXAMPLES = 3
 
 
-def show_report(root: Path, name: str, *, as_json: bool) -> ExitCode:
-    """Prints a run's report.
+def show_report(root: Path, name: str, *, files: bool, as_json: bool) -> ExitCode:
+    """Prints a run's report, with what became of each file where that is asked for.
 
     Raises:
         StartError: no run has this name, or several begin with these characters.
     """
     indexer, _ = connect(root)
     run = find_run(indexer, name)
-    failures = indexer.failures(run.name, _MOST_FAILURES)
+    outcomes = indexer.outcomes(run.name, _MOST_OUTCOMES)
+    failures = [outcome for outcome in outcomes if _failed(outcome)]
+    entries = [file_json(outcome) for outcome in outcomes if outcome.entity == Outcome.ENTITY_FILE]
+    by_result = dict(Counter(entry["result"] for entry in entries))
     if as_json:
-        click.echo(json.dumps(report_json(run, failures)))
+        shown = {**report_json(run, failures), "files_by_result": by_result}
+        if files:
+            shown["outcomes"] = entries
+        click.echo(json.dumps(shown))
         return ExitCode.OK
     click.secho(run.name, bold=True)
     print_report(run, [])
     _print_stages(run)
+    looked = ", ".join(f"{count:,} {result}" for result, count in sorted(by_result.items()))
+    click.echo(f"Files that it looked into: {looked or 'none'}")
+    if files:
+        _print_files(entries)
     _print_failures(failures)
     return ExitCode.OK
+
+
+def file_json(outcome: Outcome) -> dict[str, Any]:
+    """Returns what became of a file as JSON."""
+    return {
+        "path": outcome.path,
+        "result": Outcome.Result.Name(outcome.result).removeprefix("RESULT_").lower(),
+        "stage": outcome.stage,
+        "attempts": outcome.attempts,
+        "seconds": round(outcome.duration.ToNanoseconds() / 1e9, 4),
+        "nodes": {
+            "embedded": outcome.nodes_embedded,
+            "reused": outcome.nodes_reused,
+            "failed": outcome.nodes_failed,
+            "pending": outcome.nodes_pending,
+        },
+    }
 
 
 def report_json(run: IndexRun, failures: Sequence[Outcome]) -> dict[str, Any]:
@@ -71,13 +107,26 @@ def stages_of(run: IndexRun) -> list[tuple[str, float, float]]:
 
 def reason_of(outcome: Outcome) -> str:
     """Returns a failure's reason and the stage at which it came, e.g. `TIMEOUT (parse)`."""
-    from google.rpc import error_details_pb2
+    reason = error_reason(outcome.error) or "UNKNOWN"
+    return f"{reason.removeprefix('ERROR_REASON_')} ({outcome.stage})"
 
-    info = error_details_pb2.ErrorInfo()
-    for detail in outcome.error.details:
-        if detail.Unpack(info):
-            return f"{info.reason.removeprefix('ERROR_REASON_')} ({outcome.stage})"
-    return f"UNKNOWN ({outcome.stage})"
+
+def _failed(outcome: Outcome) -> bool:
+    return outcome.result in _FAILED
+
+
+def _print_files(entries: Sequence[dict[str, Any]]) -> None:
+    header = ("file", "result", "embedded", "reused", "failed", "pending", "attempts")
+    rows = [
+        (
+            str(entry["path"]),
+            str(entry["result"]),
+            *(f"{count:,}" for count in entry["nodes"].values()),
+            str(entry["attempts"]),
+        )
+        for entry in entries
+    ]
+    print_table(header, rows)
 
 
 def _print_stages(run: IndexRun) -> None:

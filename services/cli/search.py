@@ -1,29 +1,32 @@
-"""`lodestone search`: finds code and prints it, highlighted."""
+"""`lodestone search`: finds code, and finds it again when the index has changed."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
+import signal
+import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lodestone.indexer.v1.search_service_pb2 import NodeHit, SearchNodesRequest
-from services.cli.indexer import Indexer
-from services.cli.stack import Stack
-from services.cli.trees import check_workspace_id, tree_path
+from services.cli.explain import explanation_json
+from services.cli.hits import print_hits
+from services.cli.listing import connect
+from services.cli.scope import find_scope
+from services.cli.terminal import note
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from lodestone.indexer.v1.workspace_service_pb2 import Workspace
+    from lodestone.indexer.v1.search_service_pb2 import SearchNodesResponse
+    from services.cli.indexer import Indexer
+    from services.cli.scope import Filters
 
-_SHOWN_LINES = 20
-_LOST = {NodeHit.FRESHNESS_CHANGED: "the file changed since", NodeHit.FRESHNESS_GONE: "gone"}
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,124 +36,116 @@ class SearchOptions:
     root: Path
     """Data folder."""
     query: str
-    workspace: str
-    path: str
+    filters: Filters
     limit: int
+    text: str
+    """`none`, `signature`, `short` or `full`."""
+    watch: bool
     as_json: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What is searched."""
-
-    workspace: str
-    globs: tuple[str, ...] = ()
+    verify: bool = False
+    """Whether each hit is held against the live file."""
+    explain: bool = False
+    """Whether each hit comes with why it stands where it does."""
+    rerank: bool | None = None
+    """Whether the first hits are reranked; None is as the server is set."""
 
 
 def run_search(options: SearchOptions) -> ExitCode:
     """Searches, prints, and returns what the command ends with."""
-    state = Stack(options.root, os.environ).ensure()
-    indexer = Indexer(state.processes["indexer"].address)
+    indexer, roots = connect(options.root)
     try:
-        scope = _scope(indexer, options, state.roots)
-        hits = find(indexer, scope.workspace, options.query, options.limit, scope.globs)
+        scope = find_scope(indexer, options.filters, roots)
+        request = SearchNodesRequest(
+            parent=scope.workspace,
+            query=options.query,
+            page_size=options.limit,
+            with_text=options.text != "none",
+            signatures=options.text == "signature",
+            verify=options.verify,
+            filter=options.filters.message(scope),
+            rerank=options.rerank,
+            explain=options.explain,
+        )
+        if options.watch:
+            _watch(indexer, request, options)
+        else:
+            _show(indexer.search(request), options)
     finally:
         indexer.close()
-    if options.as_json:
-        click.echo(json.dumps([hit_json(hit) for hit in hits]))
-    else:
-        print_hits(hits)
     return ExitCode.OK
 
 
-def find(
-    indexer: Indexer, workspace: str, query: str, limit: int, globs: Sequence[str] = ()
-) -> list[NodeHit]:
+def find(indexer: Indexer, workspace: str, query: str, limit: int) -> list[NodeHit]:
     """Returns the closest nodes with their text, best first."""
     request = SearchNodesRequest(parent=workspace, query=query, page_size=limit, with_text=True)
-    request.filter.paths.extend(globs)
-    return indexer.search(request)
+    return list(indexer.search(request).hits)
 
 
 def hit_json(hit: NodeHit) -> dict[str, object]:
     """Returns a hit as JSON."""
+    freshness = NodeHit.Freshness.Name(hit.freshness).removeprefix("FRESHNESS_").lower()
     return {
         "path": hit.path,
         "start_line": hit.start_line,
         "end_line": hit.end_line,
         "name": hit.qualified_name,
         "kind": hit.kind,
+        "language": hit.language,
         "score": hit.score,
         "text": hit.text,
+        "is_signature": hit.is_signature,
+        "freshness": freshness,
+        "matches": [[each.start, each.end] for each in hit.matches],
     }
 
 
-def print_hits(hits: Sequence[NodeHit]) -> None:
-    """Prints where each hit lies, what it is, its score, and the first lines of its code."""
-    if not hits:
-        click.echo("Nothing was found.")
-    for hit in hits:
-        click.secho(f"{hit.path}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
-        note = f"  ({_LOST[hit.freshness]})" if hit.freshness in _LOST else ""
-        name = f"  {hit.qualified_name}" if hit.qualified_name else ""
-        click.echo(f"{name}  {hit.kind}  {hit.score:.3f}{note}")
-        _print_code(hit)
-
-
-def _print_code(hit: NodeHit) -> None:
-    lines = hit.text.splitlines()
-    shown = "\n".join(lines[:_SHOWN_LINES])
-    if shown and sys.stdout.isatty():
-        from rich.console import Console
-        from rich.syntax import Syntax
-
-        language = hit.language or "text"
-        Console().print(
-            Syntax(shown, language, line_numbers=True, start_line=max(hit.start_line, 1))
-        )
+def _show(found: SearchNodesResponse, options: SearchOptions) -> None:
+    hits = found.hits
+    told = {item.hit.node_id: item for item in found.explanations}
+    if options.as_json:
+        why = {node: {"explanation": explanation_json(item)} for node, item in told.items()}
+        click.echo(json.dumps([hit_json(hit) | why.get(hit.node_id, {}) for hit in hits]))
     else:
-        for number, line in enumerate(shown.splitlines(), hit.start_line):
-            click.echo(f"{number:>6} {line}")
-    if len(lines) > _SHOWN_LINES:
-        click.echo(f"       ... {len(lines) - _SHOWN_LINES} more lines")
-    click.echo()
+        print_hits(hits, options.text, told)
 
 
-def _scope(indexer: Indexer, options: SearchOptions, roots: str) -> Scope:
-    """Returns the workspace that was named, or the one around the path or the current folder."""
-    if options.workspace:
-        return Scope(f"workspaces/{check_workspace_id(options.workspace)}")
-    workspaces = indexer.list_workspaces()
-    if options.path:
-        around = _around(workspaces, Path(options.path).resolve(), roots)
-        if around is None:
-            raise StartError(
-                ExitCode.USAGE,
-                f"{options.path} is not indexed: run `lodestone index {options.path}` first.",
-            )
-        return around
-    around = _around(workspaces, Path.cwd(), roots)
-    if around is not None:
-        return Scope(around.workspace)
-    if len(workspaces) == 1:
-        return Scope(workspaces[0].name)
-    if not workspaces:
-        raise StartError(ExitCode.FAILED, "Nothing is indexed: run `lodestone index PATH` first.")
-    names = ", ".join(each.name.removeprefix("workspaces/") for each in workspaces)
-    raise StartError(
-        ExitCode.USAGE, f"Say what to search with --workspace or --path. There are: {names}"
-    )
+def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions) -> None:
+    """Prints the hits, and again whenever a run has ended and they are others, until Ctrl+C.
+
+    Raises:
+        KeyboardInterrupt: at Ctrl+C.
+    """
+    shown: Sequence[NodeHit] | None = None
+    run, away = "", False
+    interrupted = threading.Event()
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        # An exception out of a handler is lost when it comes up in a finalizer of gRPC's.
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    while not interrupted.is_set():
+        try:
+            last = indexer.get_workspace(request.parent).last_index_run
+            if shown is None or last != run:
+                found = indexer.search(request)
+                if found.hits != shown:
+                    _announce(last, options, first=shown is None)
+                    _show(found, options)
+                shown, run = found.hits, last
+            away = False
+        except StartError as error:
+            if error.code is not ExitCode.UNAVAILABLE:
+                raise
+            if not away:
+                note(f"{error.message} Watching goes on.")
+            away = True
+        interrupted.wait(_POLL_SECONDS)
+    raise KeyboardInterrupt
 
 
-def _around(workspaces: Sequence[Workspace], path: Path, roots: str) -> Scope | None:
-    """The innermost workspace whose tree holds the path, narrowed to what lies beneath it."""
-    best: tuple[int, Scope] | None = None
-    for workspace in workspaces:
-        tree = tree_path(workspace.tree.root, workspace.tree.directory, roots)
-        if tree is None or (tree != path and tree not in path.parents):
-            continue
-        inner = path.relative_to(tree).as_posix()
-        globs = () if inner == "." else (inner, f"{inner}/**")
-        if best is None or len(tree.parts) > best[0]:
-            best = (len(tree.parts), Scope(workspace.name, globs))
-    return best[1] if best else None
+def _announce(run: str, options: SearchOptions, *, first: bool) -> None:
+    if not first and not options.as_json:
+        click.secho(f"The index has changed ({run})", bold=True)

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from services.cli import caller
 from services.cli.environment import (
     DATABASE_URL,
     DEFAULT_ROOTS,
@@ -67,7 +68,8 @@ class Stack:
                 check_environment(self._environment)
             if state.ready and not state.dead() and not self._outdated(state):
                 return state
-        return self._start_missing()
+        with caller.command_step("lodestone.cli.start"):
+            return self._start_missing()
 
     def stop(self) -> list[str]:
         """Stops everything in order; returns the names of what ran. Stopping twice is harmless."""

@@ -105,5 +105,18 @@ def _print_status(status: dict[str, Any]) -> None:
         print_models(status["models"])
     for workspace in status["workspaces"]:
         click.echo(f"Workspace    {workspace['workspace']}  {workspace['path']}")
+        if workspace["watch"]:
+            click.echo(f"             {_watch_line(workspace['watch'])}")
     if not status["serving"]:
         click.echo("Start with: lodestone up")
+
+
+def _watch_line(watch: dict[str, Any]) -> str:
+    parts = [f"live, {watch['state'].replace('_', ' ')}"]
+    if watch["freshness_seconds"] is not None:
+        parts.append(
+            f"last change searched after {watch['freshness_seconds']:.2f} s ({watch['fresh_at']})"
+        )
+    if watch["reconciled_at"]:
+        parts.append(f"whole tree looked through {watch['reconciled_at']}")
+    return "; ".join(parts)

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = [
-    *("up", "down", "status", "index", "search", "runs", "run", "workspaces", "doctor"),
-    *("pause", "resume", "cancel", "retry", "report", "check"),
+    *("up", "down", "status", "index", "search", "graph", "runs", "run", "workspaces", "doctor"),
+    *("pause", "resume", "cancel", "retry", "report", "check", "watch", "unwatch", "context"),
+    "models",
+    "trace",
 ]
 QUEUE_COMMANDS = ["status", "pause", "resume", "failed", "retry-failed", "drain"]
-_HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog"
+_HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog mcp"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -35,7 +37,7 @@ def test_every_command_has_help_json_and_a_data_folder(
     text = capsys.readouterr().out
     assert "--json" in text
     assert "--data-dir" in text
-    assert set(cli.commands) == {*COMMANDS, "queue"}
+    assert set(cli.commands) == {*COMMANDS, "queue", "token", "mcp"}
 
 
 @pytest.mark.parametrize("command", QUEUE_COMMANDS)
@@ -47,6 +49,18 @@ def test_every_command_of_the_queue_has_help_json_and_a_data_folder(
     text = capsys.readouterr().out
     assert "--json" in text
     assert "--data-dir" in text
+
+
+@pytest.mark.parametrize("command", ["add", "activate", "remove"])
+def test_every_command_of_models_has_help_json_and_a_data_folder(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", command, "--help"]) == 0
+
+    text = capsys.readouterr().out
+    assert "--json" in text
+    assert "--data-dir" in text
+    assert "--workspace" in text
 
 
 @pytest.mark.parametrize("arguments", [["nonsense"], ["index"], ["up", "--nonsense"]])

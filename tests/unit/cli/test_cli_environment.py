@@ -30,6 +30,17 @@ def test_the_indexer_finds_the_services_where_they_listen() -> None:
     assert environment["LODESTONE_INDEXER_EMBED_ADDRESS"] == "unix:/data/run/embed.sock"
 
 
+def test_spans_go_into_the_data_folder_unless_the_user_says_where() -> None:
+    """Planted once: the user's empty folder taken for none."""
+    off = {"LODESTONE_TRACES_FOLDER": ""}
+
+    for name in ("io", "embed", "indexer"):
+        default = service_environment(name, _FOLDER, _RUN, {})
+        assert default["LODESTONE_TRACES_FOLDER"] == "/data/traces"
+        assert service_environment(name, _FOLDER, _RUN, off)["LODESTONE_TRACES_FOLDER"] == ""
+        assert given_settings(name, off)
+
+
 def test_only_the_indexer_learns_the_password() -> None:
     given = {"LODESTONE_DATABASE_URL": "postgresql://user:secret@/x"}
 

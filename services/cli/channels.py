@@ -1,0 +1,62 @@
+"""Channels of the command line, with its token and TLS when it has them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from services.cli.caller import trace_headers
+from services.cli.health import CHANNEL_OPTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TOKEN_FILE = "LODESTONE_TOKEN_FILE"  # noqa: S105 - names a setting
+TLS_CA_FILE = "LODESTONE_TLS_CA_FILE"
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Returns a channel that shows the token in the file that `LODESTONE_TOKEN_FILE` names.
+
+    Its calls belong to the trace of the command that opens it, if that has one. To another machine
+    it speaks TLS when `LODESTONE_TLS_CA_FILE` names who signs certificates.
+
+    Raises:
+        StartError: the file cannot be read.
+    """
+    channel = _channel(address, os.environ.get(TLS_CA_FILE, ""))
+    headers = trace_headers()
+    if name := os.environ.get(TOKEN_FILE, ""):
+        from services.runtime.tokens import OwnToken
+
+        headers.append(("authorization", OwnToken(Path(name)).header))
+    return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel
+
+
+def _channel(address: str, authorities: str) -> grpc.Channel:
+    from services.runtime.addresses import is_local
+
+    if not authorities or is_local(address):
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    from services.runtime.tls import channel_credentials
+    from services.runtime.tls_files import TlsFiles
+
+    credentials = channel_credentials(TlsFiles(authorities=Path(authorities)))
+    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+
+class _AddHeaders(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    def __init__(self, headers: Sequence[tuple[str, str]]) -> None:
+        self._headers = headers
+
+    def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_headers(details), request)
+
+    def intercept_unary_stream(self, continuation: Any, details: Any, request: Any) -> Any:
+        return continuation(self._with_headers(details), request)
+
+    def _with_headers(self, details: Any) -> Any:
+        return details._replace(metadata=[*(details.metadata or ()), *self._headers])

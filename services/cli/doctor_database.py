@@ -1,0 +1,212 @@
+"""Checks of a database: version, extensions, schema, indexes, rights, room, clock."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+LEAST_POSTGRES = 160_000
+LEAST_VECTOR = (0, 8)
+MOST_CLOCK_SECONDS = 2.0
+LEAST_CONNECTIONS = 20
+INDEXES = (
+    *("nodes_by_file", "nodes_pending", "nodes_leased", "nodes_failed"),
+    *("runs_one_writer", "runs_by_request", "runs_unfinished", "runs_unfinished_of"),
+    *("node_terms_terms", "node_terms_names", "term_postings_pkey"),
+)
+"""Indexes without which a hot statement reads whole tables."""
+
+_TIMEOUT_SECONDS = 10.0
+_FACTS = """
+SELECT current_setting('server_version_num')::int AS version,
+  (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
+  to_regclass('alembic_version') IS NOT NULL AS migrated,
+  ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+    WHERE i.indisvalid) AS valid,
+  ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid) AS invalid,
+  has_schema_privilege(current_schema(), 'CREATE') AS may_create,
+  coalesce((SELECT bool_and(pg_has_role(current_user, relowner, 'USAGE')) FROM pg_class
+    WHERE relname IN ('nodes', 'files', 'runs', 'workspaces')
+      AND relnamespace = current_schema()::regnamespace), true) AS owns,
+  current_setting('max_connections')::int AS connections,
+  (SELECT count(*) FROM pg_stat_activity) AS connected,
+  pg_is_in_recovery() AS replica,
+  extract(epoch FROM clock_timestamp())::float8 AS clock
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a database said of itself."""
+
+    version: int
+    vector: str | None
+    schema: str | None
+    valid: frozenset[str]
+    invalid: tuple[str, ...]
+    may_create: bool
+    owns: bool
+    connections: int
+    connected: int
+    replica: bool
+    clock_seconds: float
+    """How far its clock is ahead of this machine's."""
+
+
+def database_checks(url: str) -> Mapping[str, Callable[[], str]]:
+    """Returns the checks of one database by name; it is asked once, by the first of them."""
+
+    @cache
+    def facts() -> Facts:
+        return asyncio.run(_ask(url))
+
+    return {
+        "database": lambda: check_version(facts()),
+        "schema": lambda: check_schema(facts()),
+        "indexes": lambda: check_indexes(facts()),
+        "rights": lambda: check_rights(facts()),
+        "connections": lambda: check_connections(facts()),
+        "clock": lambda: check_clock(facts()),
+    }
+
+
+def check_version(facts: Facts) -> str:
+    """Returns the versions of PostgreSQL and pgvector. Raises StartError."""
+    major = facts.version // 10_000
+    if facts.version < LEAST_POSTGRES:
+        raise StartError(ExitCode.UNAVAILABLE, f"PostgreSQL {major}: upgrade it to 16 or newer.")
+    if facts.vector is None:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            "pgvector is missing: install it, and let a superuser run CREATE EXTENSION vector.",
+        )
+    if tuple(map(int, facts.vector.split(".")[:2])) < LEAST_VECTOR:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"pgvector {facts.vector}: install 0.8 or newer, then ALTER EXTENSION vector UPDATE.",
+        )
+    if facts.replica:
+        raise StartError(
+            ExitCode.UNAVAILABLE, "A read replica: LODESTONE_DATABASE_URL must name the primary."
+        )
+    return f"PostgreSQL {major}.{facts.version % 10_000}, pgvector {facts.vector}"
+
+
+def check_schema(facts: Facts) -> str:
+    """Returns the schema's revision. Raises StartError unless it is this version's."""
+    from services.indexer.storage.migrate import HEAD
+
+    if facts.schema is None:
+        raise StartError(
+            ExitCode.UNAVAILABLE, "No schema yet: run python -m services.indexer.migrate."
+        )
+    if facts.schema < HEAD:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"Revision {facts.schema}, and this version needs {HEAD}: "
+            "run python -m services.indexer.migrate.",
+        )
+    if facts.schema > HEAD:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"Revision {facts.schema}, and this version knows {HEAD}: use the newer version.",
+        )
+    return f"revision {facts.schema}"
+
+
+def check_indexes(facts: Facts) -> str:
+    """Returns how many indexes were looked for. Raises StartError with what to build again."""
+    if facts.invalid:
+        names = ", ".join(sorted(facts.invalid)[:5])
+        raise StartError(
+            ExitCode.FAILED, f"Not valid: {names}; run REINDEX INDEX CONCURRENTLY on each."
+        )
+    missing = [name for name in INDEXES if name not in facts.valid]
+    if missing and facts.schema is not None:
+        raise StartError(
+            ExitCode.FAILED,
+            f"Missing: {', '.join(missing)}; make them as the migrations do, or restore a backup.",
+        )
+    return f"{len(INDEXES)} looked for, all valid"
+
+
+def check_rights(facts: Facts) -> str:
+    """Returns what the account may. Raises StartError with what to grant."""
+    if not facts.may_create:
+        raise StartError(
+            ExitCode.FAILED,
+            "The account may not make tables, as models and workspaces need: "
+            "GRANT CREATE ON SCHEMA public TO it.",
+        )
+    if not facts.owns:
+        raise StartError(
+            ExitCode.FAILED, "The account does not own the tables: REASSIGN OWNED BY ... TO it."
+        )
+    return "owns its tables and may make others"
+
+
+def check_connections(facts: Facts) -> str:
+    """Returns how many connections are taken. Raises StartError when there is no room."""
+    left = facts.connections - facts.connected
+    if left < LEAST_CONNECTIONS:
+        raise StartError(
+            ExitCode.FAILED,
+            f"{facts.connected} of {facts.connections} are taken: raise max_connections, or lower "
+            "LODESTONE_INDEXER_DATABASE_CONNECTIONS.",
+        )
+    return f"{facts.connected} of {facts.connections}"
+
+
+def check_clock(facts: Facts) -> str:
+    """Returns how far the clocks are apart. Raises StartError when that is too far."""
+    seconds = abs(facts.clock_seconds)
+    if seconds > MOST_CLOCK_SECONDS:
+        raise StartError(
+            ExitCode.FAILED,
+            f"The database's clock is {seconds:.1f} s away from this machine's: let both follow "
+            "NTP. Leases go by the database's; certificates and tokens by each machine's.",
+        )
+    return f"within {max(seconds, 0.01):.2f} s of the database's"
+
+
+async def _ask(url: str) -> Facts:
+    import asyncpg
+
+    try:
+        connection = await asyncpg.connect(url, timeout=_TIMEOUT_SECONDS)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"No connection ({type(error).__name__}): check LODESTONE_DATABASE_URL, the server and "
+            "what lies between.",
+        ) from None
+    try:
+        before = time.time()
+        row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
+        here = (before + time.time()) / 2
+        schema = None
+        if row["migrated"]:
+            schema = await connection.fetchval("SELECT version_num FROM alembic_version")
+    finally:
+        await connection.close()
+    return Facts(
+        version=row["version"],
+        vector=row["vector"],
+        schema=schema,
+        valid=frozenset(row["valid"]),
+        invalid=tuple(row["invalid"]),
+        may_create=row["may_create"],
+        owns=row["owns"],
+        connections=row["connections"],
+        connected=row["connected"],
+        replica=row["replica"],
+        clock_seconds=row["clock"] - here,
+    )

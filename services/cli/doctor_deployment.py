@@ -1,0 +1,140 @@
+"""Checks of services elsewhere, by their addresses: whether they answer, serve, and know us."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.cli.channels import TLS_CA_FILE, TOKEN_FILE, open_channel
+from services.cli.doctor_database import database_checks
+from services.runtime.addresses import is_local
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_SECONDS = 5.0
+_ABOUT = {"io": "list its roots", "embed": "list its models", "indexer": "list its workspaces"}
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where the services of a deployment listen; empty for those that are not looked at."""
+
+    addresses: Mapping[str, str]
+    database_url: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Whether there is anything to look at."""
+        return any(self.addresses.values()) or bool(self.database_url)
+
+
+def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
+    """Returns the checks by name."""
+    checks: dict[str, Callable[[], str]] = {}
+    for name, address in deployment.addresses.items():
+        if address:
+            checks[name] = partial(_health, name, address)
+            checks[f"{name} access"] = partial(_access, name, address)
+    if deployment.addresses.get("embed"):
+        checks["model"] = lambda: _model(deployment.addresses["embed"])
+    if deployment.database_url:
+        checks.update(database_checks(deployment.database_url))
+    return checks
+
+
+def _health(name: str, address: str) -> str:
+    with open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
+    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"{address} answers and does not serve: it starts, stops, or waits for its model or "
+            f"database; see its log (kubectl logs -l app.kubernetes.io/name=lodestone-{name}).",
+        )
+    return f"serves at {address}"
+
+
+def _unreachable(address: str, error: grpc.RpcError) -> str:
+    code = error.code()
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"{address} does not answer in {_SECONDS:.0f} s: check policies and firewalls."
+    if code is not grpc.StatusCode.UNAVAILABLE:
+        return f"{address} answers {code.name}: is it a service of Lodestone?"
+    hint = "check the name, the port, and that the service runs"
+    if not is_local(address):
+        hint += f"; it speaks TLS: {TLS_CA_FILE} names who signs certificates"
+    return f"{address} cannot be reached: {hint}."
+
+
+def _access(name: str, address: str) -> str:
+    """Makes one call that reads, with the token that this command has."""
+    with open_channel(address) as channel:
+        try:
+            _CALLS[name](channel)
+        except grpc.RpcError as error:
+            code = error.code()
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                hint = f"set {TOKEN_FILE} to a file with a token that it accepts"
+            elif code is grpc.StatusCode.PERMISSION_DENIED:
+                hint = "its token lacks a scope: `lodestone token list` tells which it has"
+            elif code is grpc.StatusCode.UNIMPLEMENTED:
+                hint = "another version, or another service, listens there"
+            else:
+                hint = "see its log"
+            raise StartError(ExitCode.FAILED, f"{code.name}: {hint}.") from None
+    return f"may {_ABOUT[name]}"
+
+
+def _list_roots(channel: grpc.Channel) -> object:
+    from lodestone.io.v1 import root_service_pb2, root_service_pb2_grpc
+
+    stub = root_service_pb2_grpc.RootServiceStub(channel)
+    return stub.ListRoots(root_service_pb2.ListRootsRequest(page_size=1), timeout=_SECONDS)
+
+
+def _list_models(channel: grpc.Channel) -> object:
+    from lodestone.embed.v1 import model_service_pb2, model_service_pb2_grpc
+
+    stub = model_service_pb2_grpc.ModelServiceStub(channel)
+    return stub.ListModels(model_service_pb2.ListModelsRequest(page_size=1), timeout=_SECONDS)
+
+
+def _list_workspaces(channel: grpc.Channel) -> object:
+    from lodestone.indexer.v1 import workspace_service_pb2, workspace_service_pb2_grpc
+
+    stub = workspace_service_pb2_grpc.WorkspaceServiceStub(channel)
+    request = workspace_service_pb2.ListWorkspacesRequest(page_size=1)
+    return stub.ListWorkspaces(request, timeout=_SECONDS)
+
+
+_CALLS: dict[str, Callable[[grpc.Channel], object]] = {
+    "io": _list_roots,
+    "embed": _list_models,
+    "indexer": _list_workspaces,
+}
+
+
+def _model(address: str) -> str:
+    from services.cli.models import default_model, list_models
+
+    models = list_models(address)
+    found = default_model(models)
+    failed = [model for model in models if model["state"] == "failed"]
+    if failed:
+        named = failed[0]
+        raise StartError(ExitCode.MODEL, f"{named['name']} does not load: {named['error']}")
+    if found is None:
+        raise StartError(
+            ExitCode.MODEL, "No model is ready: wait until it is loaded, or see embed's log."
+        )
+    return f"{found['name']}, {found['dimensions']} dimensions, {found['fingerprint'][:12]}"

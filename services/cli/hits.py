@@ -1,0 +1,80 @@
+"""Prints hits: where each lies, what it is, and its code with what matches."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from lodestone.indexer.v1.search_service_pb2 import NodeHit
+from services.cli.explain import print_explanation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lodestone.indexer.v1.search_service_pb2 import ExplainHitResponse
+
+_SHOWN_LINES = 20
+_LOST = {NodeHit.FRESHNESS_CHANGED: "the file changed since", NodeHit.FRESHNESS_GONE: "gone"}
+
+
+def print_hits(
+    hits: Sequence[NodeHit],
+    text: str = "short",
+    told: Mapping[int, ExplainHitResponse] | None = None,
+) -> None:
+    """Prints where each hit lies, what it is, its score, why, and its code.
+
+    Args:
+        hits: best first.
+        text: `short` prints the first lines of the code, `full` and `signature` all that came,
+            `none` none.
+        told: why, by the hit's node, where it was asked for.
+    """
+    if not hits:
+        click.echo("Nothing was found.")
+    for hit in hits:
+        click.secho(f"{hit.path}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
+        note = f"  ({_LOST[hit.freshness]})" if hit.freshness in _LOST else ""
+        name = f"  {hit.qualified_name}" if hit.qualified_name else ""
+        click.echo(f"{name}  {hit.kind}  {hit.score:.3f}{note}")
+        if told and hit.node_id in told:
+            print_explanation(told[hit.node_id])
+        if text != "none":
+            _print_code(hit, _SHOWN_LINES if text == "short" else None)
+
+
+def places(hit: NodeHit) -> Iterator[tuple[int, int, int]]:
+    """Yields where in a hit's text terms of the query stand: line from 1, columns from 0."""
+    data = hit.text.encode()
+    for match in hit.matches:
+        line_start = data.rfind(b"\n", 0, match.start) + 1
+        column = len(data[line_start : match.start].decode())
+        length = len(data[match.start : match.end].decode())
+        yield data.count(b"\n", 0, match.start) + 1, column, column + length
+
+
+def _print_code(hit: NodeHit, most_lines: int | None) -> None:
+    lines = hit.text.splitlines()
+    shown = lines[:most_lines]
+    if shown and sys.stdout.isatty():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        code = Syntax(
+            "\n".join(shown),
+            hit.language or "text",
+            line_numbers=True,
+            start_line=max(hit.start_line, 1),
+        )
+        for line, start, end in places(hit):
+            if line <= len(shown):
+                code.stylize_range("bold underline", (line, start), (line, end))
+        Console().print(code)
+    else:
+        for number, text in enumerate(shown, hit.start_line):
+            click.echo(f"{number:>6} {text}")
+    if len(lines) > len(shown):
+        click.echo(f"       ... {len(lines) - len(shown)} more lines")
+    click.echo()

@@ -1,0 +1,114 @@
+"""What a search is about: a workspace, what lies beneath one of its folders, and filters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lodestone.indexer.v1.search_service_pb2 import SearchFilter
+from services.cli.trees import check_workspace_id, tree_path
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from services.cli.indexer import Indexer
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is searched."""
+
+    workspace: str
+    folder: str = ""
+    """Folder or file under the tree; empty is the tree."""
+
+    @property
+    def globs(self) -> tuple[str, ...]:
+        """Globs of what lies beneath the folder; none for the tree."""
+        return (self.folder, f"{self.folder}/**") if self.folder else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What the command line asks to search."""
+
+    workspace: str = ""
+    path: str = ""
+    globs: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    symbols: tuple[str, ...] = ()
+    changed_since: str = ""
+    """A run's resource name."""
+
+    def message(self, scope: Scope) -> SearchFilter:
+        """Returns the filter of a request; globs are of what lies beneath the scope's folder."""
+        globs = scope.globs
+        if self.globs:
+            globs = tuple(_beneath(scope.folder, glob) for glob in self.globs)
+        return SearchFilter(
+            paths=globs,
+            languages=self.languages,
+            kinds=self.kinds,
+            symbols=self.symbols,
+            changed_since_index_run=self.changed_since,
+        )
+
+
+def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
+    """Returns the workspace that was named, or the one around the path or the current folder.
+
+    Raises:
+        StartError: there is none, or more than one.
+    """
+    if filters.workspace:
+        return Scope(f"workspaces/{check_workspace_id(filters.workspace)}")
+    workspaces = indexer.list_workspaces()
+    trees = [(each.name, each.tree.root, each.tree.directory) for each in workspaces]
+    if filters.path:
+        found = around(trees, Path(filters.path).resolve(), roots)
+        if found is None:
+            raise StartError(
+                ExitCode.USAGE,
+                f"{filters.path} is not indexed: run `lodestone index {filters.path}` first.",
+            )
+        return found
+    found = around(trees, Path.cwd(), roots)
+    if found is not None:
+        return Scope(found.workspace)
+    if len(workspaces) == 1:
+        return Scope(workspaces[0].name)
+    if not workspaces:
+        raise StartError(ExitCode.FAILED, "Nothing is indexed: run `lodestone index PATH` first.")
+    names = ", ".join(each.name.removeprefix("workspaces/") for each in workspaces)
+    raise StartError(
+        ExitCode.USAGE, f"Say what to search with --workspace or --path. There are: {names}"
+    )
+
+
+def around(trees: Iterable[tuple[str, str, str]], path: Path, roots: str) -> Scope | None:
+    """Returns the innermost workspace whose tree holds a path, and the path under that tree.
+
+    Args:
+        trees: name, root and directory of each workspace.
+        path: absolute, links resolved.
+        roots: `LODESTONE_IO_ROOTS` of the running io service.
+    """
+    best: tuple[int, Scope] | None = None
+    for name, root, directory in trees:
+        tree = tree_path(root, directory, roots)
+        if tree is None or (tree != path and tree not in path.parents):
+            continue
+        inner = path.relative_to(tree).as_posix()
+        if best is None or len(tree.parts) > best[0]:
+            best = (len(tree.parts), Scope(name, "" if inner == "." else inner))
+    return best[1] if best else None
+
+
+def _beneath(folder: str, glob: str) -> str:
+    """Returns a glob of a folder; one without a slash matches names in any folder below it."""
+    if not folder:
+        return glob
+    return f"{folder}/{glob.removeprefix('/')}" if "/" in glob else f"{folder}/**/{glob}"

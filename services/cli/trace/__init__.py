@@ -1,0 +1,1 @@
+"""`lodestone trace`: from files of spans to the critical path of a run."""

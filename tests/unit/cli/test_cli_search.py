@@ -1,0 +1,94 @@
+"""What a search is about, and where its terms stand in a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from lodestone.indexer.v1.search_service_pb2 import NodeHit, TextRange
+from services.cli.explain import explanation_json, print_explanation
+from services.cli.hits import places
+from services.cli.reranking import tell_reranking
+from services.cli.scope import Filters, Scope, around
+
+_ROOTS = "local=/,other=/srv"
+_TREES = [
+    ("workspaces/outer", "roots/local", "home/code"),
+    ("workspaces/inner", "roots/local", "home/code/inner"),
+    ("workspaces/other", "roots/other", "tree"),
+    ("workspaces/unknown", "roots/unknown", ""),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "scope"),
+    [
+        ("/home/code", Scope("workspaces/outer")),
+        ("/home/code/a/b.py", Scope("workspaces/outer", "a/b.py")),
+        ("/home/code/inner/a", Scope("workspaces/inner", "a")),
+        ("/home/code/innermost", Scope("workspaces/outer", "innermost")),
+        ("/srv/tree", Scope("workspaces/other")),
+        ("/home/codes", None),
+        ("/", None),
+    ],
+)
+def test_the_innermost_tree_around_a_path_is_searched(path: str, scope: Scope | None) -> None:
+    assert around(_TREES, Path(path), _ROOTS) == scope
+
+
+@pytest.mark.parametrize(
+    ("folder", "globs", "paths"),
+    [
+        ("", (), []),
+        ("", ("*.py", "a/**"), ["*.py", "a/**"]),
+        ("src", (), ["src", "src/**"]),
+        ("src", ("*.py",), ["src/**/*.py"]),
+        ("src", ("a/**", "/b.py"), ["src/a/**", "src/b.py"]),
+    ],
+)
+def test_globs_are_of_what_lies_beneath_the_folder(
+    folder: str, globs: tuple[str, ...], paths: list[str]
+) -> None:
+    message = Filters(globs=globs, kinds=("class",)).message(Scope("workspaces/tree", folder))
+
+    assert list(message.paths) == paths
+    assert list(message.kinds) == ["class"]
+
+
+def test_matches_are_places_of_lines_and_columns() -> None:
+    text = "é = 1\nfür = parse(é)\n"
+    data = text.encode()
+    start = data.index(b"parse")
+    hit = NodeHit(
+        text=text, matches=[TextRange(start=0, end=2), TextRange(start=start, end=start + 5)]
+    )
+
+    assert list(places(hit)) == [(1, 0, 1), (2, 6, 11)]
+
+
+@pytest.mark.parametrize("reranking", search_pb2.Reranking.values())
+def test_hits_that_were_to_be_reranked_and_are_not_are_told_on_standard_error(
+    reranking: search_pb2.Reranking.ValueType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell_reranking(reranking)
+
+    told = capsys.readouterr()
+    is_fine = reranking in {search_pb2.RERANKING_UNSPECIFIED, search_pb2.RERANKING_DONE}
+    assert told.out == ""
+    assert ("Not reranked" in told.err) != is_fine
+
+
+def test_an_explanation_tells_what_the_reranker_made_of_a_hit(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = search_pb2.RerankExplanation(rank=2, score=0.75, rank_before=5)
+
+    print_explanation(search_pb2.ExplainHitResponse(rerank=place))
+    print_explanation(search_pb2.ExplainHitResponse())
+
+    assert capsys.readouterr().out.count("rerank  2 of its list (0.75), 5 before it") == 1
+    json = explanation_json(search_pb2.ExplainHitResponse(rerank=place))
+    assert json["rerank"] == {"rank": 2, "score": 0.75, "rank_before": 5}
+    assert explanation_json(search_pb2.ExplainHitResponse())["rerank"] is None
