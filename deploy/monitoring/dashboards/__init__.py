@@ -1,0 +1,1 @@
+"""Dashboards of Grafana as code; `python -m deploy.monitoring.dashboards` writes their JSON."""

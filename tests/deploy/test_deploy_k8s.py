@@ -1,0 +1,404 @@
+"""Overlays and combinations of components render, are valid, and keep the policies."""
+
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+
+from services.embed.app import EmbedApp
+from services.embed.settings import EmbedSettings
+from services.indexer.app import IndexerApp
+from services.indexer.settings import IndexerSettings
+from services.io.app import IoApp
+from services.io.settings import IoSettings
+from services.runtime.addresses import is_local
+from services.runtime.health import LIVENESS
+from services.runtime.settings import load_settings
+from tests.support.manifests import (
+    COMPONENTS,
+    OVERLAYS,
+    Manifest,
+    environment_of,
+    of_kind,
+    pods,
+    rendered,
+    rendered_overlay,
+    rendered_overlay_with,
+    services_of,
+)
+
+if TYPE_CHECKING:
+    from services.runtime.settings import ServiceSettings
+
+KUBERNETES_VERSIONS = ("1.34", "1.37")
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "io": IoSettings,
+    "embed": EmbedSettings,
+    "indexer": IndexerSettings,
+}
+PORTS = {"io": 7301, "embed": 7302, "indexer": 7303}
+HEALTH_PORTS = {"io": 7401, "embed": 7402, "indexer": 7403}
+_CLOSING_SECONDS = 10
+"""After the drain a service closes what it built, and sends its last spans."""
+
+_CRDS = Path(__file__).parent / "crds"
+_TARGETS = [
+    *(pytest.param(("overlay", name), id=name) for name in OVERLAYS),
+    pytest.param(("base", ()), id="base"),
+    *(pytest.param(("base", (name,)), id=name) for name in COMPONENTS),
+    pytest.param(("base", COMPONENTS), id="all"),
+]
+
+
+@pytest.fixture(params=_TARGETS)
+def manifests(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
+    kind, what = request.param
+    return rendered_overlay(what) if kind == "overlay" else rendered(what)
+
+
+_VALID: set[tuple[str, str]] = set()
+"""Manifests that were valid before: most come again in other combinations."""
+
+
+def _validate(manifest: Manifest, version: str) -> None:
+    key = json.dumps(manifest), version
+    if key in _VALID:
+        return
+    crd = _CRDS / f"{manifest['kind']}.json"
+    if crd.exists():
+        jsonschema.Draft202012Validator(json.loads(crd.read_text("utf-8"))).validate(manifest)
+    else:
+        kubernetes_validate.validate(manifest, version, strict=True)
+    _VALID.add(key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [0, 1, 2, 3, len(COMPONENTS) - 1, len(COMPONENTS)])
+def test_combinations_of_components_are_valid(size: int) -> None:
+    """Any three together, all of them, and all but one: what two do to each other shows there.
+
+    Planted once: a misspelt field in a component, and a patch of a container that is not.
+    """
+    for names in combinations(COMPONENTS, size):
+        for manifest in rendered(names):
+            _validate(manifest, KUBERNETES_VERSIONS[-1])
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+def test_overlays_are_valid_in_each_version(version: str) -> None:
+    for name in OVERLAYS:
+        for manifest in rendered_overlay(name):
+            _validate(manifest, version)
+
+
+def test_a_wrong_manifest_would_be_refused() -> None:
+    wrong = json.loads(json.dumps(of_kind(rendered(()), "Deployment")["lodestone-io"]))
+    wrong["spec"]["template"]["spec"]["containers"][0]["livenessProb"] = {}
+    scaled = json.loads(json.dumps(of_kind(rendered(("keda",)), "ScaledObject")["lodestone-embed"]))
+    scaled["spec"]["maxReplica"] = 3
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        _validate(wrong, KUBERNETES_VERSIONS[-1])
+    with pytest.raises(jsonschema.ValidationError):
+        _validate(scaled, KUBERNETES_VERSIONS[-1])
+
+
+def test_pods_are_restricted(manifests: tuple[Manifest, ...]) -> None:
+    """What the restricted pod security standard asks for, and no token of the API server."""
+    found = list(pods(manifests))
+    assert len(found) >= 4
+    for pod in found:
+        context = pod.spec["securityContext"]
+        assert context["runAsNonRoot"] is True, pod.name
+        assert context["runAsUser"] > 0, pod.name
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}, pod.name
+        assert pod.spec["automountServiceAccountToken"] is False, pod.name
+        assert pod.spec["enableServiceLinks"] is False, pod.name
+        assert not {"hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"} & set(pod.spec)
+        assert not any("hostPath" in volume for volume in pod.spec["volumes"]), pod.name
+
+
+def test_containers_are_restricted(manifests: tuple[Manifest, ...]) -> None:
+    """Planted once: a container of the postgres component without readOnlyRootFilesystem."""
+    for pod in pods(manifests):
+        for container in pod.containers:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False, pod.name
+            assert context["readOnlyRootFilesystem"] is True, pod.name
+            assert context["capabilities"] == {"drop": ["ALL"]}, pod.name
+            assert "privileged" not in context, pod.name
+            assert "hostPort" not in json.dumps(container.get("ports", [])), pod.name
+
+
+def test_containers_have_requests_and_limits(manifests: tuple[Manifest, ...]) -> None:
+    for pod in pods(manifests):
+        for container in pod.containers:
+            for part in ("requests", "limits"):
+                named = set(container["resources"][part])
+                assert {"cpu", "memory", "ephemeral-storage"} <= named, (pod.name, part)
+        for volume in pod.spec["volumes"]:
+            assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"], pod.name
+
+
+def test_servers_have_the_three_probes(manifests: tuple[Manifest, ...]) -> None:
+    for pod in pods(manifests):
+        if pod.owner["kind"] == "Job":
+            continue
+        for container in pod.containers:
+            probes = {"startupProbe", "readinessProbe", "livenessProbe"}
+            assert probes <= set(container), pod.name
+            seconds = container["startupProbe"]["periodSeconds"]
+            assert seconds * container["startupProbe"]["failureThreshold"] >= 60, pod.name
+
+
+def test_liveness_asks_for_the_process_alone(manifests: tuple[Manifest, ...]) -> None:
+    """A probe that fails while the database is away would restart every replica at once.
+
+    Planted once: a liveness probe without its service, which is the readiness of the whole.
+    """
+    for service, pod in services_of(manifests):
+        (container,) = pod.containers
+        assert container["livenessProbe"]["grpc"] == {
+            "port": HEALTH_PORTS[service],
+            "service": LIVENESS,
+        }
+        for name in ("startupProbe", "readinessProbe"):
+            assert container[name]["grpc"]["port"] == HEALTH_PORTS[service], pod.name
+            assert container[name]["grpc"].get("service", "") == "", pod.name
+
+
+def test_settings_are_ones_that_the_services_take(manifests: tuple[Manifest, ...]) -> None:
+    """Planted once: LODESTONE_IO_PARSE_WORKER, and a drain of 6,000 seconds."""
+    for service, pod in services_of(manifests):
+        load_settings(SETTINGS[service], environment_of(pod))
+    (migrate,) = (pod for pod in pods(manifests) if pod.owner["kind"] == "Job")
+    load_settings(IndexerSettings, environment_of(migrate))
+
+
+def test_the_time_to_stop_fits_what_the_service_takes(manifests: tuple[Manifest, ...]) -> None:
+    """Planted once: LODESTONE_EMBED_DRAIN_SECONDS=60 in the base."""
+    for service, pod in services_of(manifests):
+        settings = load_settings(SETTINGS[service], environment_of(pod))
+        (container,) = pod.containers
+        waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        needed = waits + settings.drain_seconds + _CLOSING_SECONDS
+        assert pod.spec["terminationGracePeriodSeconds"] >= needed, pod.name
+
+
+def test_replicas_are_spread_and_survive_a_drain(manifests: tuple[Manifest, ...]) -> None:
+    budgets = of_kind(manifests, "PodDisruptionBudget")
+    for _, pod in services_of(manifests):
+        selector = {"app.kubernetes.io/name": pod.name}
+        keys = {each["topologyKey"] for each in pod.spec["topologySpreadConstraints"]}
+        assert keys == {"topology.kubernetes.io/zone", "kubernetes.io/hostname"}
+        for each in pod.spec["topologySpreadConstraints"]:
+            assert each["labelSelector"]["matchLabels"] == selector
+        budget = budgets[pod.name]["spec"]
+        assert budget["selector"]["matchLabels"] == selector
+        assert budget["maxUnavailable"] == 1
+        rolling = pod.owner["spec"]["strategy"]["rollingUpdate"]
+        assert rolling["maxSurge"] + rolling["maxUnavailable"] >= 1
+
+
+def test_services_are_headless_and_clients_balance(manifests: tuple[Manifest, ...]) -> None:
+    found = of_kind(manifests, "Service")
+    for service, pod in services_of(manifests):
+        spec = found[pod.name]["spec"]
+        assert spec["clusterIP"] == "None"
+        assert [port["port"] for port in spec["ports"]] == [PORTS[service]]
+        assert spec["selector"].items() <= pod.labels.items()
+    indexer = dict(services_of(manifests))["indexer"]
+    environment = environment_of(indexer)
+    for service in ("io", "embed"):
+        address = environment[f"LODESTONE_INDEXER_{service.upper()}_ADDRESS"]
+        assert address == f"dns:///lodestone-{service}:{PORTS[service]}"
+
+
+def test_workspaces_are_read_only(manifests: tuple[Manifest, ...]) -> None:
+    io = dict(services_of(manifests))["io"]
+    (container,) = io.containers
+    (mount,) = (each for each in container["volumeMounts"] if each["name"] == "workspaces")
+    (volume,) = (each for each in io.spec["volumes"] if each["name"] == "workspaces")
+    environment = environment_of(io)
+
+    assert mount["readOnly"] is True
+    assert volume["persistentVolumeClaim"]["readOnly"] is True
+    assert environment["LODESTONE_IO_READ_ONLY"] == "true"
+    assert environment["LODESTONE_IO_ROOTS"].endswith(f"={mount['mountPath']}")
+    for pod in pods(manifests):
+        assert pod is io or "workspaces" not in json.dumps(pod.spec) or pod.name == io.name
+
+
+def test_only_the_indexer_and_the_migration_know_the_database(
+    manifests: tuple[Manifest, ...],
+) -> None:
+    for pod in pods(manifests):
+        knows = "LODESTONE_DATABASE_URL" in json.dumps(pod.spec)
+        assert knows == (pod.name in {"lodestone-indexer", "lodestone-migrate"}), pod.name
+
+
+def test_the_schema_comes_from_a_job(manifests: tuple[Manifest, ...]) -> None:
+    job = of_kind(manifests, "Job")["lodestone-migrate"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "services.indexer.migrate"]
+    indexer = dict(services_of(manifests))["indexer"].containers[0]
+    assert container["image"] == indexer["image"]
+    assert job["activeDeadlineSeconds"] > 0
+
+
+def test_no_secret_stands_in_a_manifest(manifests: tuple[Manifest, ...]) -> None:
+    assert not of_kind(manifests, "Secret")
+    for pod in pods(manifests):
+        for container in pod.containers:
+            for variable in container.get("env", ()):
+                named = any(
+                    word in variable["name"] for word in ("URL", "PASSWORD", "TOKEN", "KEY")
+                )
+                if named and not variable["name"].endswith("_FILE"):
+                    assert "secretKeyRef" in variable["valueFrom"], (pod.name, variable["name"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_what_listens_beyond_the_pod_has_tls_and_tokens(overlay: str) -> None:
+    """Without them the services refuse to start. Planted once: no tls component in dev."""
+    for service, pod in services_of(rendered_overlay(overlay)):
+        settings = load_settings(SETTINGS[service], environment_of(pod))
+        assert not is_local(settings.listen)
+        assert settings.tls.serves, service
+        assert settings.accepted_tokens_file is not None, service
+        assert settings.health_listen.endswith(f":{HEALTH_PORTS[service]}"), service
+        if service == "indexer":
+            assert settings.tls.connects
+            assert settings.token_file is not None
+
+
+def test_secrets_are_mounted_so_that_they_can_rotate() -> None:
+    for service, pod in services_of(rendered(("tls",))):
+        (container,) = pod.containers
+        settings = load_settings(SETTINGS[service], environment_of(pod))
+        mounts = {Path(each["mountPath"]): each for each in container["volumeMounts"]}
+        files = [settings.tls_cert_file, settings.tls_key_file, settings.tls_ca_file]
+        files += [settings.accepted_tokens_file, settings.token_file]
+        for file in filter(None, files):
+            assert mounts[file.parent]["readOnly"] is True
+            assert "subPath" not in mounts[file.parent]
+
+
+def test_prometheus_speaks_tls_to_each_service() -> None:
+    monitors = of_kind(rendered(("monitoring",)), "PodMonitor")
+    assert set(monitors) == {f"lodestone-{service}" for service in SETTINGS}
+    for name, monitor in monitors.items():
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["scheme"] == "https"
+        assert endpoint["tlsConfig"]["serverName"] == name
+        assert endpoint["port"] == "metrics"
+        assert monitor["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+
+
+def test_gpu_pods_run_where_a_gpu_is() -> None:
+    embed = dict(services_of(rendered(("gpu",))))["embed"]
+    (container,) = embed.containers
+    assert embed.spec["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert container["resources"]["requests"]["nvidia.com/gpu"] == "1"
+    assert embed.spec["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert container["image"] == "lodestone-embed-gpu"
+    assert environment_of(embed)["LODESTONE_EMBED_BACKEND"] == "torch"
+    assert "nvidia" not in json.dumps(rendered(()))
+
+
+def test_scaling_owns_the_replicas_and_goes_by_age() -> None:
+    manifests = rendered(("keda",))
+    for name, scaled in of_kind(manifests, "ScaledObject").items():
+        assert "replicas" not in of_kind(manifests, "Deployment")[name]["spec"]
+        (trigger,) = scaled["spec"]["triggers"]
+        assert "oldest_seconds" in trigger["metadata"]["query"]
+        assert scaled["spec"]["minReplicaCount"] >= 2
+    assert set(of_kind(manifests, "ScaledObject")) == {"lodestone-embed", "lodestone-indexer"}
+
+
+FLOWS = {
+    ("lodestone-indexer", "lodestone-io", 7301),
+    ("lodestone-indexer", "lodestone-embed", 7302),
+    ("lodestone-indexer", "lodestone-postgres", 5432),
+    ("lodestone-migrate", "lodestone-postgres", 5432),
+}
+"""Who may call whom in the namespace: all of it."""
+
+
+def test_nothing_flows_but_what_is_named() -> None:
+    """Planted once: a flow from io to embed, in one direction."""
+    manifests = rendered(("network-policies", "postgres"))
+    policies = of_kind(manifests, "NetworkPolicy")
+    named = {pod.name: pod.labels for pod in pods(manifests)}
+
+    deny = policies["default-deny"]["spec"]
+    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    assert _flows(policies, named, "egress") == FLOWS
+    assert _flows(policies, named, "ingress") == FLOWS
+
+
+def test_no_flow_is_open_to_everybody(manifests: tuple[Manifest, ...]) -> None:
+    for name, policy in of_kind(manifests, "NetworkPolicy").items():
+        for direction, side in (("ingress", "from"), ("egress", "to")):
+            for rule in policy["spec"].get(direction, ()):
+                assert rule.get(side), name
+                assert rule.get("ports"), name
+                assert all(
+                    peer.get("podSelector", peer.get("ipBlock")) not in ({}, None)
+                    for peer in rule[side]
+                ), name
+                assert "0.0.0.0/0" not in json.dumps(rule), name
+
+
+@pytest.mark.parametrize("component", ["", "gpu", "reranker", "trace-files"])
+def test_images_of_prod_are_named_by_digest(component: str) -> None:
+    """Also with what may be added. Red when the image that a component names has no digest."""
+    added = rendered_overlay_with("prod", component) if component else rendered_overlay("prod")
+    for pod in pods(added):
+        for container in pod.containers:
+            assert "@sha256:" in container["image"], pod.name
+
+
+def test_names_of_health_are_ones_that_the_services_have() -> None:
+    for service, app in (("io", IoApp), ("embed", EmbedApp), ("indexer", IndexerApp)):
+        assert all(name.startswith(f"lodestone.{service}.v1.") for name in app.service_names)
+        assert LIVENESS not in app.service_names
+
+
+def _flows(
+    policies: dict[str, Manifest], named: dict[str, dict[str, str]], direction: str
+) -> set[tuple[str, str, int]]:
+    """Returns (caller, called, port) of the flows between pods of the namespace."""
+    side = {"egress": "to", "ingress": "from"}[direction]
+    flows = set()
+    for policy in policies.values():
+        chosen = _chosen(policy["spec"]["podSelector"], named)
+        for rule in policy["spec"].get(direction, ()):
+            for peer in rule[side]:
+                if "podSelector" not in peer or "namespaceSelector" in peer:
+                    continue
+                for other in _chosen(peer["podSelector"], named):
+                    for one in chosen:
+                        pair = (one, other) if direction == "egress" else (other, one)
+                        flows |= {(*pair, port["port"]) for port in rule["ports"]}
+    return flows
+
+
+def _chosen(selector: dict[str, Any], named: dict[str, dict[str, str]]) -> list[str]:
+    wanted = selector.get("matchLabels", {})
+    return [
+        name
+        for name, labels in named.items()
+        if wanted.items() <= labels.items()
+        and all(
+            labels.get(each["key"]) in each["values"]
+            for each in selector.get("matchExpressions", ())
+        )
+    ]
