@@ -79,7 +79,11 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Runs a sample service on an address; settings are named without their prefix."""
     app = app or SampleApp()
-    environment = {f"LODESTONE_EMBED_{name.upper()}": value for name, value in settings.items()}
+    fields = SampleSettings.model_fields
+    environment = {
+        str(fields[name].validation_alias or f"LODESTONE_EMBED_{name.upper()}"): value
+        for name, value in settings.items()
+    }
     loaded = load_settings(SampleSettings, {"LODESTONE_EMBED_LISTEN": address, **environment})
     run = ServiceRun(loaded, app)
     task = asyncio.create_task(run.serve())

@@ -89,3 +89,29 @@ async def drained(call: Any, into: list[Any]) -> None:
     """Reads a stream to its end, into a list that is there also when the stream fails."""
     async for response in call:
         into.append(response)  # noqa: PERF401 - must hold what came before a failure
+
+
+NO_MESSAGES = (
+    b"\xff\xff\xff",
+    b"\x0a\xff\xff\xff\xff\x0f",
+    b"\x1a\x03\xff\xfe\xfd",
+    b"\x12\x03\xff\xfe\xfd",
+    b"\x0a\x7fcut off",
+)
+"""A bad tag, a length beyond the end, texts that are not UTF-8, a message that is cut off."""
+
+
+async def send_raw(
+    channel: grpc.aio.Channel, method: str, *messages: bytes, got: list[bytes] | None = None
+) -> None:
+    """Sends bytes as the requests of a method, whatever they are; the answers go to `got`."""
+
+    async def requests() -> AsyncIterator[bytes]:
+        for message in messages:
+            yield message
+
+    call: Any = channel.stream_stream(method)
+    answers = call(requests(), timeout=5)
+    async for answer in answers:
+        if got is not None:
+            got.append(answer)

@@ -19,7 +19,7 @@ VARIABLE = "LODESTONE_IO_LISTEN"
 @pytest.mark.parametrize("address", ["0.0.0.0:1", "[::]:1", "192.0.2.7:1", "[2001:db8::1]:1"])
 def test_an_address_that_others_can_reach_is_refused(address: str) -> None:
     with pytest.raises(StartError, match="can be reached from other machines") as caught:
-        addresses.refuse_public(address, VARIABLE)
+        addresses.refuse_public(address, VARIABLE, lacks=["LODESTONE_TLS_CERT_FILE"])
 
     assert caught.value.code is ExitCode.USAGE
     assert caught.value.message.startswith(f"{VARIABLE}={address} ")
@@ -29,7 +29,7 @@ def test_an_address_that_others_can_reach_is_refused(address: str) -> None:
     "address", ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "localhost:1", "unix:s"]
 )
 def test_an_address_of_this_machine_alone_is_taken(address: str) -> None:
-    addresses.refuse_public(address, VARIABLE)
+    addresses.refuse_public(address, VARIABLE, lacks=["LODESTONE_TLS_CERT_FILE"])
 
 
 def test_a_free_port_and_a_free_socket_can_be_used(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import TYPE_CHECKING
 
 from services.runtime.channel import connect
@@ -56,3 +57,27 @@ async def test_a_closed_channel_fails_a_call_in_flight(service: Running) -> None
     await asyncio.wait((call,), timeout=5)
     assert call.done()
     assert call.cancelled() or call.exception() is not None
+
+
+async def test_calls_are_balanced_over_the_addresses_of_a_name() -> None:
+    """Red without round robin in the service config: all calls go to the first address."""
+    ports = [_free_port() for _ in range(2)]
+    async with (
+        running(f"127.0.0.1:{ports[0]}") as first,
+        running(f"127.0.0.1:{ports[1]}") as second,
+    ):
+        channel = connect(f"ipv4:127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}")
+        for _ in range(20):
+            await embed(channel, "echo")
+        await channel.close()
+
+        calls = [service.app.events.count("called") for service in (first, second)]
+
+    assert sum(calls) == 20
+    assert min(calls) >= 5  # the second may connect some calls later
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

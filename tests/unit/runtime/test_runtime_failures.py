@@ -19,13 +19,25 @@ from services.runtime.errors import LodestoneError
 from services.runtime.status import read_status, status_of
 from services.runtime.validation import MAX_TOLD_FIELDS, validate
 from tests.unit.runtime.running import eventually
-from tests.unit.runtime.sample_calls import TREE, drained, embed, embed_stream, failure_of, scan
+from tests.unit.runtime.sample_calls import (
+    NO_MESSAGES,
+    OPTIONS,
+    TREE,
+    drained,
+    embed,
+    embed_stream,
+    failure_of,
+    scan,
+    send_raw,
+)
 from tests.unit.runtime.sample_service import SECRET
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from tests.unit.runtime.running import Running
+
+_EMBED = "/lodestone.embed.v1.EmbedService"
 
 
 async def test_a_request_that_breaks_a_rule_names_each_wrong_field(service: Running) -> None:
@@ -159,6 +171,36 @@ async def test_a_name_that_is_not_utf8_does_not_break_the_status(service: Runnin
     assert failure.code == "NOT_FOUND"
     assert failure.message == "No caf?."
     assert failure.info.metadata["path"] == "caf?.py"
+
+
+@pytest.mark.parametrize("method", ["Embed", "EmbedStream"])
+@pytest.mark.parametrize("data", NO_MESSAGES)
+async def test_bytes_that_are_no_message_are_an_invalid_request(
+    service: Running, method: str, data: bytes
+) -> None:
+    """Red when a deserialiser raises: UNKNOWN with Python's words, and nothing is counted."""
+    failure = await failure_of(send_raw(service.channel, f"{_EMBED}/{method}", data))
+
+    assert failure.code == "INVALID_ARGUMENT"
+    assert failure.info.reason == "ERROR_REASON_INVALID_REQUEST"
+    assert failure.message.startswith("The request cannot be read")
+    assert (await embed(service.channel, "echo")).results
+
+
+async def test_a_stream_answers_what_came_before_bytes_that_are_no_message(
+    service: Running,
+) -> None:
+    received: list[Any] = []
+    good = embed_pb2.EmbedStreamRequest(
+        id=7, model="models/echo", options=OPTIONS, text="a"
+    ).SerializeToString()
+
+    failure = await failure_of(
+        send_raw(service.channel, f"{_EMBED}/EmbedStream", good, NO_MESSAGES[0], got=received)
+    )
+
+    assert failure.code == "INVALID_ARGUMENT"
+    assert len(received) == 1
 
 
 async def test_an_error_with_very_long_texts_is_cut_and_arrives(service: Running) -> None:

@@ -16,6 +16,7 @@ from lodestone.io.v1 import watch_service_pb2 as watch_pb2
 from lodestone.io.v1 import watch_service_pb2_grpc as watch_grpc
 from services.runtime.channel import connect
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.health import LIVENESS
 from tests.unit.runtime.running import eventually, running
 from tests.unit.runtime.sample_calls import TREE, drained, embed, failure_of, scan
 from tests.unit.runtime.sample_service import SampleApp
@@ -239,3 +240,18 @@ def _get(url: str) -> str:
 
 async def _nothing() -> int:
     return 0
+
+
+async def test_the_process_is_live_whatever_it_waits_for(address: str) -> None:
+    """A probe that restarts asks for this name: red with the state of the whole server."""
+    app = SampleApp()
+    app.may_start.clear()
+    async with running(address, app, wait=False) as service:
+        health = health_pb2_grpc.HealthStub(service.channel)
+        live = await health.Check(
+            health_pb2.HealthCheckRequest(service=LIVENESS), wait_for_ready=True
+        )
+        ready = await health.Check(health_pb2.HealthCheckRequest())
+
+    assert live.status == health_pb2.HealthCheckResponse.SERVING
+    assert ready.status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -9,7 +9,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.runtime.exits import ExitCode, StartError
-from services.runtime.settings import ServiceSettings, load_settings, names_of
+from services.runtime.settings import Listed, Names, ServiceSettings, load_settings, names_of
 
 LISTEN = {"LODESTONE_IO_LISTEN": "127.0.0.1:7701"}
 
@@ -19,6 +19,8 @@ class IoLike(ServiceSettings):
 
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     token: Annotated[str, Field(max_length=8)] = ""
+    names: Names = ()
+    sizes: Listed[int] = ()
 
 
 def _refused(**environment: str) -> str:
@@ -34,6 +36,15 @@ def test_values_come_from_the_environment_that_is_given(monkeypatch: pytest.Monk
     given = load_settings(IoLike, {**LISTEN, "LODESTONE_IO_DRAIN_SECONDS": "2.5"})
 
     assert (given.listen, given.drain_seconds, given.workers) == ("127.0.0.1:7701", 2.5, 2)
+
+
+def test_lists_are_written_with_commas_whatever_their_items_are() -> None:
+    given = load_settings(
+        IoLike, {**LISTEN, "LODESTONE_IO_NAMES": " a, b ,,c", "LODESTONE_IO_SIZES": "64,128"}
+    )
+
+    assert (given.names, given.sizes) == (("a", "b", "c"), (64, 128))
+    assert "LODESTONE_IO_SIZES" in _refused(LODESTONE_IO_SIZES="64,many")
 
 
 def test_values_come_from_the_process_by_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from opentelemetry.trace import SpanKind, StatusCode
 
 from services.runtime.channel import connect
-from services.runtime.telemetry import tracer
+from services.runtime.errors import NotFoundError
+from services.runtime.telemetry import start_as_current_span, tell_failed, tracer
 from tests.unit.runtime.running import eventually, running
 from tests.unit.runtime.sample_calls import embed, failure_of, scan
 from tests.unit.runtime.sample_service import SampleApp
@@ -114,6 +116,61 @@ async def test_the_spans_of_an_abandoned_stream_end(
 
     await eventually(lambda: len(spans.get_finished_spans()) == 2)
     assert {code for code, _ in _ends(spans).values()} == {1}
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (NotFoundError("There is no /home/okapi."), "ERROR_REASON_NOT_FOUND"),
+        (ValueError("/home/okapi"), "ValueError"),
+        (
+            ExceptionGroup("of tasks", [ExceptionGroup("", [NotFoundError("/home/okapi")])]),
+            "ERROR_REASON_NOT_FOUND",
+        ),
+    ],
+)
+def test_a_span_tells_the_reason_of_what_its_body_raised_and_no_text(
+    raised: Exception, told: str, spans: InMemorySpanExporter
+) -> None:
+    """Red with exceptions recorded, as OpenTelemetry does unless it is told otherwise."""
+    with pytest.raises(type(raised)), start_as_current_span("work"):
+        raise raised
+
+    (span,) = spans.get_finished_spans()
+    assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, told)
+    assert "okapi" not in span.to_json()
+    assert not span.events
+
+
+async def test_who_is_cancelled_has_not_failed(spans: InMemorySpanExporter) -> None:
+    """Red with an error for whatever a body raises."""
+
+    async def wait() -> None:
+        with start_as_current_span("work"):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+
+    (span,) = spans.get_finished_spans()
+    assert span.status.status_code is StatusCode.UNSET
+
+
+def test_a_span_tells_how_many_of_its_items_failed_and_the_commonest_reason(
+    spans: InMemorySpanExporter,
+) -> None:
+    """Red with the reason of the first."""
+    with start_as_current_span("some") as span:
+        tell_failed(span, ["RARE", "COMMON", "COMMON"])
+    with start_as_current_span("none") as span:
+        tell_failed(span, [])
+
+    some, none = spans.get_finished_spans()
+    assert (some.status.status_code, some.status.description) == (StatusCode.ERROR, "COMMON")
+    assert dict(some.attributes or {}) == {"lodestone.failed": 3}
+    assert (none.status.status_code, dict(none.attributes or {})) == (StatusCode.UNSET, {})
 
 
 def _depth(span: ReadableSpan, by_id: dict[int, ReadableSpan]) -> int:

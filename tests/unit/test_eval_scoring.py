@@ -1,0 +1,92 @@
+"""The scores of an evaluation, by examples worked out by hand."""
+
+from __future__ import annotations
+
+import ast
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.eval.offline import Package, table
+from tests.eval.scoring import Target, interval, score
+from tests.eval.stages import RERANKED
+from tests.eval.tasks import Task, make_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_A, _B, _C = Target("a.py", 1, 9), Target("b.py", 1, 9), Target("c.py", 1, 9)
+
+
+@pytest.mark.parametrize(
+    ("results", "targets", "ndcg", "mrr", "recall"),
+    [
+        ([_A], [Target("a.py")], 1.0, 1.0, 1.0),
+        ([_B, _A], [Target("a.py")], 1 / math.log2(3), 0.5, 1.0),
+        ([_B], [Target("a.py")], 0.0, 0.0, 0.0),
+        ([_A, _B], [Target("a.py"), Target("b.py")], 1.0, 1.0, 1.0),
+        ([_A, _A, _B], [Target("a.py"), Target("b.py")], 1.5 / (1 + 1 / math.log2(3)), 1.0, 1.0),
+        ([_A], [Target("a.py"), Target("b.py")], 1 / (1 + 1 / math.log2(3)), 1.0, 0.5),
+        ([*[_B] * 10, _A], [Target("a.py")], 0.0, 0.0, 0.0),
+        ([Target("src/a.py", 1, 2)], [Target("a.py")], 1.0, 1.0, 1.0),
+        ([_A], [Target("src/a.py")], 1.0, 1.0, 1.0),
+        ([Target("ba.py", 1, 2)], [Target("a.py")], 0.0, 0.0, 0.0),
+        ([_A], [Target("a.py", 9, 12)], 1.0, 1.0, 1.0),
+        ([_A], [Target("a.py", 10, 12)], 0.0, 0.0, 0.0),
+        ([_A], [Target("a.py", 9, 12, 0.5)], 0.0, 0.0, 0.0),
+        ([_A], [Target("a.py", 5, 12, 0.5)], 1.0, 1.0, 1.0),
+    ],
+)
+def test_a_score_is_what_it_is_by_hand(
+    results: list[Target], targets: list[Target], ndcg: float, mrr: float, recall: float
+) -> None:
+    found = score(results, targets)
+
+    assert (found.ndcg, found.mrr, found.recall) == pytest.approx((ndcg, mrr, recall))
+
+
+def test_an_interval_holds_the_mean_and_shrinks_with_more_values() -> None:
+    few, many = interval([0.0, 1.0] * 10), interval([0.0, 1.0] * 1000)
+
+    assert few[0] < many[0] < 0.5 < many[1] < few[1]
+
+
+def test_what_is_asked_is_not_in_the_tree_that_is_indexed(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "app.py").write_text(
+        '"""Module words."""\n\n\nclass Store:\n    """Keeps the things that people gave it."""\n\n'
+        '    def get(self, key):\n        """Returns the thing that was kept under a key.\n\n'
+        '        More.\n        """\n        return self.things[key]\n\n\ndef lone(): ...\n\n\n'
+        'def only_words():\n    """Says in five words nothing."""\n'
+    )
+    (source / "test_app.py").write_text("from app import Store\n\n\ndef test_lone():\n    pass\n")
+
+    tasks = make_tree(source, tmp_path / "tree")
+
+    text = (tmp_path / "tree" / "app.py").read_text()
+    ast.parse(text)
+    assert "kept under" not in text
+    assert "Module words" not in text
+    asked = {(task.kind, task.query): task.targets[0] for task in tasks}
+    docs = "Returns the thing that was kept under a key. More."
+    assert asked["docstring", docs] == Target("app.py", 7, 12, 0.5)
+    assert asked["docstring", "Says in five words nothing."].start_line == 18
+    assert asked["symbol", "Store"].start_line == 4
+    assert asked["test", "what test_lone tests"].start_line == 15
+    assert asked["import", "from app import Store"] == Target("app.py")
+
+
+def test_a_table_says_that_no_reranker_was_given_rather_than_nothing() -> None:
+    """Red when a stage that was not run is left out, or has another number of columns."""
+    package = Package("made", "")
+    scored = [(Task("symbol", "q", (_A,)), score([_A], [_A]))]
+
+    without = table({"made": {"fused": scored}}, [package]).splitlines()
+    given = table({"made": {"fused": scored, RERANKED: scored}}, [package]).splitlines()
+
+    assert without[-1].startswith(f"| made | {RERANKED} | no model given |")
+    assert len({line.count("|") for line in without}) == 1
+    assert given[-1].startswith(f"| made | {RERANKED} | 1.000 |")
+    assert len(given) == len(without)
