@@ -1,0 +1,161 @@
+"""Runs the tasks of `tests.eval.tasks` over pinned packages: `python -m tests.eval.offline`.
+
+`--write` renews the table and the plot in `docs/search-quality.md`, and the recorded scores.
+`--reranker` names the folder of a cross-encoder, whose stage is run too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from tests.eval.plot import bars
+from tests.eval.rig import rig
+from tests.eval.scoring import Score, interval, score
+from tests.eval.stages import RERANKED, STAGES
+from tests.eval.tasks import Task, make_tree
+from tests.support import corpora
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.eval.rig import Rig
+    from tests.eval.stages import Weights
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+RECORDED = HERE / "recorded.json"
+PAGE = ROOT / "docs" / "search-quality.md"
+PLOT = ROOT / "docs" / "search-quality.svg"
+BEGIN, END = "<!-- begin of make eval -->", "<!-- end of make eval -->"
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """A package, and the folder of it that is asked about."""
+
+    name: str
+    folder: str
+    is_tuned: bool = False
+
+
+PACKAGES = (
+    Package("flask", "", is_tuned=True),
+    Package("click", "click", is_tuned=True),
+    Package("jinja2", "jinja2"),
+)
+GATE = Package("flask", "src/flask")
+"""What the test of the recorded score asks about: small."""
+
+Scored = list[tuple[Task, Score]]
+
+
+async def measure(
+    package: Package, stages: Mapping[str, Weights], reranker: Path | None = None
+) -> dict[str, Scored]:
+    """Returns the score of each task of a package in each stage, and with a reranker if given."""
+    folder = Path(tempfile.mkdtemp(prefix="lodestone-eval-"))
+    try:
+        tasks = make_tree(corpora.ROOT / package.name / package.folder, folder / "tree")
+        async with rig(folder, reranker) as running:
+            await running.index("tree", "tree")
+            results = {
+                name: await _ask(running, weights, tasks) for name, weights in stages.items()
+            }
+            if reranker is not None:
+                results[RERANKED] = await _ask(running, {}, tasks, reranked=True)
+            return results
+    finally:
+        shutil.rmtree(folder)
+
+
+async def _ask(
+    running: Rig, weights: Weights, tasks: Sequence[Task], *, reranked: bool = False
+) -> Scored:
+    async with running.searching(weights, reranked=reranked) as searcher:
+        return [
+            (task, score(await searcher.ask("tree", task.query), task.targets)) for task in tasks
+        ]
+
+
+def table(results: Mapping[str, Mapping[str, Scored]], packages: Sequence[Package]) -> str:
+    """Returns a table in Markdown: packages, stages, kinds of tasks."""
+    kinds = sorted(
+        {task.kind for by_stage in results.values() for s in by_stage.values() for task, _ in s}
+    )
+    lines = [
+        f"| package | stage | NDCG@10 | 95% | MRR@10 | recall@10 | {' | '.join(kinds)} |",
+        f"|---|---|{'---|' * (4 + len(kinds))}",
+    ]
+    for package in packages:
+        for stage, scored in results[package.name].items():
+            values = [each.ndcg for _, each in scored]
+            low, high = interval(values)
+            by_kind = (_mean([s.ndcg for task, s in scored if task.kind == kind]) for kind in kinds)
+            lines.append(
+                f"| {package.name}{' (tuned on)' if package.is_tuned else ''} | {stage} "
+                f"| {mean(values):.3f} | {low:.3f} to {high:.3f} "
+                f"| {mean(s.mrr for _, s in scored):.3f} "
+                f"| {mean(s.recall for _, s in scored):.3f} | {' | '.join(by_kind)} |"
+            )
+        if RERANKED not in results[package.name]:
+            lines.append(
+                f"| {package.name}{' (tuned on)' if package.is_tuned else ''} | {RERANKED} "
+                f"| no model given |{'  |' * (3 + len(kinds))}"
+            )
+    return "\n".join(lines)
+
+
+def record(scored: Scored) -> dict[str, float]:
+    """Returns what the test of the score holds a later run to."""
+    values = [each.ndcg for _, each in scored]
+    low, high = interval(values)
+    return {
+        "tasks": len(values),
+        "ndcg": round(mean(values), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+    }
+
+
+def main() -> int:
+    """Measures and prints; the last line is JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--reranker", type=Path, help="folder of a cross-encoder")
+    options = parser.parse_args()
+    results = {}
+    for package in PACKAGES:
+        sys.stderr.write(f"{package.name} ...\n")
+        results[package.name] = asyncio.run(measure(package, STAGES, options.reranker))
+    text = table(results, PACKAGES)
+    sys.stdout.write(text + "\n")
+    means = {
+        name: {stage: mean(s.ndcg for _, s in scored) for stage, scored in by_stage.items()}
+        for name, by_stage in results.items()
+    }
+    if options.write:
+        page = PAGE.read_text("utf-8")
+        before, after = page.partition(BEGIN)[0], page.partition(END)[2]
+        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+        PLOT.write_text(bars("NDCG@10 by package and stage", means), encoding="utf-8")
+        gate = asyncio.run(measure(GATE, {"fused + priors": {}}))["fused + priors"]
+        RECORDED.write_text(json.dumps(record(gate), indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(means) + "\n")
+    return 0
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f}" if values else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
