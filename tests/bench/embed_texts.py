@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
 from lodestone.embed.v1 import embed_service_pb2_grpc as embed_grpc
 from lodestone.embed.v1 import model_service_pb2 as model_pb
 from lodestone.embed.v1 import model_service_pb2_grpc as model_grpc
 from services.runtime.channel import connect
+from tests.bench.figures import cpu_seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
@@ -123,16 +123,9 @@ class RunningService:
     model: model_pb.Model
 
     @property
-    def resident_bytes(self) -> int:
-        """Memory that the process holds now."""
-        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    @property
     def cpu_seconds(self) -> float:
-        """CPU time that the process has taken so far."""
-        times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
+        """CPU time that the process and its engine have taken so far."""
+        return cpu_seconds_of(self.process.pid)
 
 
 @asynccontextmanager

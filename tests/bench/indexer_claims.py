@@ -13,27 +13,26 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.indexer.storage.database import Database
-from services.indexer.storage.migrate import migrate
 from tests.bench.figures import figure, say
+from tests.bench.indexer_stores import opened_database, running_server
 from tests.integration.replicas import Replica, replica, workspace_with_model
-from tests.support.postgres import make_reachable_folder
-from tests.support.postgres_server import Server
 
 if TYPE_CHECKING:
-    from services.indexer.model import Run
+    from services.indexer.run import Run
 
 FEW, MANY = 1_000, int(os.environ.get("LODESTONE_BENCH_PENDING", "1000000"))
 _CLAIM_NODES = 128
 _ROUNDS = 40
 _MOST_RATIO = 2.0
 
-_PENDING = """
+FILES = """
 INSERT INTO files (workspace_id, path, state, digest, recipe, language, line_count, size,
   mtime_ns, ctime_ns, inode, settled)
 SELECT $1, 'f' || lpad(i::text, 8, '0'), 'indexed', decode(repeat('00', 32), 'hex'), 'r', 'python',
   1, 1, 1, 1, 1, true FROM generate_series(1, $2 / 10) i
 """
+"""Files of recipe `r`, for $2 nodes of ten each."""
+
 _NODES = """
 INSERT INTO nodes (workspace_id, id, file_id, generation, ordinal, kind, qualified_name, start_byte,
   end_byte, start_line, end_line, part, part_count, token_estimate, content_hash)
@@ -46,29 +45,24 @@ FROM files f, generate_series(0, 9) o WHERE f.workspace_id = $1
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns the median claim at both depths, claimed and given back in turn."""
     del scratch  # PostgreSQL has a folder of its own, which its account can enter
-    folder = make_reachable_folder()
-    server = Server(folder)
-    try:
-        return asyncio.run(_measure(server.url))
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with running_server() as url:
+        return asyncio.run(_measure(url))
 
 
 async def _measure(url: str) -> dict[str, dict[str, Any]]:
-    database = Database(url, connections=4, timeout_seconds=600)
-    await database.open()
-    await migrate(database, url)
-    stores = replica(database)
-    runs = [await _filled(stores, "few-pending", FEW), await _filled(stores, "many-pending", MANY)]
-    async with database.connection() as connection:
-        await connection.execute("VACUUM ANALYZE nodes")
-    seconds: list[list[float]] = [[], []]
-    for _ in range(_ROUNDS):
-        for times, run in zip(seconds, runs, strict=True):
-            times.append(await _claim(stores, run))
-    await database.close()
-    few, many = (statistics.median(times) * 1000 for times in seconds)
+    async with opened_database(url, timeout_seconds=600) as database:
+        stores = replica(database)
+        runs = [
+            await _filled(stores, "few-pending", FEW),
+            await _filled(stores, "many-pending", MANY),
+        ]
+        async with database.connection() as connection:
+            await connection.execute("VACUUM ANALYZE nodes")
+        seconds: list[list[float]] = [[], []]
+        for _ in range(_ROUNDS):
+            for times, run in zip(seconds, runs, strict=True):
+                times.append(await _claim(stores, run))
+        few, many = (statistics.median(times) * 1000 for times in seconds)
     return {
         "claim_milliseconds_of_1k_pending": figure(few),
         "claim_milliseconds_of_many_pending": figure(many),
@@ -82,7 +76,7 @@ async def _filled(stores: Replica, name: str, nodes: int) -> Run:
     await stores.queue(workspace)
     run = await stores.take()
     async with stores.database.connection() as connection:
-        await connection.execute(_PENDING, workspace.id, nodes, timeout=600)
+        await connection.execute(FILES, workspace.id, nodes, timeout=600)
         # Without it each row's foreign key is checked by a scan of all files.
         await connection.execute("ANALYZE files")
         await connection.execute(_NODES, workspace.id, timeout=600)

@@ -9,6 +9,7 @@ import statistics
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,13 @@ from pgvector.asyncpg import register_vector
 
 from services.indexer.model import EmbeddedContent, EmbedModel
 from services.indexer.search.terms import content_terms, name_terms
-from services.indexer.storage.database import Database
-from services.indexer.storage.migrate import migrate
 from tests.bench.figures import figure, say
+from tests.bench.indexer_stores import opened_database, running_server
 from tests.integration.replicas import Replica, parsed_file, replica, workspace_with_model
-from tests.support.postgres import make_reachable_folder
-from tests.support.postgres_server import Server
 
 if TYPE_CHECKING:
-    from services.indexer.model import ClaimedNode, RegisteredModel, Run
+    from services.indexer.model import ClaimedNode, RegisteredModel
+    from services.indexer.run import Run
 
 _ROUNDS = 7
 _BATCHES = 8
@@ -51,6 +50,10 @@ CREATE TABLE bare_cache (model_id int, content_hash bytea, embedding halfvec, to
   truncated boolean, PRIMARY KEY (model_id, content_hash));
 CREATE TABLE bare_content_terms (content_hash bytea PRIMARY KEY, terms text[], counts int[],
   length int);
+CREATE TABLE bare_status (workspace_id int, node_id bigint, status text, attempt int,
+  fence bigint, embedded_run uuid, updated_at timestamptz, PRIMARY KEY (workspace_id, node_id));
+CREATE TABLE bare_outcomes (workspace_id int, run_id uuid, path text, result text, stage text,
+  attempts int, seconds float8, recorded_at timestamptz, PRIMARY KEY (workspace_id, run_id, path));
 CREATE INDEX ON bare_terms USING gin (terms);
 CREATE INDEX ON bare_terms USING gin (name_terms)
 """
@@ -59,37 +62,29 @@ CREATE INDEX ON bare_terms USING gin (name_terms)
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns rows a second of both, and their ratio; rounds are interleaved."""
     del scratch  # PostgreSQL has a folder of its own, which its account can enter
-    folder = make_reachable_folder()
-    server = Server(folder)
-    try:
-        return asyncio.run(_measure(server.url))
-    finally:
-        server.stop()
-        shutil.rmtree(folder)
+    with running_server() as url:
+        return asyncio.run(_measure(url))
 
 
 async def _measure(url: str) -> dict[str, dict[str, Any]]:
-    database = Database(url, connections=4, timeout_seconds=120)
-    await database.open()
-    await migrate(database, url)
-    stores = replica(database)
-    workspace, _ = await workspace_with_model(stores)
-    await stores.queue(workspace)
-    run = await stores.take()
-    model = await stores.workspaces.register_model(_MODEL)
-    await stores.workspaces.activate(run, model, stores.ledger)
-    bare = await asyncpg.connect(url)
-    await register_vector(bare)
-    await bare.execute(_BARE.format(dimensions=model.dimensions))
-    ours, theirs = [], []
-    for number in range(_ROUNDS):
-        batches = await _claimed(stores, run, model, number)
-        ours.append(await _complete(stores, run, model, batches))
-        theirs.append(await _copy(bare, batches))
-    await bare.close()
-    await database.close()
-    rows = _BATCHES * _NODES
-    ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+    async with opened_database(url, timeout_seconds=120) as database:
+        stores = replica(database)
+        workspace, _ = await workspace_with_model(stores)
+        await stores.queue(workspace)
+        run = await stores.take()
+        model = await stores.workspaces.register_model(_MODEL)
+        await stores.workspaces.activate(run, model, stores.ledger)
+        bare = await asyncpg.connect(url)
+        await register_vector(bare)
+        await bare.execute(_BARE.format(dimensions=model.dimensions))
+        ours, theirs = [], []
+        for number in range(_ROUNDS):
+            batches = await _claimed(stores, run, model, number)
+            ours.append(await _complete(stores, run, model, batches))
+            theirs.append(await _copy(bare, run, batches))
+        await bare.close()
+        rows = _BATCHES * _NODES
+        ratio = statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
     return {
         "commit_nodes_per_second": figure(rows / statistics.median(ours)),
         "commit_bare_copy_nodes_per_second": figure(rows / statistics.median(theirs)),
@@ -137,9 +132,11 @@ async def _complete(
     return time.perf_counter() - started
 
 
-async def _copy(connection: asyncpg.Connection, batches: list[list[ClaimedNode]]) -> float:
-    """COPYs the same vectors, terms and cache rows, a transaction a batch."""
-    records = [_records(batch) for batch in batches]
+async def _copy(
+    connection: asyncpg.Connection, run: Run, batches: list[list[ClaimedNode]]
+) -> float:
+    """COPYs the same vectors, terms, cache rows, status and outcomes, a transaction a batch."""
+    records = [_records(run, batch) for batch in batches]
     started = time.perf_counter()
     for tables in records:
         async with connection.transaction():
@@ -148,12 +145,19 @@ async def _copy(connection: asyncpg.Connection, batches: list[list[ClaimedNode]]
     return time.perf_counter() - started
 
 
-def _records(batch: list[ClaimedNode]) -> dict[str, list[tuple[Any, ...]]]:
+def _records(run: Run, batch: list[ClaimedNode]) -> dict[str, list[tuple[Any, ...]]]:
+    """Returns the rows that a batch leaves: not those of the nodes themselves but their status."""
+    now = datetime.now(UTC)
     tables: dict[str, list[tuple[Any, ...]]] = {
         "bare_vectors": [],
         "bare_terms": [],
         "bare_cache": [],
         "bare_content_terms": [],
+        "bare_status": [],
+        "bare_outcomes": [
+            (1, run.id, path, "ok", "parse", 1, 0.01, now)
+            for path in sorted({node.path for node in batch})
+        ],
     }
     contents = _contents(batch, _MODEL.dimensions)
     for node in batch:
@@ -163,6 +167,7 @@ def _records(batch: list[ClaimedNode]) -> dict[str, list[tuple[Any, ...]]]:
         names = list(name_terms(node.path, node.qualified_name))
         tables["bare_vectors"].append((1, node.id, node.fence, node.content_hash, vector))
         tables["bare_terms"].append((1, node.id, node.fence, terms, counts, sum(counts), names))
+        tables["bare_status"].append((1, node.id, "embedded", 1, node.fence, run.id, now))
         tables["bare_cache"].append((1, node.content_hash, vector, item.token_count, False))
         tables["bare_content_terms"].append((node.content_hash, terms, counts, sum(counts)))
     return tables

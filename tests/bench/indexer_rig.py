@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 RUN_SECONDS = 1800.0
+_MODELS = Path(__file__).parents[2] / "build" / "test-models"
 
 
 @dataclass
@@ -74,13 +75,33 @@ class Rig:
 
 
 @contextlib.contextmanager
-def running(roots: Path, *, dimensions: int = 64, **indexer: str) -> Iterator[Rig]:
-    """Yields running services that read trees beneath `roots`; `indexer` are settings of its."""
+def running(
+    roots: Path,
+    *,
+    dimensions: int = 64,
+    model: str = "",
+    otlp_endpoint: str = "",
+    traces_folder: str = "",
+    **indexer: str,
+) -> Iterator[Rig]:
+    """Yields running services that read trees beneath `roots`; `indexer` are settings of its.
+
+    `model` is another than the one that hashes; what it needs is kept for the next time. Spans go
+    to an endpoint and a folder that are given.
+    """
     folder = Path(tempfile.mkdtemp(prefix="lb-"))
     base = make_reachable_folder()
     server = Server(base)
     io = Member("io", "io", folder, {"IO_ROOTS": f"trees={roots}"})
-    embed = Member("embed", "embed", folder, {"EMBED_MODEL": f"hashing:{dimensions}"})
+    embed = Member(
+        "embed",
+        "embed",
+        folder,
+        {
+            "EMBED_MODEL": model or f"hashing:{dimensions}",
+            "EMBED_CACHE_DIR": str(_MODELS),
+        },
+    )
     settings = {
         "DATABASE_URL": server.url,
         "INDEXER_IO_ADDRESS": io.address,
@@ -89,6 +110,11 @@ def running(roots: Path, *, dimensions: int = 64, **indexer: str) -> Iterator[Ri
     }
     rig = Rig(server, roots, io, embed, Member("indexer", "indexer", folder, settings))
     members = (io, embed, rig.indexer)
+    for member in members:
+        member.extra = {
+            "LODESTONE_OTLP_ENDPOINT": otlp_endpoint,
+            "LODESTONE_TRACES_FOLDER": traces_folder,
+        }
     try:
         for member in members:
             member.start()

@@ -6,20 +6,17 @@ with the tree is seen by comparing the two.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import sys
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.bench.figures import figure, say
+from tests.bench.figures import figure, print_measured, say
 from tests.bench.generate import edit_share, write_tree
 from tests.bench.indexer_rig import running
 from tests.bench.memory import MemoryPeak
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.bench.indexer_rig import Rig
 
 FILES = int(os.environ.get("LODESTONE_BENCH_FILES", "5000"))
@@ -85,14 +82,5 @@ def _database_bytes(rig: Rig) -> int:
     return int(rig.rows("SELECT pg_database_size(current_database()) AS bytes")[0]["bytes"])
 
 
-def main() -> None:
-    """Measures in a temporary folder; the last line is JSON."""
-    scratch = Path(tempfile.mkdtemp(prefix="bench-"))
-    try:
-        sys.stdout.write(json.dumps(measure(scratch)) + "\n")
-    finally:
-        shutil.rmtree(scratch)
-
-
 if __name__ == "__main__":
-    main()
+    print_measured(measure)

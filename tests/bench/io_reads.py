@@ -3,11 +3,14 @@
 `python -m tests.bench.io_reads` prints JSON as its last line. The reference opens each file of a
 batch once and reads each range with `os.pread`: it checks no path, no digest and no character.
 Reads of ours and of the reference take turns; what is told is the median of the rounds' ratios.
+Batches are read one after the other, which shows what the way to a thread and back costs, and
+`_IN_FLIGHT` at once, as the indexer reads them; there the reference has as many threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import random
@@ -18,6 +21,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 TREE = Path("build/corpora/django").resolve()
 BATCH_NODES = 128
 _BATCHES = 24
+_IN_FLIGHT = 4
 _ROUNDS = 9
 _THREADS = 8
 _CACHE_BYTES = 256 << 20
@@ -53,6 +58,8 @@ class Way:
 
     name: str
     read: Callable[[Batch], Awaitable[int]]
+    in_flight: int = 1
+    reference: str = "pread"
 
 
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
@@ -64,8 +71,9 @@ def measure(scratch: Path) -> dict[str, dict[str, Any]]:
         paths = statistics.mean(len({ref.path for ref in batch}) for batch in batches)
         say(f"{shape}: {len(batches)} batches of {BATCH_NODES} nodes of {paths:.0f} files")
         socket = scratch / f"{shape}.sock"
+        gc.freeze()  # as the service does when it has started
         for name, ratio in asyncio.run(ratios(batches, socket)).items():
-            is_goal = name == "reader"
+            is_goal = name in {"reader", "reader_in_flight"}
             goal = 0.5 if is_goal else None
             key = f"read_{shape}_{name}_to_pread"
             results[key] = figure(ratio, goal, met=not is_goal or ratio >= 0.5)
@@ -85,18 +93,26 @@ async def ratios(batches: Sequence[Batch], socket: Path) -> dict[str, float]:
                 await read_all(way, batches)
                 seconds[way.name].append(time.perf_counter() - started)
     nodes = sum(map(len, batches))
-    reference = seconds.pop("pread")
-    say(f"  pread: {nodes / statistics.median(reference):,.0f} nodes/s")
     told = {}
-    for name, times in seconds.items():
+    for way in ways:
+        name, times = way.name, seconds[way.name]
+        reference = seconds[way.reference]
+        if times is reference:
+            say(f"  {name}: {nodes / statistics.median(times):,.0f} nodes/s")
+            continue
         told[name] = statistics.median(a / b for a, b in zip(reference, times, strict=True))
         say(f"  {name}: {nodes / statistics.median(times):,.0f} nodes/s, ratio {told[name]:.3f}")
     return told
 
 
 async def read_all(way: Way, batches: Sequence[Batch]) -> int:
-    """Reads all batches, one after the other; returns the bytes."""
-    return sum([await way.read(batch) for batch in batches])
+    """Reads all batches, as many at once as the way says; returns the bytes."""
+    waiting = iter(batches)
+
+    async def read() -> int:
+        return sum([await way.read(batch) for batch in waiting])
+
+    return sum(await asyncio.gather(*(read() for _ in range(way.in_flight))))
 
 
 def all_ways(socket: Path) -> list[Any]:
@@ -104,7 +120,9 @@ def all_ways(socket: Path) -> list[Any]:
     cached = {"cache_bytes": _CACHE_BYTES}
     return [
         plain_reads(),
+        plain_reads_in_threads(),
         reader_reads("reader", 0),
+        reader_reads("reader_in_flight", 0, _IN_FLIGHT, "pread_in_flight"),
         reader_reads("reader_cached", _CACHE_BYTES),
         grpc_reads("grpc", socket),
         grpc_reads("grpc_cached", socket.with_suffix(".cached"), **cached),
@@ -116,22 +134,39 @@ async def plain_reads() -> AsyncIterator[Way]:
     """The reference: each file of a batch is opened once, each range read by `pread`."""
 
     async def read(batch: Batch) -> int:
-        by_path: dict[str, list[SnippetRef]] = {}
-        for ref in batch:
-            by_path.setdefault(ref.path, []).append(ref)
-        total = 0
-        for path, refs in by_path.items():
-            fd = os.open(f"{TREE}/{path}", os.O_RDONLY)
-            for ref in refs:
-                total += len(os.pread(fd, ref.end - ref.start, ref.start))
-            os.close(fd)
-        return total
+        return _pread(batch)
 
     yield Way("pread", read)
 
 
 @asynccontextmanager
-async def reader_reads(name: str, cache_bytes: int) -> AsyncIterator[Way]:
+async def plain_reads_in_threads() -> AsyncIterator[Way]:
+    """The reference of a service whose loop is to stay free: as many threads as calls."""
+    with ThreadPoolExecutor(_IN_FLIGHT) as threads:
+
+        async def read(batch: Batch) -> int:
+            return await asyncio.get_running_loop().run_in_executor(threads, _pread, batch)
+
+        yield Way("pread_in_flight", read, _IN_FLIGHT, "pread_in_flight")
+
+
+def _pread(batch: Batch) -> int:
+    by_path: dict[str, list[SnippetRef]] = {}
+    for ref in batch:
+        by_path.setdefault(ref.path, []).append(ref)
+    total = 0
+    for path, refs in by_path.items():
+        fd = os.open(f"{TREE}/{path}", os.O_RDONLY)
+        for ref in refs:
+            total += len(os.pread(fd, ref.end - ref.start, ref.start))
+        os.close(fd)
+    return total
+
+
+@asynccontextmanager
+async def reader_reads(
+    name: str, cache_bytes: int, in_flight: int = 1, reference: str = "pread"
+) -> AsyncIterator[Way]:
     """Our reader in this process."""
     root = Root("tree", str(TREE), SymlinkPolicy.WITHIN_ROOT)
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -139,10 +174,10 @@ async def reader_reads(name: str, cache_bytes: int) -> AsyncIterator[Way]:
         reader = Reader(threads, loader, permits=100, max_answer_bytes=32 * _MIB)
 
         async def read(batch: Batch) -> int:
-            results = await reader.read_snippets(lambda: Tree(root), batch)
+            results = await reader.read_snippets(partial(Tree, root), batch)
             return sum(len(result) for result in results if isinstance(result, bytes))
 
-        yield Way(name, read)
+        yield Way(name, read, in_flight, reference)
 
 
 @asynccontextmanager
