@@ -14,6 +14,7 @@ import pytest
 from services.indexer.storage.database import Database
 from services.indexer.storage.migrate import migrate
 from services.runtime import log
+from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
 from tests.support import postgres
 
@@ -28,6 +29,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture
+def hook() -> Hook:
+    """Where a test holds up or breaks the embed service that it starts with `hook.app`."""
+    return Hook()
 
 
 @pytest.fixture(autouse=True)

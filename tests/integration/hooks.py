@@ -11,7 +11,7 @@ from services.embed.app import EmbedApp
 from services.embed.servicers import EmbedServicer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from lodestone.embed.v1 import embed_service_pb2
     from services.embed.settings import EmbedSettings
@@ -29,6 +29,8 @@ class Hook:
         self.poison = ""
         """Calls with a text that holds this end as if the process had died."""
         self.code = grpc.StatusCode.UNAVAILABLE
+        self.spoil: Callable[[embed_service_pb2.EmbedResponse], object] = lambda _: None
+        """Changes each answer in place: what is right by the model is sent wrong."""
 
     def app(self, settings: EmbedSettings) -> App:
         """Returns the service; pass this method as `embed`."""
@@ -60,7 +62,9 @@ class _Servicer(EmbedServicer):
         self, request: embed_service_pb2.EmbedRequest, context: Any
     ) -> embed_service_pb2.EmbedResponse:
         await self.hook.before(request.texts, context)
-        return await super().Embed(request, context)
+        response = await super().Embed(request, context)
+        self.hook.spoil(response)
+        return response
 
 
 class _App(EmbedApp):

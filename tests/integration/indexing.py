@@ -36,6 +36,7 @@ from services.indexer.app import IndexerApp
 from services.indexer.settings import IndexerSettings
 from services.io.app import IoApp
 from services.io.settings import IoSettings
+from services.runtime.channel import connect
 from services.runtime.server import ServiceRun
 
 if TYPE_CHECKING:
@@ -122,6 +123,27 @@ class Indexing:
         )
         self.workspaces.add(workspace)
 
+    async def set_live(self, workspace: str, *, live: bool = True) -> workspaces_pb2.Workspace:
+        """Lets a workspace be watched, or ends that."""
+        response: workspaces_pb2.UpdateWorkspaceResponse = await self.trees.UpdateWorkspace(
+            workspaces_pb2.UpdateWorkspaceRequest(name=f"workspaces/{workspace}", live=live)
+        )
+        return response.workspace
+
+    async def watch_status(self, workspace: str) -> workspaces_pb2.WatchStatus:
+        """Returns how a live workspace is watched."""
+        response: workspaces_pb2.GetWorkspaceResponse = await self.trees.GetWorkspace(
+            workspaces_pb2.GetWorkspaceRequest(name=f"workspaces/{workspace}")
+        )
+        return response.workspace.watch
+
+    async def list_runs(self, workspace: str) -> list[runs_pb2.IndexRun]:
+        """Returns the newest runs, newest first."""
+        response = await self.runs.ListIndexRuns(
+            runs_pb2.ListIndexRunsRequest(parent=f"workspaces/{workspace}", page_size=1000)
+        )
+        return list(response.index_runs)
+
     async def delete(self, workspace: str) -> None:
         """Deletes a workspace."""
         await self.trees.DeleteWorkspace(
@@ -186,9 +208,23 @@ class Indexing:
         return list(response.hits)
 
     async def outcomes(self, run: runs_pb2.IndexRun) -> list[runs_pb2.Outcome]:
-        """Returns a run's outcomes."""
+        """Returns all outcomes of a run."""
+        return await self._outcomes(run)
+
+    async def failures(self, run: runs_pb2.IndexRun) -> list[runs_pb2.Outcome]:
+        """Returns what failed in a run."""
+        return await self._outcomes(
+            run,
+            runs_pb2.Outcome.RESULT_FAILED,
+            runs_pb2.Outcome.RESULT_TIMEOUT,
+            runs_pb2.Outcome.RESULT_STALE,
+        )
+
+    async def _outcomes(
+        self, run: runs_pb2.IndexRun, *results: runs_pb2.Outcome.Result.ValueType
+    ) -> list[runs_pb2.Outcome]:
         response = await self.runs.ListIndexRunOutcomes(
-            runs_pb2.ListIndexRunOutcomesRequest(parent=run.name, page_size=1000)
+            runs_pb2.ListIndexRunOutcomesRequest(parent=run.name, page_size=1000, results=results)
         )
         return list(response.outcomes)
 
@@ -201,18 +237,32 @@ async def indexing(
     *,
     embed: Callable[[EmbedSettings], App] = EmbedApp,
     embed_settings: Mapping[str, Any] | None = None,
+    io_settings: Mapping[str, Any] | None = None,
+    all_settings: Mapping[str, Any] | None = None,
     **indexer_settings: Any,
 ) -> AsyncIterator[Indexing]:
-    """Starts io, embed with the hashing model, and the indexer; stops them in reverse order."""
+    """Starts io, embed with the hashing model, and the indexer; stops them in reverse order.
+
+    The channel shows the token that `all_settings` name, as the indexer does.
+    """
     addresses = {name: f"unix:{folder}/{name}" for name in ("io", "embed", "indexer")}
-    io_settings = IoSettings(
-        listen=addresses["io"], roots=f"trees={roots}", parse_workers=1, drain_seconds=5
+    common = dict(all_settings or {})
+    files = IoSettings(
+        **{
+            "listen": addresses["io"],
+            "roots": f"trees={roots}",
+            "parse_workers": 1,
+            "drain_seconds": 5,
+            **common,
+            **(io_settings or {}),
+        }
     )
     model = EmbedSettings(
-        **{"listen": addresses["embed"], "model": "hashing:64", **(embed_settings or {})}
+        **{"listen": addresses["embed"], "model": "hashing:64", **common, **(embed_settings or {})}
     )
     settings = IndexerSettings(
         **{
+            **common,
             "listen": addresses["indexer"],
             "io_address": addresses["io"],
             "embed_address": addresses["embed"],
@@ -223,14 +273,15 @@ async def indexing(
         }
     )
     services = (
-        Service(io_settings, lambda: IoApp(io_settings)),
+        Service(files, lambda: IoApp(files)),
         Service(model, lambda: embed(model)),
         Service(settings, lambda: IndexerApp(settings)),
     )
     try:
         for service in services:
             await service.start()
-        async with grpc.aio.insecure_channel(addresses["indexer"]) as channel:
+        token_file = common.get("token_file")
+        async with connect(addresses["indexer"], token_file=token_file) as channel:
             yield Indexing(folder, url, *services, channel, roots)
     finally:
         for service in reversed(services):

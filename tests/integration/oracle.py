@@ -30,7 +30,19 @@ JOIN nodes n ON n.workspace_id = t.workspace_id AND n.id = t.node_id
 JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
 WHERE t.workspace_id = $1 ORDER BY f.path, n.ordinal
 """
-
+_REFERENCES = """
+SELECT f.path, n.ordinal, r.ordinal AS place, r.kind, r.name, r.qualifier, r.alias, r.line
+FROM node_references r
+JOIN nodes n ON n.workspace_id = r.workspace_id AND n.id = r.node_id
+JOIN files f ON f.workspace_id = r.workspace_id AND f.id = r.file_id
+WHERE r.workspace_id = $1 ORDER BY f.path, n.ordinal, r.ordinal
+"""
+_ROWS = (
+    ("files", _FILES),
+    ("nodes", _NODES),
+    ("terms", _TERMS),
+    ("references", _REFERENCES),
+)
 
 __all__ = ["broken_rules", "check", "rows_of"]
 
@@ -41,8 +53,7 @@ async def rows_of(url: str, workspace: str) -> dict[str, list[tuple[Any, ...]]]:
     try:
         number = await connection.fetchval("SELECT id FROM workspaces WHERE name = $1", workspace)
         return {
-            name: [tuple(row) for row in await connection.fetch(sql, number)]
-            for name, sql in (("files", _FILES), ("nodes", _NODES), ("terms", _TERMS))
+            name: [tuple(row) for row in await connection.fetch(sql, number)] for name, sql in _ROWS
         }
     finally:
         await connection.close()

@@ -13,19 +13,22 @@ from services.indexer.model import (
     NodeKind,
     ParsedFile,
     ParsedNode,
-    RunMode,
     Signature,
     Tree,
 )
+from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunSpec
 from services.indexer.storage.files import FileStore
+from services.indexer.storage.model_queue import ModelQueue
 from services.indexer.storage.nodes import NodeQueue
+from services.indexer.storage.workspace_models import WorkspaceModels
 from services.indexer.storage.workspaces import WorkspaceStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.indexer.model import ClaimedNode, RegisteredModel, Run, Workspace
+    from services.indexer.model import ClaimedNode, RegisteredModel, Workspace
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
 
 DIMENSIONS = 4
@@ -42,6 +45,8 @@ class Replica:
     files: FileStore
     nodes: NodeQueue
     workspaces: WorkspaceStore
+    model_nodes: ModelQueue
+    models: WorkspaceModels
 
     async def take(self, max_attempts: int = 10) -> Run:
         """Takes a run, which must be there."""
@@ -67,8 +72,11 @@ class Replica:
 
     async def complete(self, run: Run, model: RegisteredModel, nodes: Sequence[ClaimedNode]) -> int:
         """Stores a vector for each claimed node."""
-        contents = {node.content_hash: content(node.content_hash) for node in nodes}
-        return await self.nodes.complete(run, model.id, contents, nodes, {})
+        queue = self.nodes if run.model_id is None else self.model_nodes
+        contents = {
+            node.content_hash: content(node.content_hash, model.dimensions) for node in nodes
+        }
+        return await queue.complete(run, model.id, contents, nodes, {})
 
     async def value(self, sql: str, *arguments: Any) -> Any:
         """Returns one value of the database."""
@@ -86,6 +94,8 @@ def replica(database: Database) -> Replica:
         FileStore(database, ledger),
         NodeQueue(database, ledger, owner, LEASE_SECONDS),
         WorkspaceStore(database),
+        ModelQueue(database, ledger, owner, LEASE_SECONDS),
+        WorkspaceModels(database, ledger),
     )
 
 
@@ -107,9 +117,9 @@ def content_hash(text: str) -> bytes:
     return text.encode().ljust(32, b"\0")[:32]
 
 
-def content(text_hash: bytes) -> EmbeddedContent:
+def content(text_hash: bytes, dimensions: int = DIMENSIONS) -> EmbeddedContent:
     """Returns what a text became."""
-    vector = bytes([0, 0x3C]) * DIMENSIONS  # ones, as float16
+    vector = bytes([0, 0x3C]) * dimensions  # ones, as float16
     return EmbeddedContent(text_hash, vector, 3, truncated=False, terms={"work": 2, "x": 1})
 
 

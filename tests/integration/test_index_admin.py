@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
 import grpc
 import pytest
 from google.protobuf import duration_pb2
@@ -17,7 +16,6 @@ from lodestone.indexer.v1 import queue_service_pb2_grpc as queue_grpc
 from services.indexer.errors import LeaseLostError
 from services.indexer.storage.queue_admin import ALL_WORKSPACES, QueueAdmin
 from services.runtime.errors import StateConflictError
-from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
 from tests.integration.oracle import broken_rules, check
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
@@ -27,17 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from services.indexer.model import Run
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
     from tests.integration.replicas import Replica
 
 _TREE = "workspaces/tree"
-
-
-@pytest.fixture
-def hook() -> Hook:
-    return Hook()
 
 
 @pytest.fixture
@@ -144,8 +138,8 @@ async def test_workers_are_counted_with_what_they_left(one: Replica, admin: Queu
     assert worker.oldest_seconds >= 0
     assert [(item.count, item.stale) for item in stale.workers] == [(1, 1)]
     assert {item.name: item.count for item in fresh.nodes} == {
-        ("function", "pending"): 1,
-        ("function", "processing"): 1,
+        ("function", "pending", ""): 1,
+        ("function", "processing", ""): 1,
     }
 
 
@@ -255,28 +249,6 @@ async def test_an_import_whose_lease_is_over_is_nobodys(one: Replica, admin: Que
             await call(old.token)
     await admin.end_import(new.token)
     assert len(await one.nodes.claim(run, 9)) == 2
-
-
-async def test_no_transaction_is_open_while_a_service_is_called(
-    services: Indexing, hook: Hook
-) -> None:
-    """Red with a claim whose transaction stays open until the batch is committed."""
-    hook.hold()
-    run = await services.begin("tree")
-    await hook.reached.wait()
-    await services.wait(run, lambda seen: seen.progress.nodes_total_final)
-    connection = await asyncpg.connect(services.url)
-
-    open_ones = 1
-    async with asyncio.timeout(10):
-        while open_ones:  # beats come and go
-            open_ones = await connection.fetchval(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-                "AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'"
-            )
-    await connection.close()
-    hook.go_on.set()
-    assert (await services.wait(run)).state == State.STATE_SUCCEEDED
 
 
 async def _running(stores: Replica) -> Run:

@@ -72,11 +72,14 @@ async def test_what_io_does_not_answer_for_times_out_alone(
     entity: str,
     setting: str,
 ) -> None:
-    """Red when a deadline is a service that is away: the run waited, and failed as a whole."""
+    """Red when a deadline is a service that is away: the run waited, and failed as a whole.
+
+    Also red when what failed is told without the time that was spent on it.
+    """
     stuck.add(f"{stage} part_000003.py")
     async with _services(roots, sockets, migrated_url, **{setting: 0.3}) as services:
         run = await services.run("tree")
-        outcomes = await services.outcomes(run)
+        outcomes = await services.failures(run)
         stuck.clear()
 
         assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
@@ -84,6 +87,7 @@ async def test_what_io_does_not_answer_for_times_out_alone(
             ("part_000003.py", stage, _RESULT.RESULT_TIMEOUT)
         }
         assert len(outcomes) == (1 if entity == "file" else 3)
+        assert all(item.duration.ToNanoseconds() > 0 for item in outcomes)
         assert run.progress.nodes_embedded == 9
         assert await broken_rules(services.url) == []
         await services.run("tree", Mode.MODE_FULL)
@@ -105,7 +109,7 @@ async def test_a_text_that_holds_up_the_model_times_out_alone(
         roots, sockets, migrated_url, embed=hook.app, embed_timeout_seconds=0.5
     ) as services:
         run = await services.run("tree")
-        (outcome,) = await services.outcomes(run)
+        (outcome,) = await services.failures(run)
 
         assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
         assert (outcome.qualified_name, outcome.result) == ("work_5", _RESULT.RESULT_TIMEOUT)

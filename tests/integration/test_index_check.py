@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -10,15 +12,19 @@ import pytest
 
 from lodestone.indexer.v1 import maintenance_service_pb2 as maintenance_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2_grpc as maintenance_grpc
-from tests.integration.hooks import Hook
+from services.indexer.model import WorkspaceId
+from services.indexer.search.postings import RECIPE
+from services.indexer.storage.database import Database
+from services.indexer.storage.term_blocks import TermBlocks
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import check
-from tests.integration.samples import edit, write_tree
+from tests.integration.samples import edit, write_many, write_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
 _NODE = "(SELECT id FROM nodes WHERE qualified_name = 'parse_body')"
@@ -43,10 +49,19 @@ FILE_DAMAGES = {
     "qualified_name = 'parse_body'",
 }
 
-
-@pytest.fixture
-def hook() -> Hook:
-    return Hook()
+_UNNOTED = "SET lodestone.notes_changes = 'on'"
+POSTINGS_DAMAGES: dict[str, tuple[list[str], bool, list[str]]] = {
+    "entries are gone": (
+        ["DELETE FROM term_postings WHERE term = 'raw'"],
+        True,
+        ["postings_wrong"],
+    ),
+    "an unnoted change of terms": (
+        [_UNNOTED, f"UPDATE node_terms SET length = 900 WHERE node_id = {_NODE}"],
+        False,
+        ["terms_wrong", "postings_wrong"],
+    ),
+}
 
 
 @pytest.fixture
@@ -70,6 +85,36 @@ async def _check(services: Indexing, **fields: Any) -> list[tuple[str, str, str]
         async for response in stub.CheckIndex(request)
         for found in response.disagreements
     ]
+
+
+async def _until_made(services: Indexing) -> None:
+    """Waits until upkeep has made blocks of all nodes."""
+    await _until(
+        services,
+        f"SELECT bool_and(recipe = '{RECIPE}') AND NOT EXISTS (SELECT FROM term_changes) "
+        "FROM term_blocks",
+    )
+
+
+async def _until(services: Indexing, condition: str) -> None:
+    """Waits until a statement tells what upkeep is to come to."""
+    async with asyncpg.create_pool(services.url, min_size=1, max_size=1) as pool:
+        deadline = time.monotonic() + 20
+        while not await pool.fetchval(condition):
+            assert time.monotonic() < deadline, condition
+            await asyncio.sleep(0.02)
+
+
+async def _found_by_terms(services: Indexing) -> list[tuple[int, float]]:
+    """Returns what blocks of postings find, as one who knows nothing of them yet."""
+    database = Database(services.url, connections=2, timeout_seconds=30)
+    await database.open()
+    try:
+        found = await TermBlocks(database).candidates(WorkspaceId(1), ["parse", "raw", "body"])
+    finally:
+        await database.close()
+    assert found is not None
+    return [(int(node), score) for node, score in found.best(10)]
 
 
 async def _damage(services: Indexing, *statements: str) -> None:
@@ -102,6 +147,63 @@ async def test_a_damaged_row_is_found_and_redone_alone(
     assert len(hook.texts) == 1
     assert await _check(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
+
+
+@pytest.mark.parametrize("damage", POSTINGS_DAMAGES)
+async def test_damaged_postings_are_found_and_blocks_made_anew(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook, damage: str
+) -> None:
+    """Planted once: a mark that no repair acts upon."""
+    write_tree(roots / "tree")
+    write_many(roots / "tree" / "many", 40)
+    blocks: dict[str, Any] = {"term_index_nodes": 10, "term_index_interval_seconds": 0.05}
+    async with indexing(roots, sockets, migrated_url, embed=hook.app, **blocks) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        await _until_made(services)
+        assert await _check(services) == []
+        sound = await _found_by_terms(services)
+        hook.calls.clear()
+        statement, damaged, kinds = POSTINGS_DAMAGES[damage]
+        await _damage(services, *statement)
+        assert (await _found_by_terms(services) != sound) is damaged
+
+        found = await _check(services, mark=True)
+        repaired = await services.run("tree", Mode.MODE_REPAIR)
+        await _until_made(services)
+
+        assert [kind for kind, _, _ in found] == kinds
+        assert ("postings_wrong", "app.py", "parse_body") in found
+        assert repaired.state == State.STATE_SUCCEEDED
+        assert await _check(services) == []
+        assert await _found_by_terms(services) == sound
+        assert len(hook.texts) == len(kinds) - 1, "postings alone cost no forward"
+
+
+async def test_an_index_over_vectors_that_misses_much_is_found_and_built_anew(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """Planted once: a check that does not ask the index."""
+    write_tree(roots / "tree")
+    write_many(roots / "tree" / "many", 500)
+    lists: dict[str, Any] = {"vector_index_nodes": 100, "vector_index_interval_seconds": 0.05}
+    measured = "SELECT probes IS NOT NULL AND probes > 1 FROM vector_indexes"
+    async with indexing(roots, sockets, migrated_url, **lists) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        await _damage(services, "ANALYZE node_vectors_m1_w1")
+        await _until(services, measured)
+        assert await _check(services) == []
+        await _damage(services, "UPDATE vector_indexes SET probes = 1")
+
+        found = await _check(services, mark=True)
+        repaired = await services.run("tree", Mode.MODE_REPAIR)
+        await _until(services, measured)
+
+        assert found == [("lists_wrong", "", "")]
+        assert repaired.state == State.STATE_SUCCEEDED
+        assert repaired.progress.nodes_total == 0
+        assert await _check(services) == []
 
 
 async def test_a_vector_that_is_wrong_in_the_cache_too_is_found_by_its_text(
@@ -153,10 +255,44 @@ async def test_files_that_changed_or_went_are_found_and_looked_at_alone(
     found = await _check(services, mark=True)
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
-    assert found == [("file_changed", "app.py", ""), ("file_gone", "web/price.js", "")]
-    assert repaired.progress.files_parsed == 1
+    assert found == [
+        ("file_changed", "app.py", ""),
+        ("file_gone", "web/price.js", ""),
+        *(
+            ("file_missing", f"new/{path}", "")
+            for path in ("app.py", "db/store.py", "web/price.js")
+        ),
+    ]
+    assert repaired.progress.files_parsed == 4
     assert repaired.progress.nodes_removed >= 2
     assert len(hook.texts) == 1
+    assert await _check(services) == []
+
+
+async def test_a_file_whose_row_was_lost_is_found_and_read_again(
+    services: Indexing, hook: Hook
+) -> None:
+    """Red with a check that walks known files alone, and with one that marks no path."""
+    await _damage(services, "DELETE FROM files WHERE path = 'app.py'")
+
+    found = await _check(services, mark=True)
+    repaired = await services.run("tree", Mode.MODE_REPAIR)
+
+    assert ("file_missing", "app.py", "") in found
+    assert {path for _, path, _ in found} == {"app.py"}
+    assert repaired.state == State.STATE_SUCCEEDED
+    assert repaired.progress.files_parsed == 1
+    assert hook.texts == [], "the cache holds the texts"
+    assert await _check(services, sample_ratio=1.0) == []
+    await check(services, "tree", "tree")
+
+
+async def test_what_the_last_run_left_out_is_not_missing(services: Indexing) -> None:
+    """Red with a check that scans without what the last run excluded."""
+    run = await services.run("tree", exclude=["web/**"])
+
+    assert run.state == State.STATE_SUCCEEDED
+    assert run.progress.nodes_removed > 0
     assert await _check(services) == []
 
 

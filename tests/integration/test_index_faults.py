@@ -15,7 +15,6 @@ import grpc
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
 from tests.integration.samples import close, edit, write_many, write_tree
@@ -25,12 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
-
-
-@pytest.fixture
-def hook() -> Hook:
-    return Hook()
 
 
 @pytest.fixture
@@ -134,7 +129,7 @@ async def test_a_text_that_kills_the_service_fails_alone(
     hook.poison = "value + 33\n"
 
     run = await services.run("tree")
-    (outcome,) = await services.outcomes(run)
+    (outcome,) = await services.failures(run)
 
     assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
     assert (run.progress.nodes_failed, run.progress.nodes_pending) == (1, 0)
@@ -154,7 +149,7 @@ async def test_a_text_that_killed_the_service_is_not_tried_by_the_next_run(
 
     assert hook.calls == []
     assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
-    assert [item.qualified_name for item in await services.outcomes(run)] == ["work_33"]
+    assert [item.qualified_name for item in await services.failures(run)] == ["work_33"]
     assert await broken_rules(services.url) == []
 
 
@@ -342,7 +337,7 @@ async def test_an_unreadable_file_is_listed_and_read_by_the_next_run(
 
     with unprivileged():
         run = await services.run("tree")
-        listed = await services.outcomes(run)
+        listed = await services.failures(run)
     (roots / "tree" / "part_000042.py").chmod(0o644)
     again = await services.succeed("tree")
 

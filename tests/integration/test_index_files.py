@@ -23,7 +23,8 @@ from tests.integration.replicas import (
 )
 
 if TYPE_CHECKING:
-    from services.indexer.model import RegisteredModel, Run
+    from services.indexer.model import RegisteredModel
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 

@@ -10,15 +10,21 @@ import asyncpg
 import pytest
 
 from services.indexer.errors import RequestIdReusedError, RunOwnershipLostError
-from services.indexer.model import Failure, RunCounters, RunMode
+from services.indexer.model import Failure
+from services.indexer.run import RunCounters, RunMode
 from services.indexer.run_spec import IfRunning, RunSpec
 from services.indexer.transitions import RunState
 from services.runtime.errors import NotFoundError, StateConflictError
 from tests.integration.oracle import broken_rules
-from tests.integration.replicas import parsed_file, replica, workspace_with_model
+from tests.integration.replicas import (
+    LEASE_SECONDS,
+    parsed_file,
+    replica,
+    workspace_with_model,
+)
 
 if TYPE_CHECKING:
-    from services.indexer.model import Run
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
@@ -48,6 +54,99 @@ async def test_a_request_sent_twice_queues_one_run(one: Replica) -> None:
 
     assert (first[1], second[1]) == (True, False)
     assert first[0].id == second[0].id
+
+
+async def test_a_request_that_joined_finds_its_run_again_when_that_has_ended(
+    one: Replica, other: Replica
+) -> None:
+    """Red when the join is not stored: each retry queued a run of its own."""
+    workspace, _ = await workspace_with_model(one)
+    first = await one.queue(workspace)
+    request = uuid.uuid4()
+    joined = await one.ledger.create(workspace.id, request, RunSpec(), IfRunning.JOIN)
+    await one.ledger.finish(await one.take(), None)
+
+    again = await asyncio.gather(
+        *(
+            replica.ledger.create(workspace.id, request, RunSpec(), if_running)
+            for replica in (one, other)
+            for if_running in IfRunning
+        )
+    )
+
+    assert [(run.id, created) for run, created in (joined, *again)] == [(first.id, False)] * 7
+    with pytest.raises(RequestIdReusedError):
+        await one.ledger.create(workspace.id, request, RunSpec(RunMode.FULL), IfRunning.JOIN)
+
+
+_SRC = RunSpec(RunMode.SCOPED, paths=("src", "docs"))
+
+
+@pytest.mark.parametrize(
+    ("there", "asked", "joins"),
+    [
+        (RunSpec(RunMode.FULL), RunSpec(RunMode.FULL), True),
+        (RunSpec(), RunSpec(RunMode.FULL), False),
+        (RunSpec(RunMode.FULL), RunSpec(), True),
+        (RunSpec(), RunSpec(exclude=("*.md",)), False),
+        (RunSpec(exclude=("*.md",)), RunSpec(), False),
+        (_SRC, RunSpec(RunMode.SCOPED, paths=("src",)), True),
+        (_SRC, RunSpec(RunMode.SCOPED, paths=("src", "tests")), False),
+        (_SRC, RunSpec(RunMode.SCOPED, node_ids=(1,)), False),
+        (_SRC, RunSpec(), False),
+        (RunSpec(), _SRC, False),
+        (RunSpec(RunMode.REPAIR), RunSpec(), False),
+        (RunSpec(), RunSpec(RunMode.EMBED_ONLY), True),
+        (RunSpec(RunMode.EMBED_ONLY), RunSpec(), False),
+    ],
+)
+async def test_a_run_joins_only_one_that_covers_it(
+    one: Replica, *, there: RunSpec, asked: RunSpec, joins: bool
+) -> None:
+    """Red when whatever run is not finished is joined: what was asked for was dropped."""
+    workspace, _ = await workspace_with_model(one)
+    first, _ = await one.ledger.create(workspace.id, uuid.uuid4(), there, IfRunning.JOIN)
+
+    run, created = await one.ledger.create(workspace.id, uuid.uuid4(), asked, IfRunning.JOIN)
+
+    assert (run.id == first.id, created) == (joins, not joins)
+    assert (run.mode, run.paths) == (
+        (there.mode, there.paths) if joins else (asked.mode, asked.paths)
+    )
+
+
+async def test_a_run_that_looked_already_is_not_joined_by_one_that_it_stands_for(
+    one: Replica,
+) -> None:
+    """Red when a full run past its scan, or a scoped one at work, is joined by another kind."""
+    workspace, _ = await workspace_with_model(one)
+    full = await one.queue(workspace, RunMode.FULL)
+    taken = await one.take()
+    assert (await one.queue(workspace)).id == full.id
+    await one.ledger.finish_scan(taken, {}, ())
+    assert (await one.queue(workspace)).id != full.id
+    assert (await one.queue(workspace, RunMode.FULL)).id == full.id
+    await one.ledger.finish(taken, None)
+    scoped = await one.queue(workspace, RunMode.SCOPED, paths=("src",), priority=4)
+    await one.take()
+    assert (await one.queue(workspace, RunMode.SCOPED, paths=("src",))).id != scoped.id
+
+
+async def test_two_calls_at_once_with_one_id_join_once(one: Replica, other: Replica) -> None:
+    """Red with a note of the join before the workspace is locked, or without one."""
+    workspace, _ = await workspace_with_model(one)
+    first = await one.queue(workspace)
+    request = uuid.uuid4()
+
+    made = await asyncio.gather(
+        *(
+            replica.ledger.create(workspace.id, request, RunSpec(), IfRunning.JOIN)
+            for replica in (one, other) * 5
+        )
+    )
+
+    assert {(run.id, created) for run, created in made} == {(first.id, False)}
+    assert await one.value("SELECT count(*) FROM run_requests") == 1
 
 
 async def test_a_request_id_with_another_request_is_refused(one: Replica) -> None:
@@ -127,6 +226,34 @@ async def test_a_run_whose_owner_stops_is_taken_with_a_larger_fence(
     assert second.id == first.id
     assert second.fence > first.fence
     assert second.attempt == 2
+
+
+async def test_a_lease_begins_when_the_run_is_taken_whatever_that_waited_for(
+    one: Replica, other: Replica
+) -> None:
+    """An owner that fell asleep in a commit keeps nodes locked; who takes its run waits for them.
+
+    Happened: the lease was counted from the start of the transaction that waited, had passed when
+    others could see it, and the run was taken a second time from an owner that was well.
+    """
+    workspace, model = await workspace_with_model(one)
+    await one.queue(workspace)
+    lost = await one.take()
+    await one.apply(lost, model, parsed_file("a.py", "a"))
+    await one.nodes.claim(lost, 1)
+    await one.value(_EXPIRE)
+
+    async with one.database.transaction() as asleep:
+        await asleep.execute("SELECT 1 FROM nodes FOR UPDATE")
+        taking = asyncio.ensure_future(other.take())
+        done, _ = await asyncio.wait([taking], timeout=3)
+    await taking
+
+    assert not done, "it had to wait"
+    assert await one.value(
+        "SELECT extract(epoch FROM lease_until - clock_timestamp())::float8 FROM runs "
+        "WHERE owner IS NOT NULL"
+    ) > (LEASE_SECONDS - 1)
 
 
 async def test_an_owner_that_lost_its_run_writes_nothing(one: Replica, other: Replica) -> None:

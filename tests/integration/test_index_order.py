@@ -11,7 +11,8 @@ import grpc
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from services.indexer.model import Failure, Outcome, OutcomeResult, RunCounters, RunMode
+from services.indexer.model import Failure
+from services.indexer.run import Outcome, OutcomeResult, RunCounters, RunMode
 from services.indexer.run_spec import IfRunning, RunPriority, RunSpec
 from services.indexer.storage.run_create import MOST_WAITING_RUNS
 from services.indexer.storage.run_retention import OLD_RUNS, RetentionRules
@@ -27,13 +28,13 @@ from tests.integration.samples import write_many, write_tree
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from services.indexer.model import Run
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
 _IF = runs_pb2.CreateIndexRunRequest.IfRunning
 _QUEUE = IfRunning.QUEUE
-_BACKGROUND, _NORMAL, _INTERACTIVE = RunPriority
+_BACKGROUND, _NORMAL, _LIVE, _INTERACTIVE = RunPriority
 
 
 @pytest.fixture
@@ -234,6 +235,7 @@ async def test_old_runs_are_forgotten_in_bounded_steps_and_the_newest_kept(one: 
     workspace, _ = await workspace_with_model(one)
     for number in range(4):
         await one.queue(workspace)
+        await one.queue(workspace)  # joins
         run = await one.take()
         outcomes = [
             Outcome("file", f"{number}-{i}.py", OutcomeResult.FAILED, "parse") for i in range(9)
@@ -253,6 +255,7 @@ async def test_old_runs_are_forgotten_in_bounded_steps_and_the_newest_kept(one: 
 
     assert await one.value("SELECT array_agg(seq ORDER BY seq) FROM runs") == [4, 5]
     assert await one.value("SELECT count(*) FROM run_outcomes") == 18
+    assert await one.value("SELECT count(*) FROM run_requests") == 2
 
 
 async def test_what_lists_and_takes_runs_walks_indexes(migrated_url: str, one: Replica) -> None:

@@ -10,10 +10,10 @@ import grpc
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from services.indexer.model import Failure, RunMode
+from services.indexer.model import Failure
+from services.indexer.run import RunMode
 from services.indexer.transitions import RunState
 from services.runtime.errors import StateConflictError
-from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
 from tests.integration.oracle import broken_rules, check
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
@@ -24,16 +24,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.indexer.storage.database import Database
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
     from tests.integration.replicas import Replica
 
 _NODES = 60
 _EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 second' WHERE owner IS NOT NULL"
-
-
-@pytest.fixture
-def hook() -> Hook:
-    return Hook()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import grpc
 import pytest
+from opentelemetry.trace import SpanKind
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
@@ -20,6 +21,8 @@ from tests.integration.samples import APP, STORE, edit, write_many, write_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
     from tests.integration.indexing import Indexing
 
@@ -199,18 +202,23 @@ async def test_another_model_embeds_all_again_and_the_way_back_is_free(
 ) -> None:
     write_tree(roots / "tree")
     forwards: list[int] = []
+    warnings: list[list[str]] = []
     for model in ("hashing:64", "hashing:32", "hashing:64"):
         async with indexing(
             roots, sockets, migrated_url, embed_settings={"model": model}
         ) as services:
             if not forwards:
                 await services.create("tree", "tree")
-            forwards.append((await services.succeed("tree")).forwards)
+            run = await services.run("tree")
+            forwards.append(run.progress.forwards)
+            warnings.append(list(run.warnings))
             assert await services.search("tree", "parse_body")
             await check(services, "tree", "tree")
 
     assert forwards[0] == forwards[1] > 0
     assert forwards[2] == 0
+    assert not warnings[0]
+    assert ["Everything is embedded again" in told for (told,) in warnings[1:]] == [True, True]
 
 
 async def test_a_watch_tells_the_end_and_a_token_goes_on_where_it_was(
@@ -304,3 +312,27 @@ async def test_twins_in_batches_of_their_own_share_one_forward(
         run = await services.succeed("tree")
 
     assert (run.nodes_total, run.forwards) == (60, 1)
+
+
+async def test_a_run_that_outlives_its_indexer_stays_in_the_trace_of_its_call(
+    services: Indexing, roots: Path, spans: InMemorySpanExporter
+) -> None:
+    """Red when the row keeps no trace: each owner begins one of its own."""
+    write_many(roots / "tree", 60, per_file=8)
+    await services.create("tree", "tree")
+    run = await services.begin("tree")
+    await services.indexer.stop()
+    await services.indexer.start()
+    assert (await services.wait(run)).state == State.STATE_SUCCEEDED
+
+    ended = spans.get_finished_spans()
+    (asked,) = [
+        span
+        for span in ended
+        if span.name.endswith("/CreateIndexRun") and span.kind is SpanKind.SERVER
+    ]
+    runs = [span for span in ended if span.name == "lodestone.indexer.run"]
+    assert asked.context is not None
+    assert runs
+    assert {span.parent.span_id for span in runs if span.parent} == {asked.context.span_id}
+    assert {span.context.trace_id for span in runs if span.context} == {asked.context.trace_id}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.indexer.model import Failure, OutcomeResult
+from services.indexer.model import Failure
+from services.indexer.run import OutcomeResult
 from tests.integration.oracle import broken_rules
 from tests.integration.replicas import (
     content,
@@ -17,7 +18,8 @@ from tests.integration.replicas import (
 )
 
 if TYPE_CHECKING:
-    from services.indexer.model import RegisteredModel, Run
+    from services.indexer.model import RegisteredModel
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
@@ -126,7 +128,7 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_wait(one: Replica)
     assert await one.nodes.claim(run, 1) == []
     assert wait_seconds is not None
     assert 0 < wait_seconds < 3
-    assert await one.ledger.outcomes(run, (), ("", "", 0), 10) == []
+    assert await one.ledger.outcomes(run, ("failed", "timeout", "stale"), ("", "", 0), 10) == []
 
 
 async def test_attempts_are_bounded_and_the_last_is_listed(one: Replica) -> None:
@@ -137,7 +139,7 @@ async def test_attempts_are_bounded_and_the_last_is_listed(one: Replica) -> None
         claimed = await one.nodes.claim(run, 1)
         await one.nodes.fail(run, {claimed[0].id: _RETRYABLE}, claimed, "embed", 2)
 
-    (outcome,) = await one.ledger.outcomes(run, (), ("", "", 0), 10)
+    (outcome,) = await one.ledger.outcomes(run, ("failed", "timeout", "stale"), ("", "", 0), 10)
 
     assert (outcome.result, outcome.attempts) == (OutcomeResult.FAILED, 2)
     assert outcome.failure is not None
@@ -167,7 +169,7 @@ async def test_a_node_that_stops_three_workers_ends_failed(one: Replica) -> None
 
     assert await one.nodes.claim(run, 1) == []
     await one.ledger.finish(run, None)
-    (outcome,) = await one.ledger.outcomes(run, (), ("", "", 0), 10)
+    (outcome,) = await one.ledger.outcomes(run, ("failed", "timeout", "stale"), ("", "", 0), 10)
     assert outcome.failure is not None
     assert outcome.failure.reason == "ERROR_REASON_WORKER_DIED"
     assert await broken_rules(one.database._url) == []

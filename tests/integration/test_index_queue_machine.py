@@ -8,6 +8,7 @@ take-over that leaves nodes in work, a cursor that claims nodes by growing id al
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,16 @@ from tests.support.invariants import broken_rules, install_audit
 if TYPE_CHECKING:
     from collections.abc import Coroutine
 
-    from services.indexer.model import ClaimedNode, RegisteredModel, Run, Workspace
+    from services.indexer.model import ClaimedNode, RegisteredModel, Workspace
+    from services.indexer.run import Run
     from tests.integration.replicas import Replica
 
 _FINAL = Failure("ERROR_REASON_INVALID_UTF8", "never")
 _PASSING = Failure("ERROR_REASON_OVERLOADED", "later", retryable=True)
 _MOST_ATTEMPTS = 2
-_EXAMPLES = 25
+_EXAMPLES = int(os.environ.get("LODESTONE_TEST_SEEDS", "25"))
+"""Walks through the machine; `make test-nightly` takes more."""
+
 _STEPS = 20
 _CRASHES = 3
 _MOST_TAKEN = 6
@@ -313,7 +317,7 @@ class QueueMachine(RuleBasedStateMachine):
 _NUMBERS = iter(range(1_000_000))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(300 + 10 * _EXAMPLES)
 def test_the_queue_is_as_its_model_whatever_the_order(migrated_url: str) -> None:
     loop = asyncio.new_event_loop()
     loop.run_until_complete(install_audit(migrated_url))

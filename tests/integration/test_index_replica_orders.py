@@ -27,7 +27,8 @@ from tests.support.invariants import broken_rules, install_audit
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-    from services.indexer.model import ClaimedNode, RegisteredModel, Run
+    from services.indexer.model import ClaimedNode, RegisteredModel
+    from services.indexer.run import Run
     from services.indexer.storage.database import Database
 
 _FAILURE = Failure("ERROR_REASON_INVALID_UTF8", "never")

@@ -9,17 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.indexer.model import Tree
+from services.indexer.search.stemming import stem
 from services.indexer.storage import migrate as migrate_module
 from services.indexer.storage.database import Database
-from services.indexer.storage.files import PAGE
+from services.indexer.storage.files import PAGE, PAGE_OF
+from services.indexer.storage.indexed_files import ONE_FILE
 from services.indexer.storage.migrate import HEAD, migrate
+from services.indexer.storage.model_queue import CLAIM_OF_MODEL
+from services.indexer.storage.model_rows import UNQUEUE
 from services.indexer.storage.nodes import CLAIM, CLAIM_SCOPED
+from services.indexer.storage.run_reader import FAILURES_ALONE, OUTCOMES
 from services.indexer.storage.run_rows import SELECT_RUNS
-from services.indexer.storage.search import HITS
+from services.indexer.storage.search import DEFINITIONS, HITS
 from services.indexer.storage.workspaces import WorkspaceStore
 from services.runtime.exits import StartError
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
@@ -68,6 +75,50 @@ async def test_two_processes_may_migrate_at_once(database_url: str) -> None:
     assert "table nodes" in await _objects(database_url)
 
 
+async def test_terms_of_an_older_version_become_stems(database_url: str) -> None:
+    """What an older version stored is found by today's questions, with nothing read or embedded."""
+    counts = {"handlers": 2, "handler": 1, "x1": 4, "gethandlers": 1}
+    connection = await asyncpg.connect(database_url)
+    await asyncio.to_thread(_upgrade_to, database_url, "0003")
+    await connection.execute(
+        "INSERT INTO content_terms VALUES ('\\x01', $1, $2, 8), ('\\x02', '{}', '{}', 0)",
+        list(counts),
+        list(counts.values()),
+    )
+    database = Database(database_url, connections=2, timeout_seconds=30)
+    await database.open()
+
+    await migrate(database, database_url)
+
+    rows = await connection.fetch("SELECT terms, counts FROM content_terms ORDER BY content_hash")
+    await database.close()
+    await connection.close()
+    assert dict(zip(*rows[0], strict=True)) == {"handl": 3, "x1": 4, stem("gethandlers"): 1}
+    assert list(rows[1]) == [[], []]
+
+
+def _upgrade_to(url: str, revision: str) -> None:
+    """Migrates to an older revision, as a version of that time did."""
+    config = Config()
+    config.set_main_option(
+        "script_location", str(Path(migrate_module.__file__).parent / "migrations")
+    )
+
+    async def upgrade() -> None:
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url)
+        )
+        async with engine.begin() as connection:
+            await connection.run_sync(run)
+        await engine.dispose()
+
+    def run(connection: Any) -> None:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+    asyncio.run(upgrade())
+
+
 async def test_a_newer_schema_is_refused_and_left_alone(migrated_url: str) -> None:
     database = Database(migrated_url, connections=2, timeout_seconds=30)
     await database.open()
@@ -109,7 +160,10 @@ async def test_a_workspace_is_made_once_and_not_with_another_folder(database: Da
 
 
 async def test_hot_statements_walk_indexes(migrated_url: str, database: Database) -> None:
-    """On 20,000 nodes with fresh statistics, none reads all of `nodes`, `files` or `runs`."""
+    """On 20,000 nodes with fresh statistics, none reads all of `nodes`, `files` or `runs`.
+
+    Planted once: files of hits joined in any order, for as many hits as a search has.
+    """
     stores = replica(database)
     await workspace_with_model(stores)
     connection = await asyncpg.connect(migrated_url)
@@ -121,18 +175,62 @@ async def test_hot_statements_walk_indexes(migrated_url: str, database: Database
     statements: list[tuple[str, Sequence[Any]]] = [
         (CLAIM, (1, _UUID, 1, 128, _UUID, 10.0)),
         (CLAIM_SCOPED, (1, _UUID, 1, 128, _UUID, 10.0, 0)),
+        (CLAIM_OF_MODEL, (1, _UUID, 1, 128, _UUID, 10.0, 1)),
         (PAGE, (1, "f5", 2000)),
+        (PAGE_OF, (1, "", 2000, ["f5", "f77"])),
+        (ONE_FILE, (1, "f5")),
+        (OUTCOMES.format(only=""), (1, _UUID, "", "", 0, [], 50)),
         (f"{SELECT_RUNS} WHERE r.seq < $1 ORDER BY r.seq DESC LIMIT $2", (1 << 60, 50)),
         (
             f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.seq < $2 ORDER BY r.seq DESC LIMIT $3",
             (1, 1 << 60, 50),
         ),
         (HITS, (1, [5, 6, 7])),
+        (HITS, (1, list(range(1, 601)))),
+        (DEFINITIONS.format(""), (1, ["n5", "n6"], 50)),
     ]
 
     for sql, arguments in statements:
         plan = await _plan(connection, sql, arguments)
         assert not re.search(r"Seq Scan on (nodes|files|runs)\b", plan), plan
+    await connection.close()
+
+
+async def test_statements_over_models_and_failures_walk_indexes(
+    migrated_url: str, database: Database
+) -> None:
+    """A claim reads what waits for its model, a list of failures the failures alone."""
+    stores = replica(database)
+    await workspace_with_model(stores)
+    connection = await asyncpg.connect(migrated_url)
+    await _fill(connection)
+    await connection.execute(
+        """
+        INSERT INTO models (name, fingerprint, dimensions, max_tokens)
+        VALUES ('models/b', 'b', 8, 256);
+        INSERT INTO workspace_models (workspace_id, model_id) VALUES (1, 2);
+        INSERT INTO model_nodes (workspace_id, model_id, node_id)
+        SELECT 1, m, n.id FROM nodes n, generate_series(1, 100) m WHERE m = 2 OR n.id % 10 = 0;
+        DELETE FROM model_nodes WHERE model_id = 2 AND node_id % 100 <> 0;
+        INSERT INTO run_outcomes (workspace_id, run_id, entity, path, result, stage)
+        SELECT 1, r.id, 'file', 'f' || i, CASE i % 500 WHEN 0 THEN 'failed' ELSE 'ok' END, 'parse'
+        FROM (SELECT id FROM runs LIMIT 1) r, generate_series(1, 5000) i;
+        ANALYZE
+        """
+    )
+    run = await connection.fetchval("SELECT run_id FROM run_outcomes LIMIT 1")
+    failures = OUTCOMES.format(only=FAILURES_ALONE)
+    statements: list[tuple[str, str, Sequence[Any]]] = [
+        ("model_nodes_pending", CLAIM_OF_MODEL, (1, run, 1, 128, run, 10.0, 2)),
+        ("model_nodes_pkey", UNQUEUE, (1, [5, 6, 7])),
+        ("run_outcomes_failed", failures, (1, run, "", "", 0, ["failed", "timeout"], 50)),
+        ("run_outcomes_pkey", OUTCOMES.format(only=""), (1, run, "f3", "", 0, [], 50)),
+    ]
+
+    for index, sql, arguments in statements:
+        plan = await _plan(connection, sql, arguments)
+        assert index in plan, plan
+        assert not re.search(r"Seq Scan on (nodes|model_nodes|run_outcomes)\b", plan), plan
     await connection.close()
 
 
@@ -182,7 +280,7 @@ async def _fill(connection: asyncpg.Connection) -> None:
         INSERT INTO nodes (workspace_id, id, file_id, generation, ordinal, kind, qualified_name,
           start_byte, end_byte, start_line, end_line, part, part_count, token_estimate,
           content_hash, status)
-        SELECT 1, nextval('node_ids'), f.id, 1, o, 'function', 'n', 0, 1, 1, 1, 0, 1, 1,
+        SELECT 1, nextval('node_ids'), f.id, 1, o, 'function', 'a.n' || f.id, 0, 1, 1, 1, 0, 1, 1,
           decode(lpad(to_hex(f.id * 4 + o), 64, '0'), 'hex'),
           CASE WHEN f.id % 100 = 0 THEN 'pending' ELSE 'embedded' END
         FROM files f, generate_series(1, {_NODES // 5000}) o;

@@ -10,10 +10,11 @@ import grpc
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from services.indexer.model import Failure, RunMode
+from services.indexer.model import Failure
+from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning
+from services.indexer.scope import PathScope, literal
 from services.indexer.transitions import RunState
-from tests.integration.hooks import Hook
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
@@ -24,16 +25,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.indexer.storage.database import Database
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
     from tests.integration.replicas import Replica
 
 _QUEUE = IfRunning.QUEUE
 _FINAL = Failure("ERROR_REASON_INVALID_UTF8", "never")
-
-
-@pytest.fixture
-def hook() -> Hook:
-    return Hook()
 
 
 @pytest.fixture
@@ -325,7 +322,8 @@ async def test_a_scoped_run_ends_with_counts_of_its_own_nodes(one: Replica) -> N
     assert [node.path for node in taken] == ["src/a.py"] * 2
     assert state is RunState.SUCCEEDED
     assert ended.counters.nodes_total == ended.counters.nodes_embedded == 2
-    assert await one.ledger.outcomes(ended, (), ("", "", 0), 10) == []
+    (outcome,) = await one.ledger.outcomes(ended, (), ("", "", 0), 10)
+    assert (outcome.path, outcome.result, outcome.nodes_embedded) == ("src/a.py", "ok", 2)
     assert await broken_rules(one.database._url) == []
 
 
@@ -335,3 +333,22 @@ async def _count(url: str, condition: str) -> int:
         return int(await connection.fetchval(f"SELECT count(*) FROM nodes WHERE {condition}"))
     finally:
         await connection.close()
+
+
+async def test_files_of_names_are_those_that_the_scope_takes(database: Database) -> None:
+    """Page by page. Red when `a` means all that begins with `a`, or a page loses what is left."""
+    stores = replica(database)
+    workspace, model = await workspace_with_model(stores)
+    await stores.queue(workspace)
+    run = await stores.take()
+    paths = ["a", "a-b", "a.py", "a/x", "a/y/z", "a0", "b/a", "b/c", "ä/x", "é", "a/\uffff"]
+    await stores.apply(run, model, *(parsed_file(path, path) for path in paths))
+
+    for names in (["a"], ["a/y", "b"], ["a", "a/x", "a/y/z"], ["ä", "none"], paths):
+        found: list[str] = []
+        while page := await stores.files.page_of(
+            workspace.id, names, found[-1] if found else "", 2
+        ):
+            found += [file.path for file in page]
+        taken = PathScope(map(literal, names))
+        assert found == sorted((path for path in paths if taken.takes(path)), key=str.encode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import asyncpg
@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
-from services.indexer.model import ModelId, SearchFilter, WorkspaceId
+from services.indexer.model import ModelId, WorkspaceId
+from services.indexer.search.model import SearchFilter
 from services.indexer.search.terms import name_terms, query_terms
 from services.indexer.storage.database import Database
 from services.indexer.storage.search import SearchStore
@@ -230,15 +231,19 @@ async def _bm25(url: str, terms: tuple[str, ...]) -> Mapping[int, float]:
     names = {row[0]: set(name_terms(row[4], row[5])) for row in rows}
     lengths = {row[0]: row[3] for row in rows}
     mean = sum(lengths.values()) / len(lengths)
-    scores: Counter[int] = Counter()
+    scores: dict[int, float] = defaultdict(float)
+    covered: dict[int, float] = defaultdict(float)
+    total = 0.0
     for term in terms:
         holders = [node for node in bodies if term in bodies[node] or term in names[node]]
         if not holders:
             continue
         df = len(holders)
         weight = math.log(1 + (len(bodies) - df + 0.5) / (df + 0.5))
+        total += weight
         for node in holders:
             tf = bodies[node].get(term, 0)
             norm = 1.2 * (0.25 + 0.75 * lengths[node] / mean)
             scores[node] += weight * (tf * 2.2 / (tf + norm) + 1.5 * (term in names[node]))
-    return scores
+            covered[node] += weight
+    return {node: score * (covered[node] / total) ** 0.3 for node, score in scores.items()}

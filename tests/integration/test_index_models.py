@@ -1,0 +1,415 @@
+"""Models side by side on one workspace, through all services."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+import grpc
+import pytest
+
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
+from lodestone.indexer.v1 import maintenance_service_pb2_grpc as models_grpc
+from tests.integration.indexing import Mode, State, indexing
+from tests.integration.oracle import broken_rules, check, rows_of
+from tests.integration.samples import write_many
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tests.integration.hooks import Hook
+    from tests.integration.indexing import Indexing
+
+_TREE = "workspaces/tree"
+_NODES = 40
+_BOTH = {"model": "hashing:64", "extra_models": "small=hashing:32"}
+
+_VECTORS = """
+SELECT f.path, n.ordinal, v.content_hash, v.embedding::text
+FROM node_vectors_m{model} v JOIN nodes n ON n.workspace_id = v.workspace_id AND n.id = v.node_id
+JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+JOIN workspaces w ON w.id = n.workspace_id WHERE w.name = $1 ORDER BY f.path, n.ordinal
+"""
+
+
+@pytest.fixture
+async def services(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> AsyncIterator[Indexing]:
+    """Both models serve; the tree is indexed with the first one."""
+    write_many(roots / "tree", _NODES, per_file=5)
+    async with indexing(
+        roots,
+        sockets,
+        migrated_url,
+        embed=hook.app,
+        embed_settings=_BOTH,
+        embed_batch_nodes=8,
+        embed_batches_in_flight=1,
+    ) as running:
+        await running.create("tree", "tree")
+        await running.succeed("tree")
+        yield running
+        hook.go_on.set()
+
+
+@pytest.fixture
+def models(services: Indexing) -> Any:
+    return models_grpc.MaintenanceServiceStub(services.channel)
+
+
+async def _add(models: Any) -> models_pb2.WorkspaceModel:
+    """Adds the second model; it may still be loading."""
+    request = models_pb2.AddWorkspaceModelRequest(parent=_TREE, model="models/small")
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                response: models_pb2.AddWorkspaceModelResponse = await models.AddWorkspaceModel(
+                    request
+                )
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                await asyncio.sleep(0.02)
+            else:
+                return response.model
+
+
+async def _activate(models: Any, name: str, **fields: Any) -> models_pb2.WorkspaceModel:
+    request = models_pb2.ActivateWorkspaceModelRequest(
+        parent=_TREE, model=f"models/{name}", **fields
+    )
+    response: models_pb2.ActivateWorkspaceModelResponse = await models.ActivateWorkspaceModel(
+        request
+    )
+    return response.model
+
+
+async def _remove(models: Any, name: str) -> None:
+    await models.RemoveWorkspaceModel(
+        models_pb2.RemoveWorkspaceModelRequest(parent=_TREE, model=f"models/{name}")
+    )
+
+
+async def _listed(models: Any) -> dict[str, models_pb2.WorkspaceModel]:
+    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=_TREE))
+    return {item.model.removeprefix("models/"): item for item in response.models}
+
+
+async def _runs_of_models(services: Indexing) -> list[runs_pb2.IndexRun]:
+    response = await services.runs.ListIndexRuns(runs_pb2.ListIndexRunsRequest(parent=_TREE))
+    return [run for run in response.index_runs if run.model]
+
+
+async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await holds():  # noqa: ASYNC110 - what it waits for is in the database
+            await asyncio.sleep(0.01)
+
+
+async def _complete(services: Indexing, models: Any) -> None:
+    """Returns once no node waits for the second model, and no run does."""
+
+    async def done() -> bool:
+        listed = (await _listed(models)).get("small")
+        runs = await _runs_of_models(services)
+        waits = any(not run.HasField("end_time") for run in runs)
+        return listed is not None and not listed.nodes_pending and not waits
+
+    await _until(done)
+
+
+async def _vectors(url: str, workspace: str) -> list[tuple[Any, ...]]:
+    """Returns the vectors that search uses, ids aside."""
+    connection = await asyncpg.connect(url)
+    try:
+        model = await connection.fetchval(
+            "SELECT active_model_id FROM workspaces WHERE name = $1", workspace
+        )
+        rows = await connection.fetch(_VECTORS.format(model=model), workspace)
+    finally:
+        await connection.close()
+    return [tuple(row) for row in rows]
+
+
+async def _value(services: Indexing, sql: str, *arguments: Any) -> Any:
+    connection = await asyncpg.connect(services.url)
+    try:
+        return await connection.fetchval(sql, *arguments)
+    finally:
+        await connection.close()
+
+
+async def test_a_model_is_embedded_beside_the_other_and_then_searched(
+    services: Indexing, models: Any, roots: Path, sockets: Path
+) -> None:
+    """The oracle: an index built from scratch with the new model alone is the same, row for row."""
+    first = (await _listed(models))["hashing"]
+    added = await _add(models)
+    assert (added.active, added.nodes_total, added.dimensions) == (False, _NODES, 32)
+    await _complete(services, models)
+    beside = (await _listed(models))["small"]
+    (run,) = await _runs_of_models(services)
+    assert await broken_rules(services.url) == []
+
+    activated = await _activate(models, "small")
+
+    assert (first.active, first.nodes_embedded, first.serving) == (
+        True,
+        _NODES,
+        models_pb2.SERVING_READY,
+    )
+    assert (beside.nodes_embedded, beside.nodes_pending, beside.nodes_failed) == (_NODES, 0, 0)
+    assert beside.vector_bytes > 0
+    assert beside.texts_per_second > 0
+    assert (run.state, run.mode, run.model) == (
+        State.STATE_SUCCEEDED,
+        Mode.MODE_EMBED_ONLY,
+        "models/small",
+    )
+    assert run.priority == runs_pb2.IndexRun.PRIORITY_BACKGROUND
+    assert (run.progress.nodes_embedded, run.progress.nodes_total) == (_NODES, _NODES)
+    assert activated.active
+    assert await services.search("tree", "function_7")
+    await _remove(models, "hashing")
+    assert set(await _listed(models)) == {"small"}
+    assert (await services.succeed("tree")).forwards == 0
+    assert await broken_rules(services.url) == []
+    found = await _vectors(services.url, "tree"), await rows_of(services.url, "tree")
+    await services.delete("tree")
+    await services.indexer.stop()
+    (sockets / "b").mkdir()
+    async with indexing(
+        roots, sockets / "b", services.url, embed_settings={"model": "hashing:32"}
+    ) as scratch:
+        await scratch.create("scratch", "tree")
+        await scratch.succeed("scratch")
+        assert (
+            await _vectors(scratch.url, "scratch"),
+            await rows_of(scratch.url, "scratch"),
+        ) == found
+
+
+async def test_every_search_beside_a_switch_finds_its_node(services: Indexing, models: Any) -> None:
+    """Whenever it looks, one model is active and complete."""
+    await _add(models)
+    await _complete(services, models)
+    stopping, found = asyncio.Event(), []
+
+    async def search() -> None:
+        while not stopping.is_set():
+            hits = await services.search("tree", "function_7", k=1)
+            found.append(hits[0].qualified_name if hits else None)
+
+    searching = [asyncio.create_task(search()) for _ in range(2)]
+    for _ in range(4):
+        await _activate(models, "small")
+        await _activate(models, "hashing")
+    await _activate(models, "small")
+    await _remove(models, "hashing")
+    stopping.set()
+    await asyncio.gather(*searching)
+
+    assert len(found) > 10
+    assert len(set(found)) == 1
+    assert await broken_rules(services.url) == []
+
+
+async def test_a_search_that_began_before_a_switch_ends_with_the_new_model(
+    services: Indexing, models: Any, hook: Hook
+) -> None:
+    """Its model is gone by the time that its question is a vector.
+
+    Red when the dense arm does not look again, as the model that it looked at is not the active
+    one: the hit has the score of the lexical arm alone.
+    """
+    await _add(models)
+    await _complete(services, models)
+    hook.hold()
+    searching = asyncio.create_task(services.search("tree", "function_7", k=1))
+    await hook.reached.wait()
+    await _activate(models, "small")
+    await _remove(models, "hashing")
+    hook.go_on.set()
+
+    (hit,) = await searching
+
+    (fresh,) = await services.search("tree", "function_7", k=1)
+    assert (hit.qualified_name, hit.score) == (fresh.qualified_name, fresh.score)
+
+
+async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
+    services: Indexing, models: Any, hook: Hook
+) -> None:
+    hook.hold()
+    await _add(models)
+    await hook.reached.wait()
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _activate(models, "small")
+    refused = await _listed(models)
+    await _activate(models, "small", force=True)
+    forced = await _listed(models)
+    hook.go_on.set()
+
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"{_NODES} nodes" in (caught.value.details() or "")
+    assert refused["hashing"].active
+    assert (forced["small"].active, forced["small"].nodes_pending) == (True, _NODES)
+    assert (forced["hashing"].nodes_embedded, forced["hashing"].nodes_pending) == (_NODES, 0)
+
+    async def done() -> bool:
+        return (await _listed(models))["small"].nodes_embedded == _NODES
+
+    await _until(done)
+    await services.succeed("tree")
+    await check(services, "tree", "tree")
+
+
+async def test_changes_reach_both_models_the_active_one_first(
+    services: Indexing, models: Any, roots: Path, hook: Hook
+) -> None:
+    """A run over files neither joins nor waits for the background: that gives way to it."""
+    await _add(models)
+    await _complete(services, models)
+    tree = roots / "tree"
+    changed, gone, *_ = sorted(tree.rglob("*.py"))
+    changed.write_text("def brand_new(value):\n    return value * 42\n")
+    gone.unlink()
+    hook.calls.clear()
+
+    progress = await services.succeed("tree")
+    await _complete(services, models)
+
+    assert progress.forwards == 1
+    assert [len(call) for call in hook.calls] == [1, 1]
+    listed = await _listed(models)
+    assert listed["hashing"].nodes_embedded == listed["small"].nodes_embedded == _NODES - 9
+    await check(services, "tree", "tree")
+    await _activate(models, "small")
+    assert (await services.search("tree", "brand_new", k=1))[0].qualified_name == "brand_new"
+    assert await broken_rules(services.url) == []
+
+
+async def test_an_indexer_that_stops_in_the_middle_of_a_model_goes_on_with_it(
+    services: Indexing, models: Any, hook: Hook
+) -> None:
+    hook.hold()
+    await _add(models)
+    await hook.reached.wait()
+    hook.go_on.set()
+    await _until(lambda: _some(models))
+    await services.indexer.stop()
+    half = len(hook.texts)
+    await services.indexer.start()
+    await services.channel.channel_ready()
+
+    await _complete(services, models)
+
+    assert len(hook.texts) <= half + _NODES
+    assert (await _listed(models))["small"].nodes_embedded == _NODES
+    assert await broken_rules(services.url) == []
+
+
+async def _some(models: Any) -> bool:
+    return (await _listed(models))["small"].nodes_embedded > 0
+
+
+async def test_a_model_that_is_not_served_with_its_weights_is_told(
+    services: Indexing, models: Any, roots: Path, sockets: Path
+) -> None:
+    """One that was chosen is never replaced; its run says what is wrong."""
+    await _add(models)
+    await _complete(services, models)
+    await _activate(models, "small")
+    await services.indexer.stop()
+    (sockets / "b").mkdir()
+    other = {"model": "hashing:64", "extra_models": "small=hashing:48"}
+    async with indexing(roots, sockets / "b", services.url, embed_settings=other) as again:
+        stub = models_grpc.MaintenanceServiceStub(again.channel)
+        await _until(lambda: _is_other(stub))
+        failed = await again.run("tree")
+
+        assert failed.state == State.STATE_FAILED
+        assert "other weights" in failed.error.message
+        assert await broken_rules(again.url) == []
+        await _add(stub)
+        await _until(lambda: _twice(stub))
+
+
+async def _is_other(models: Any) -> bool:
+    serving = (await _listed(models))["small"].serving
+    return serving == models_pb2.SERVING_OTHER_FINGERPRINT
+
+
+async def _twice(models: Any) -> bool:
+    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=_TREE))
+    return [item.dimensions for item in response.models if item.nodes_embedded] == [64, 32, 48]
+
+
+async def test_models_are_compared_by_what_the_index_answers(
+    services: Indexing, models: Any
+) -> None:
+    await _add(models)
+    await _complete(services, models)
+
+    found = await models.CompareWorkspaceModels(
+        models_pb2.CompareWorkspaceModelsRequest(parent=_TREE, questions=20)
+    )
+    again = await models.CompareWorkspaceModels(
+        models_pb2.CompareWorkspaceModelsRequest(parent=_TREE, questions=20)
+    )
+
+    assert [score.model for score in found.scores] == ["models/hashing", "models/small"]
+    assert found.questions == 20
+    assert all(0 < score.mrr_at_10 <= score.recall_at_10 <= 1 for score in found.scores)
+    assert all(score.search_duration.ToNanoseconds() > 0 for score in found.scores)
+    assert [s.mrr_at_10 for s in again.scores] == [s.mrr_at_10 for s in found.scores]
+
+
+async def test_a_run_over_files_is_no_run_of_a_model(
+    services: Indexing, models: Any, hook: Hook
+) -> None:
+    """Red when a new run joins the background, which looks at no file."""
+    hook.hold()
+    await _add(models)
+    await hook.reached.wait()
+
+    run = await services.begin("tree")
+    hook.go_on.set()
+    ended = await services.wait(run)
+
+    assert ended.mode == Mode.MODE_INCREMENTAL
+    assert ended.state == State.STATE_SUCCEEDED
+    await _complete(services, models)
+    with pytest.raises(grpc.aio.AioRpcError, match="embed-only"):
+        await services.runs.CreateIndexRun(
+            runs_pb2.CreateIndexRunRequest(
+                parent=_TREE, request_id=str(uuid.uuid4()), model="models/small"
+            )
+        )
+
+
+async def test_a_removed_model_leaves_its_cache_for_a_while(
+    services: Indexing, models: Any
+) -> None:
+    await _add(models)
+    await _complete(services, models)
+
+    with pytest.raises(grpc.aio.AioRpcError, match="Search uses"):
+        await _remove(models, "hashing")
+    await _remove(models, "small")
+
+    assert await _value(services, "SELECT count(*) FROM node_vectors_m2") == 0
+    assert await _value(services, "SELECT count(*) FROM embedding_cache WHERE model_id = 2") > 0
+    assert await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")
+    with pytest.raises(grpc.aio.AioRpcError, match="no model small"):
+        await _activate(models, "small")
+    await _add(models)
+    await _complete(services, models)
+    assert (await _listed(models))["small"].nodes_embedded == _NODES
+    assert not await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")

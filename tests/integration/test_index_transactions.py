@@ -1,0 +1,58 @@
+"""No transaction is open while another service is called, in any stage of a run (S4)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import asyncpg
+import pytest
+
+from tests.integration.hooks import Hook
+from tests.integration.indexing import State, indexing
+from tests.integration.io_hooks import IoHook
+from tests.integration.samples import write_many
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OLDER = """
+SELECT query FROM pg_stat_activity WHERE datname = current_database()
+  AND backend_type = 'client backend' AND pid <> pg_backend_pid() AND xact_start < $1
+"""
+
+
+@pytest.mark.parametrize("method", ["ScanTree", "ParseFiles", "ReadContents", "Embed"])
+async def test_no_transaction_is_open_while_a_service_is_called(
+    roots: Path, sockets: Path, migrated_url: str, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Red with a transaction around what calls the service, at each of the four places."""
+    io_hook, hook = IoHook(), Hook()
+    io_hook.install(monkeypatch)
+    write_many(roots / "tree", 40, per_file=5)
+    async with indexing(
+        roots,
+        sockets,
+        migrated_url,
+        embed=hook.app,
+        embed_batch_nodes=8,
+        embed_batches_in_flight=1,
+        lease_seconds=60.0,  # a transaction that sleeps for as long is ended by PostgreSQL
+    ) as services:
+        await services.create("tree", "tree")
+        held = hook if method == "Embed" else io_hook
+        if method == "Embed":
+            hook.hold()
+        else:
+            io_hook.hold(method)
+        run = await services.begin("tree")
+        await held.reached.wait()
+        connection = await asyncpg.connect(services.url)
+        reached_at = await connection.fetchval("SELECT clock_timestamp()")
+        # Statements of beats and of other stages may have begun before, and come to their end.
+        async with asyncio.timeout(10):
+            while await connection.fetch(_OLDER, reached_at):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await connection.close()
+        held.go_on.set()
+        assert (await services.wait(run)).state == State.STATE_SUCCEEDED
