@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from lodestone.io.v1 import tree_pb2
 from tests.faults.members import Member
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
 LEASE_SECONDS = 1.0
@@ -64,11 +65,13 @@ class Cluster:
     """An indexer over a database of its own that nothing disturbs: what it makes is the truth."""
 
     reference_url: str
+    more: list[Member] = field(default_factory=list)
+    """Further replicas of io and embed."""
 
     @property
     def members(self) -> list[Member]:
         """The processes that a test may disturb."""
-        return [self.io, self.embed, *self.indexers]
+        return [self.io, self.embed, *self.more, *self.indexers]
 
     def start(self) -> None:
         """Starts what does not run, all at once."""
@@ -91,20 +94,27 @@ def make_cluster(
     reference_url: str,
     *,
     replicas: int = 2,
+    of_each: int = 1,
     indexer: Mapping[str, str] | None = None,
 ) -> Cluster:
-    """Returns a cluster that is not started."""
-    io = Member(
-        "io",
-        "io",
-        folder,
-        {"IO_ROOTS": f"trees={roots}", "IO_PARSE_WORKERS": "1", "IO_DRAIN_SECONDS": "2"},
-    )
-    embed = Member("embed", "embed", folder, {"EMBED_MODEL": MODEL, "EMBED_DRAIN_SECONDS": "2"})
+    """Returns a cluster that is not started.
+
+    With several of each service all listen on ports of loopback, and who calls them balances.
+    """
+    ports = free_ports(2 * of_each + replicas) if of_each > 1 else [0] * (2 + replicas)
+    io_settings = {"IO_ROOTS": f"trees={roots}", "IO_PARSE_WORKERS": "1", "IO_DRAIN_SECONDS": "2"}
+    embed_settings = {"EMBED_MODEL": MODEL, "EMBED_DRAIN_SECONDS": "2"}
+    ios = [
+        Member(f"io{i or ''}", "io", folder, io_settings, port=ports.pop()) for i in range(of_each)
+    ]
+    embeds = [
+        Member(f"embed{i or ''}", "embed", folder, embed_settings, port=ports.pop())
+        for i in range(of_each)
+    ]
     settings = {
         "DATABASE_URL": url,
-        "INDEXER_IO_ADDRESS": io.address,
-        "INDEXER_EMBED_ADDRESS": embed.address,
+        "INDEXER_IO_ADDRESS": balanced(ios),
+        "INDEXER_EMBED_ADDRESS": balanced(embeds),
         "INDEXER_LEASE_SECONDS": str(LEASE_SECONDS),
         "INDEXER_EMBED_BATCH_NODES": "8",
         "INDEXER_EMBED_BATCHES_IN_FLIGHT": "2",
@@ -120,12 +130,32 @@ def make_cluster(
         folder,
         roots,
         url,
-        io,
-        embed,
-        [Member(f"indexer{i}", "indexer", folder, settings) for i in range(replicas)],
+        ios[0],
+        embeds[0],
+        [
+            Member(f"indexer{i}", "indexer", folder, settings, port=ports.pop())
+            for i in range(replicas)
+        ],
         Member("reference", "indexer", folder, calm),
         reference_url,
+        [*ios[1:], *embeds[1:]],
     )
+
+
+def balanced(members: Sequence[Member]) -> str:
+    """Returns the address of replicas: calls to it are spread over them."""
+    if len(members) == 1:
+        return members[0].address
+    return "ipv4:" + ",".join(member.address for member in members)
+
+
+def free_ports(count: int) -> list[int]:
+    """Returns ports of loopback that nothing listens on."""
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
 
 
 @dataclass
@@ -180,6 +210,15 @@ class Caller:
         )
         await self.call(
             lambda channel: workspaces_grpc.WorkspaceServiceStub(channel).CreateWorkspace(
+                request, timeout=CALL_SECONDS
+            )
+        )
+
+    async def set_live(self, workspace: str, *, live: bool = True) -> None:
+        """Lets a workspace be watched, or ends that."""
+        request = workspaces_pb2.UpdateWorkspaceRequest(name=f"workspaces/{workspace}", live=live)
+        await self.call(
+            lambda channel: workspaces_grpc.WorkspaceServiceStub(channel).UpdateWorkspace(
                 request, timeout=CALL_SECONDS
             )
         )

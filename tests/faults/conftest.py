@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "20"))
 """How many seeds each seeded harness runs; `make test-nightly` sets more."""
 
+FEW_SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "2"))
+"""As many for a harness of long rounds, of which `make test` runs few."""
+
 
 _SHOWN_LINES = 60
 

@@ -16,7 +16,7 @@ from services.runtime import failpoints
 from tests.support.stack import clean_environment, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 READY_SECONDS = 30.0
@@ -36,6 +36,12 @@ class Member:
     extra: Mapping[str, str] = field(default_factory=dict)
     """Environment variables as they are, such as one that preloads a library."""
 
+    port: int = 0
+    """Port of loopback that it listens on; 0 is a Unix socket."""
+
+    prefix: Sequence[str] = ()
+    """Command that runs it, such as one that lowers a limit first."""
+
     starts: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by who kills it and starts it again, where several do."""
@@ -50,7 +56,7 @@ class Member:
     @property
     def address(self) -> str:
         """The address that it listens on."""
-        return f"unix:{self.socket}"
+        return f"127.0.0.1:{self.port}" if self.port else f"unix:{self.socket}"
 
     @property
     def log(self) -> str:
@@ -84,7 +90,7 @@ class Member:
             log.write(f"start {self.starts}\n")
             log.flush()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", f"services.{self.service}"],
+                [*self.prefix, sys.executable, "-m", f"services.{self.service}"],
                 env={
                     **clean_environment(),
                     "LODESTONE_LOG_FORMAT": "json",

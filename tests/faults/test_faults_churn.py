@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.cluster import Cluster, caller
-from tests.faults.conftest import SEEDS
+from tests.faults.conftest import FEW_SEEDS
 from tests.faults.trees import Editor, write_generated
 from tests.faults.truth import check_truth
 
@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 _ROUNDS = 6
 _EDITS_PER_ROUND = 5
-_FEW_SEEDS = max(2, SEEDS // 7)
 _OK = {"succeeded", "succeeded_with_warnings"}
 
 
-@pytest.mark.parametrize("seed", range(_FEW_SEEDS))
+@pytest.mark.parametrize("seed", range(FEW_SEEDS))
 async def test_edits_searches_and_runs_at_once_end_as_the_tree(cluster: Cluster, seed: int) -> None:
     """I2 and I3: no hit shows bytes that its file did not hold at that time.
 

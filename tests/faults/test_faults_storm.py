@@ -1,14 +1,16 @@
-"""F2: random kills of every service while three indexers work on one run; seeded.
+"""F2: random kills, stops and freezes of every service while three indexers work; seeded.
 
-A seed draws the tree, who is killed when, and where indexers kill themselves. After the storm all
-is calm, one full run mends what the storm ended as failed by right (a node that three workers died
-of), and the index is held to one from scratch.
+A seed draws the tree, who is hurt when and how, and where indexers kill themselves. After the
+storm all is calm, one full run mends what the storm ended as failed by right (a node that three
+workers died of), and the index is held to one from scratch.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,7 +26,12 @@ if TYPE_CHECKING:
 
     from tests.faults.members import Member
 
-_KILLS = 5
+_FAULTS = 5
+_KINDS = ("kill", "kill", "stop", "freeze")
+_LONGEST_FREEZE_SECONDS = 2.5
+"""Longer than a lease and its take-over: a frozen owner may wake as one that lost its run."""
+
+_STOP_SECONDS = 15.0
 _LONGEST_CALM_SECONDS = 0.5
 _SELF_KILLS = ("indexer.plan.after", "indexer.claim.after", "indexer.commit.before")
 _PROGRESS_SECONDS = 60.0
@@ -76,14 +83,20 @@ async def test_a_storm_of_kills_ends_as_if_there_had_been_none(cluster: Cluster,
 
 
 async def _storm(cluster: Cluster, draw: random.Random, seed: int) -> None:
-    """Kills one member after the other; each comes back at once, some told to kill themselves."""
-    for number in range(_KILLS):
+    """Hurts one member after the other; each comes back at once, some told to kill themselves."""
+    for number in range(_FAULTS):
         await asyncio.sleep(draw.uniform(0.0, _LONGEST_CALM_SECONDS))
         victim: Member = draw.choice([*cluster.indexers, *cluster.members])
+        kind = draw.choice(_KINDS)
+        if kind == "freeze":
+            seconds = draw.uniform(0.1, _LONGEST_FREEZE_SECONDS)
+            await asyncio.to_thread(_freeze, victim, seconds)
+            continue
         failing = ""
         if victim in cluster.indexers and draw.random() < 0.5:
             failing = f"{draw.choice(_SELF_KILLS)}=kill%0.1,seed={seed}{number}"
-        await asyncio.to_thread(_kill_and_start, victim, failing)
+        end = _stop_and_start if kind == "stop" else _kill_and_start
+        await asyncio.to_thread(end, victim, failing)
 
 
 async def _keep_alive(cluster: Cluster) -> None:
@@ -99,3 +112,20 @@ def _kill_and_start(member: Member, failing: str) -> None:
     with member.lock:
         member.kill()
         member.spawn(failing)
+
+
+def _stop_and_start(member: Member, failing: str) -> None:
+    with member.lock:
+        if member.alive:
+            code = member.terminate(_STOP_SECONDS)
+            # It may be stopped before it has set itself up, or kill itself on its way out.
+            assert code in {0, -signal.SIGTERM, -signal.SIGKILL}, (member.name, code)
+        member.kill()  # what it started, if it killed itself
+        member.spawn(failing)
+
+
+def _freeze(member: Member, seconds: float) -> None:
+    with member.lock:
+        member.signal(signal.SIGSTOP)
+        time.sleep(seconds)
+        member.signal(signal.SIGCONT)

@@ -11,6 +11,7 @@ from blake3 import blake3
 if TYPE_CHECKING:
     from pathlib import Path
 
+_NAMES_A_FILE = 8
 _FUNCTION = '''def work_{seed}_{number}(value):
     """Adds {number} for tree {seed}."""
     total = value + {number}
@@ -35,10 +36,15 @@ def write_generated(folder: Path, seed: str, *, files: int = 24, functions: int 
 
 
 class Editor:
-    """Edits a tree as people do: one step at a time, drawn from a seed."""
+    """Edits a tree as people do: one step at a time, drawn from a seed.
 
-    def __init__(self, folder: Path, seed: str) -> None:
+    At `most_files` files one is deleted where another would come, and names and numbers come again:
+    such a tree may be edited for ever, and neither it nor the words in it become more.
+    """
+
+    def __init__(self, folder: Path, seed: str, *, most_files: int = 1_000_000) -> None:
         self._folder = folder
+        self._most_files = most_files
         self._seed = seed.replace("-", "_")
         self._random = random.Random(f"edits of {seed}")
         self._count = 0
@@ -54,6 +60,8 @@ class Editor:
         kinds = ("edit", "edit", "add", "delete", "rename", "copy", "rewrite")
         kind = self._random.choice(kinds)
         files = sorted(self._folder.rglob("*.py"))
+        if kind in {"add", "copy"} and len(files) >= self._most_files:
+            kind = "delete"
         if kind == "add" or len(files) < 4:
             self._write(self._new_name(), self._function())
             return "add"
@@ -61,7 +69,7 @@ class Editor:
         match kind:
             case "edit":
                 text = path.read_text("utf-8")
-                self._write(path, text.replace("value + ", f"value + {self._count} + ", 1))
+                self._write(path, text.replace("value + ", f"value + {self._number} + ", 1))
             case "delete":
                 path.unlink()
             case "rename":
@@ -75,11 +83,15 @@ class Editor:
                 self._write(path, path.read_text("utf-8") + self._function())
         return kind
 
+    @property
+    def _number(self) -> int:
+        return self._count % (_NAMES_A_FILE * self._most_files)
+
     def _function(self) -> str:
-        return _FUNCTION.format(seed=self._seed, number=1_000_000 + self._count)
+        return _FUNCTION.format(seed=self._seed, number=1_000_000 + self._number)
 
     def _new_name(self) -> Path:
-        return self._folder / f"package_{self._count % 4}" / f"new_{self._count:05}.py"
+        return self._folder / f"package_{self._number % 4}" / f"new_{self._number:05}.py"
 
     def _write(self, path: Path, text: str) -> None:
         """Replaces a file at once, as editors do: no reader sees half of it."""

@@ -1,0 +1,148 @@
+"""Replicas of every service: each kind is killed in turn, then all are rolled over, under load.
+
+A client that retries as our own channels do sees no failed call, every run succeeds, and the index
+is held to one from scratch. Red when channels do not retry UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from lodestone.indexer.v1 import index_run_service_pb2_grpc as runs_grpc
+from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from lodestone.indexer.v1 import search_service_pb2_grpc as search_grpc
+from services.runtime.channel import connect
+from tests.faults.cluster import Cluster, balanced, caller, make_cluster
+from tests.faults.trees import Editor, write_generated
+from tests.faults.truth import check_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_NAME = "replicas"
+_CALL_SECONDS = 10.0
+_RUN_SECONDS = 60.0
+_DRAIN_SECONDS = 10.0
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
+    """Two io, two embed and three indexers."""
+    cluster = make_cluster(folder, roots, *urls, replicas=3, of_each=2)
+    cluster.start()
+    yield cluster
+    cluster.kill()
+
+
+@dataclass
+class Load:
+    """A client that searches and indexes without a break, and what became of its calls."""
+
+    channel: grpc.aio.Channel
+    editor: Editor
+    searches: int = 0
+    runs: int = 0
+    failures: list[str] = field(default_factory=list)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def search(self) -> None:
+        """Searches until told to stop."""
+        stub = search_grpc.SearchServiceStub(self.channel)
+        request = search_pb2.SearchNodesRequest(
+            parent=f"workspaces/{_NAME}", query="function value", with_text=True
+        )
+        while not self.stopping.is_set():
+            try:
+                await stub.SearchNodes(request, timeout=_CALL_SECONDS, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                self.failures.append(f"search: {error.code()} {error.details()}")
+            self.searches += 1
+            await asyncio.sleep(0.02)
+
+    async def index(self) -> None:
+        """Edits a file and makes a run, until told to stop."""
+        while not self.stopping.is_set():
+            self.editor.step()
+            await self.one_run()
+            self.runs += 1
+
+    async def one_run(self) -> None:
+        """Makes a run and waits for its end as a client does."""
+        stub = runs_grpc.IndexRunServiceStub(self.channel)
+        request = runs_pb2.CreateIndexRunRequest(
+            parent=f"workspaces/{_NAME}",
+            request_id=str(uuid.uuid4()),
+            mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
+        )
+        try:
+            made = await stub.CreateIndexRun(request, timeout=_CALL_SECONDS, wait_for_ready=True)
+            deadline = time.monotonic() + _RUN_SECONDS
+            while True:
+                found = await stub.GetIndexRun(
+                    runs_pb2.GetIndexRunRequest(name=made.index_run.name),
+                    timeout=_CALL_SECONDS,
+                    wait_for_ready=True,
+                )
+                state = runs_pb2.IndexRun.State.Name(found.index_run.state)
+                if found.index_run.HasField("end_time"):
+                    break
+                if time.monotonic() > deadline:
+                    state += " for a minute"
+                    break
+                await asyncio.sleep(0.05)
+        except grpc.aio.AioRpcError as error:
+            self.failures.append(f"index: {error.code()} {error.details()}")
+            return
+        if not state.startswith("STATE_SUCCEEDED"):
+            self.failures.append(f"run: {state}")
+
+
+@pytest.mark.timeout(240)
+async def test_killing_and_rolling_over_replicas_costs_no_call(cluster: Cluster) -> None:
+    folder = write_generated(cluster.roots / _NAME, _NAME, files=30, functions=6)
+    async with caller(cluster) as calls:
+        await calls.create(_NAME, _NAME)
+        assert (await calls.run(_NAME))["state"] == "succeeded"
+    load = Load(connect(balanced(cluster.indexers)), Editor(folder, _NAME))
+    tasks = [asyncio.create_task(load.search()), asyncio.create_task(load.index())]
+    try:
+        for victim in (cluster.io, cluster.embed, *cluster.indexers[:2]):
+            before = load.searches
+            await asyncio.to_thread(victim.kill)
+            await _progress(load, before)
+            await asyncio.to_thread(victim.start)
+        for member in cluster.members:
+            before = load.searches
+            code = await asyncio.to_thread(member.terminate, _DRAIN_SECONDS)
+            assert code == 0, (member.name, code)
+            await _progress(load, before)
+            await asyncio.to_thread(member.start)
+    finally:
+        load.stopping.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks)
+        await load.channel.close()
+
+    assert load.failures == []
+    assert load.runs >= 3
+    async with caller(cluster) as calls:
+        assert (await calls.run(_NAME))["state"] == "succeeded"
+    await check_truth(cluster, _NAME, _NAME)
+
+
+async def _progress(load: Load, before: int) -> None:
+    """Returns once searches went on for a while without a replica."""
+    deadline = time.monotonic() + 20
+    while load.searches < before + 15:
+        assert time.monotonic() < deadline, (load.searches, before, load.failures)
+        await asyncio.sleep(0.02)

@@ -1,0 +1,116 @@
+"""F18: a soak under load with slow kills: memory and tables stay as they are.
+
+`make test-nightly` soaks for ten minutes; `make test` looks at some forty seconds of the same, with
+a bound that is wide enough for what so short a time tells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import statistics
+import time
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from tests.faults.cluster import Cluster, caller, fetch, make_cluster
+from tests.faults.trees import Editor, write_generated
+from tests.faults.truth import check_truth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.faults.cluster import Caller
+
+SOAK_SECONDS = float(os.environ.get("LODESTONE_TEST_SOAK_SECONDS", "30"))
+_NAME = "soak"
+_WARM_SHARE = 0.3
+"""Part of the time in which caches and pools may grow."""
+
+_REST_SECONDS = 0.15
+"""Between two runs: the services work some 70% of the time."""
+
+_KILL_SECONDS = 8.0
+_MOST_BYTES = {"nightly": 1 << 20, "short": 24 << 20}
+"""Growth from one half of the rest to the other: a minute's noise is larger than ten minutes'."""
+
+_MOST_TABLE_GROWTH = 2.0
+_MOST_FILES = 50
+"""A tree that grows would be what memory grows by."""
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
+    """Two indexers; finished runs and texts that no node has are forgotten soon."""
+    cluster = make_cluster(
+        folder,
+        roots,
+        *urls,
+        indexer={
+            "INDEXER_RETENTION_RUNS": "20",
+            "INDEXER_RETENTION_INTERVAL_SECONDS": "1",
+            "INDEXER_CACHE_DAYS": "0.0002",
+            "INDEXER_CACHE_SWEEP_SECONDS": "5",
+        },
+    )
+    cluster.start()
+    yield cluster
+    cluster.kill()
+
+
+@pytest.mark.timeout(SOAK_SECONDS + 120)
+async def test_a_soak_leaves_memory_and_tables_as_they_were(cluster: Cluster) -> None:
+    folder = write_generated(cluster.roots / _NAME, _NAME, files=40, functions=8)
+    editor, draw = Editor(folder, _NAME, most_files=_MOST_FILES), random.Random(_NAME)
+    resident: list[tuple[float, int]] = []
+    began = time.monotonic()
+    killed = began
+    async with caller(cluster) as calls:
+        await calls.create(_NAME, _NAME)
+        await _run(calls)
+        tables = await _table_bytes(cluster)
+        while (now := time.monotonic()) < began + SOAK_SECONDS:
+            editor.step()
+            await _run(calls)
+            await calls.search(_NAME, "function value")
+            resident.append((now - began, _resident_bytes(cluster)))
+            if now > killed + _KILL_SECONDS:
+                killed = now
+                # io, embed and the first indexer live on: theirs is the memory that is looked at.
+                await asyncio.to_thread(cluster.indexers[1].kill)
+                await asyncio.to_thread(cluster.indexers[1].start)
+            await asyncio.sleep(_REST_SECONDS * draw.random() * 2)
+        await _run(calls)
+
+    warm = [size for at, size in resident if at > SOAK_SECONDS * _WARM_SHARE]
+    half = len(warm) // 2
+    grown = statistics.median(warm[half:]) - statistics.median(warm[:half])
+    most = _MOST_BYTES["nightly" if SOAK_SECONDS >= 600 else "short"]
+    assert grown < most, (grown, len(resident))
+    assert await _table_bytes(cluster) < _MOST_TABLE_GROWTH * tables + (4 << 20)
+    await check_truth(cluster, _NAME, _NAME)
+
+
+async def _run(calls: Caller) -> None:
+    row = await calls.run(_NAME)
+    assert row["state"] == "succeeded", dict(row)
+
+
+def _resident_bytes(cluster: Cluster) -> int:
+    """Returns what the processes that live through the soak hold."""
+    members = (cluster.io, cluster.embed, cluster.indexers[0])
+    return sum(int(psutil.Process(member.pid).memory_info().rss) for member in members)
+
+
+async def _table_bytes(cluster: Cluster) -> int:
+    rows = await fetch(
+        cluster.url,
+        "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class c "
+        "WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace "
+        "AND c.relname !~ '^(audit|write_audit)'",
+    )
+    return int(rows[0][0])
