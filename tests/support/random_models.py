@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -48,6 +48,36 @@ def save_random_model(
     target = folder / "model"
     model.save(str(target))
     return target
+
+
+def save_random_router(
+    folder: Path,
+    *,
+    prompts: dict[str, str] | None = None,
+    query_tokens: int = POSITIONS // 2,
+    narrow: int = 0,
+) -> Path:
+    """Writes a model with a network for queries and another for documents; returns its folder.
+
+    Architectures, weights, poolings and lengths differ; a text's ids do not. `query_tokens` is what
+    the query's network reads, `narrow` gives its vectors another length.
+    """
+    kinds = [("bert", "mean", query_tokens), ("roberta", "cls", POSITIONS)]
+    routes: list[list[Any]] = []
+    for seed, (kind, pooling, length) in enumerate(kinds):
+        saved = save_random_model(folder / kind, kind, pooling=pooling, seed=seed)
+        model = SentenceTransformer(str(saved), device="cpu")
+        model.max_seq_length = length
+        routes.append(list(model))
+    if narrow:
+        routes[0].insert(2, Dense(WIDTH, narrow))
+    query, document = routes
+    SentenceTransformer(
+        modules=[Router.for_query_document(query, document)],
+        device="cpu",
+        prompts=prompts,
+    ).save(str(folder / "router"))
+    return folder / "router"
 
 
 def _sizes(kind: str) -> dict[str, Any]:

@@ -57,6 +57,44 @@ def make_model(
     return folder
 
 
+def make_reranker(
+    folder: Path, tokenizer_from: Path, *, seed: int = 1, numbers: int = 1, tokens: int = 64
+) -> Path:
+    """Writes a cross-encoder of two layers with random weights; returns its folder.
+
+    Args:
+        folder: where it is written; must not be there.
+        tokenizer_from: a model's folder, whose tokenizer it gets.
+        seed: decides the weights.
+        numbers: what it gives for a pair; one is a score.
+        tokens: most tokens of a pair.
+    """
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(seed)
+    vocabulary = len((tokenizer_from / "vocab.txt").read_text(encoding="utf-8").splitlines())
+    # Weights ten times as wide as usual: words, places and types then show in the scores.
+    bert = BertConfig(
+        vocab_size=vocabulary,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=tokens,
+        initializer_range=0.2,
+    )
+    bert.num_labels = numbers
+    model = BertForSequenceClassification(bert)
+    with torch.no_grad():
+        model.classifier.bias.fill_(-2.0)  # scores are then no lengths that a vector may have
+    model.save_pretrained(folder)
+    for name in _COPIED:
+        shutil.copy(tokenizer_from / name, folder / name)
+    change_json(folder / "tokenizer_config.json", model_max_length=tokens)
+    return folder
+
+
 def change_json(path: Path, **fields: Any) -> None:
     """Replaces fields of a JSON file."""
     _write(path, {**json.loads(path.read_text()), **fields})

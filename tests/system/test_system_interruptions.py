@@ -66,9 +66,13 @@ def test_an_interrupted_run_ends_cancelled_and_the_next_completes_it(
     cancelled = finish(process)
 
     again = fresh_product.index(large_tree)
+    trace = fresh_product.run("trace", cancelled.json["run"], "--json")
 
     assert cancelled.code == ExitCode.INTERRUPTED, cancelled
     assert cancelled.json["state"] == "cancelled"
+    assert trace.json["run"]["state"] == "cancelled", trace.stderr
+    assert trace.json["path"][0]["failed"] == 1, "the command ended by the signal"
+    assert "lodestone.indexer.run" in {row["name"] for row in trace.json["path"]}
     assert again["forwards"] < again["nodes"]["total"]
     scratch = product.index(large_tree, "--workspace", f"scratch-{number.name.lower()}")
     assert index_rows(fresh_product, again["workspace"]) == index_rows(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.stack import finish
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.stack import Lodestone
+    from tests.support.stack import Finished, Lodestone
 
 
 def test_a_run_is_paused_over_a_restart_of_everything_and_goes_on(
@@ -29,8 +31,12 @@ def test_a_run_is_paused_over_a_restart_of_everything_and_goes_on(
     resumed = fresh_product.run("resume", _short(run), "--json")
     done = _until(fresh_product, lambda seen: seen["state"] == "succeeded")
     report = fresh_product.run("report", _short(run), "--json")
+    trace = fresh_product.run("trace", _short(run), "--json")
+    drawn = fresh_product.run("trace", _short(run))
 
     assert asked.code == resumed.code == report.code == 0, asked.stderr + resumed.stderr
+    assert trace.json["trace_id"] == done["trace_id"]
+    _check_trace_of_two_owners(trace, drawn)
     assert "lodestone resume" in ended.stderr
     assert paused["state"] == "paused"
     assert after == paused
@@ -62,7 +68,7 @@ def test_the_queue_is_held_and_some_files_are_indexed_alone(
     assert (scoped["files"]["scanned"], scoped["forwards"]) == (1, 1)
     assert drained.json == {"drained": True, "left": 0}
     assert failed.json == []
-    assert nothing.json == {"count": 0, "run": ""}
+    assert nothing.json == {"count": 0, "run": "", "runs": []}
     assert [hit["path"] for hit in product.search("left_alone", flask, 1)] != ["cli.py"]
 
 
@@ -103,3 +109,23 @@ def _run(product: Lodestone, run: dict[str, Any]) -> dict[str, Any]:
 
 def _short(run: dict[str, Any]) -> str:
     return str(run["run"]).rpartition("/")[2][:8]
+
+
+def _check_trace_of_two_owners(trace: Finished, drawn: Finished) -> None:
+    """Holds one trace to what both owners of a run did, and to the time between them.
+
+    Planted once: owners who begin traces of their own, not that of the call.
+    """
+    assert trace.code == drawn.code == 0, trace.stderr + drawn.stderr
+    told = trace.json
+    assert (told["run"]["state"], told["owners"]) == ("succeeded", 2)
+    assert told["missing_spans"] == 0
+    assert told["path"][0]["name"] == "lodestone.cli.index"
+    rows = {row["name"]: row for row in told["path"] if row["depth"] <= 1}
+    assert rows["lodestone.indexer.run"]["spans"] == 2
+    assert rows["(no owner)"]["seconds"] > 0
+    assert sum(row["own_seconds"] for row in told["path"]) == pytest.approx(
+        told["seconds"], abs=1e-3
+    )
+    for part in ("Run succeeded", "2 owners", told["trace_id"], "(no owner)", "commit"):
+        assert part in drawn.stdout

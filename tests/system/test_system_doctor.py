@@ -1,0 +1,142 @@
+"""`lodestone doctor` finds what is wrong with a deployment, and says what to do about it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
+
+from services.cli.doctor_database import database_checks
+from services.indexer.storage.database import Database as Pool
+from services.indexer.storage.migrate import HEAD, migrate
+from services.runtime.exits import ExitCode, StartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.postgres import Database
+    from tests.support.stack import Lodestone
+
+_NOWHERE = "127.0.0.1:1"
+
+
+def _checks(product: Lodestone, *arguments: str) -> tuple[int, dict[str, dict[str, object]]]:
+    done = product.run("doctor", "--json", *arguments)
+    return done.code, {each["name"]: each for each in done.json}
+
+
+def test_a_deployment_that_is_well_passes_every_check(product: Lodestone, flask: Path) -> None:
+    product.index(flask)
+    addresses = [
+        part
+        for name in ("io", "embed", "indexer")
+        for part in (f"--{name}", product.state.processes[name].address)
+    ]
+    elsewhere = product.with_settings(DATABASE_URL=product.database_url())
+
+    code, checks = _checks(elsewhere, *addresses, "--database")
+
+    assert [name for name, each in checks.items() if not each["ok"]] == []
+    assert code == 0
+    names = {"io", "embed", "indexer", "io access", "embed access", "indexer access", "model"}
+    names |= {"database", "schema", "indexes", "rights", "connections", "clock"}
+    assert set(checks) == names
+
+
+def test_this_machine_is_checked_with_its_running_database(product: Lodestone) -> None:
+    assert product.run("up").code == 0
+
+    code, checks = _checks(product)
+
+    assert code == 0, checks
+    assert {"limits", "schema", "indexes", "clock"} <= set(checks)
+
+
+def test_what_does_not_answer_is_named(product: Lodestone) -> None:
+    code, checks = _checks(product, "--indexer", _NOWHERE)
+
+    assert code == ExitCode.FAILED
+    assert "cannot be reached" in str(checks["indexer"]["detail"])
+
+
+def test_a_service_that_is_another_is_told(product: Lodestone) -> None:
+    assert product.run("up").code == 0
+
+    _, checks = _checks(product, "--io", product.state.processes["embed"].address)
+
+    assert checks["io"]["ok"]
+    assert not checks["io access"]["ok"]
+    assert "another service" in str(checks["io access"]["detail"])
+
+
+HARMS = (
+    (
+        "UPDATE alembic_version SET version_num = '0001'",
+        f"UPDATE alembic_version SET version_num = '{HEAD}'",
+        "schema",
+        "services.indexer.migrate",
+    ),
+    (
+        "UPDATE alembic_version SET version_num = '9999'",
+        f"UPDATE alembic_version SET version_num = '{HEAD}'",
+        "schema",
+        "newer version",
+    ),
+    (
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'nodes_failed'::regclass",
+        "UPDATE pg_index SET indisvalid = true WHERE indexrelid = 'nodes_failed'::regclass",
+        "indexes",
+        "REINDEX",
+    ),
+    ("DROP INDEX nodes_pending", "SELECT 1", "indexes", "nodes_pending"),
+)
+"""What harms a database, what mends it, the check that sees it, and what that says to do."""
+
+
+def test_a_database_that_was_harmed_is_told_with_what_to_do(
+    database_server: Database, database_url: str
+) -> None:
+    """Planted once: a schema check that looked at nothing."""
+
+    async def migrated() -> None:
+        pool = Pool(database_url, connections=2, timeout_seconds=30)
+        await pool.open()
+        await migrate(pool, database_url)
+        await pool.close()
+
+    asyncio.run(migrated())
+    assert _wrong(database_url) == {}
+    for harm, mend, check, advice in HARMS:
+        database_server.execute(harm, database_url)
+        wrong = _wrong(database_url)
+        assert list(wrong) == [check], harm
+        assert advice in wrong[check], harm
+        database_server.execute(mend, database_url)
+
+
+def _wrong(url: str) -> dict[str, str]:
+    """Returns what the checks of a database find wrong."""
+    found = {}
+    for name, look in database_checks(url).items():
+        try:
+            look()
+        except StartError as error:
+            found[name] = error.message
+    return found
+
+
+def test_an_account_without_rights_and_a_wrong_password_are_told(
+    database_server: Database, database_url: str
+) -> None:
+    database_server.execute("CREATE ROLE poor LOGIN PASSWORD 'canary-secret'")
+    try:
+        parts = urlsplit(database_url)
+        place = parts.netloc.rpartition("@")[2]
+        poor = urlunsplit(parts._replace(netloc=f"poor:canary-secret@{place}"))
+        assert "GRANT CREATE" in _wrong(poor)["rights"]
+
+        wrong = _wrong(poor.replace("canary-secret", "canary-wrong"))
+        assert "No connection" in wrong["database"]
+        assert "canary" not in str(wrong)
+    finally:
+        database_server.execute("DROP ROLE poor")

@@ -1,0 +1,324 @@
+"""What a run of the whole product tells: metrics, spans and log lines are those declared.
+
+A real Prometheus scrapes it meanwhile, and every query of every dashboard and alert has data there.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+import urllib.request
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
+from tests.support import promql, telemetry_contract
+from tests.support.prometheus import Prometheus, prometheus
+from tests.support.promql import alert_operands, uses_of
+from tests.support.stack import lodestone, wait_until
+from tests.support.telemetry_contract import LINE_FIELDS, Contract
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.support.stack import Lodestone
+
+SERVICES = ("io", "embed", "indexer")
+_NOTHING_TO_TIME = ("lodestone_indexer_freshness_seconds", "lodestone_embed_turn_wait_seconds")
+"""Histograms of live workspaces and of several models, which this run has not: their quantiles are
+NaN, which is an answer and no data."""
+
+
+@dataclass
+class Told:
+    """What one run of the product told."""
+
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By service: families by name."""
+    spans: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
+    """(service, name, attributes)"""
+    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """What Prometheus answered, by query."""
+    targets: dict[str, str] = field(default_factory=dict)
+    rule_errors: dict[str, str] = field(default_factory=dict)
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """Keeps every span that it is sent."""
+
+    def __init__(self, told: Told) -> None:
+        self._told = told
+
+    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name is gRPC's
+        """Takes spans."""
+        for resource in request.resource_spans:
+            (service,) = (
+                item.value.string_value
+                for item in resource.resource.attributes
+                if item.key == "service.name"
+            )
+            for scope in resource.scope_spans:
+                self._told.spans += [
+                    (service, span.name, frozenset(item.key for item in span.attributes))
+                    for span in scope.spans
+                ]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+@pytest.fixture(scope="module")
+def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """Runs the product once: two runs, searches, an error, all scraped and traced."""
+    told = Told()
+    tree = tmp_path_factory.mktemp("tree") / "flask"
+    shutil.copytree(flask_source / "src" / "flask", tree)
+    ports = {name: _free_port() for name in (*SERVICES, "prometheus")}
+    listen = {f"{name.upper()}_METRICS_LISTEN": f"127.0.0.1:{ports[name]}" for name in SERVICES}
+    with ExitStack() as opened:
+        endpoint = opened.enter_context(_collecting(told))
+        settings = {"EMBED_MODEL": "hashing", "OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
+        settings["INDEXER_QUEUE_LOOK_SECONDS"] = "0.5"
+        for product in lodestone(**settings, **listen):
+            assert product.run("up").code == 0
+            if shutil.which("prometheus"):
+                jobs = {f"lodestone-{name}": f"127.0.0.1:{ports[name]}" for name in SERVICES}
+                scraping = opened.enter_context(
+                    prometheus(
+                        tmp_path_factory.mktemp("prometheus"),
+                        f"127.0.0.1:{ports['prometheus']}",
+                        jobs,
+                    )
+                )
+                wait_until(partial(_all_up, scraping), 20, "all targets are scraped")
+                _work(product, tree)
+                _ask(scraping, told, partial(_change, product, tree))
+            else:
+                _work(product, tree)
+            told.metrics = {name: _scrape(ports[name]) for name in SERVICES}
+            assert product.run("down").code == 0
+            told.lines = {name: _lines(product, name) for name in SERVICES}
+    return told
+
+
+@pytest.fixture(scope="module")
+def contract() -> Contract:
+    return telemetry_contract.load()
+
+
+@pytest.mark.timeout(180)
+def test_what_is_exported_is_what_is_declared(told: Told, contract: Contract) -> None:
+    """Planted once: `disable_created_metrics` taken out, which exports a gauge for each counter."""
+    for service in SERVICES:
+        declared = {
+            name.removesuffix("_total"): metric
+            for name, metric in contract.metrics.items()
+            if service in metric.services
+        }
+        assert set(told.metrics[service]) == set(declared), service
+        for name, family in told.metrics[service].items():
+            assert family.type == declared[name].kind, name
+
+
+def test_labels_have_declared_values_and_series_keep_their_bound(
+    told: Told, contract: Contract
+) -> None:
+    """Planted once: an outcome spelt otherwise."""
+    by_series = contract.by_series()
+    counts: dict[tuple[str, str], int] = defaultdict(int)
+    for service in SERVICES:
+        for family in told.metrics[service].values():
+            for sample in family.samples:
+                metric = by_series[sample.name]
+                counts[service, metric.name] += 1
+                labels = {key: value for key, value in sample.labels.items() if key != "le"}
+                assert set(labels) == set(metric.labels), sample.name
+                for label, value in labels.items():
+                    values = metric.labels[label].values
+                    assert values is None or value in values, (sample.name, label, value)
+    for (_, name), count in counts.items():
+        assert count <= contract.metrics[name].max_series, name
+
+
+def test_spans_are_those_declared(told: Told, contract: Contract) -> None:
+    """Planted once: the span of a run without its workspace, and one more attribute."""
+    on_failure = {name for name, told in contract.attributes.items() if told.get("on_failure")}
+    seen: dict[str, set[str]] = defaultdict(set)
+    for service, name, attributes in told.spans:
+        declared = contract.span_of(name)
+        assert declared is not None, name
+        assert service.removeprefix("lodestone-") in declared["services"], (service, name)
+        usual = {each for each in declared["attributes"] if each not in on_failure}
+        assert usual <= attributes <= set(declared["attributes"]), name
+        seen[declared["name"]].add(service.removeprefix("lodestone-"))
+
+    every_run = {name for name, span in contract.spans.items() if span["every_run"]}
+    assert set(seen) == every_run
+    assert all(set(contract.spans[name]["services"]) == seen[name] for name in every_run)
+
+
+def test_log_lines_are_those_declared(told: Told, contract: Contract) -> None:
+    """Planted once: a field that is not declared."""
+    for service in SERVICES:
+        assert told.lines[service], service
+        for line in told.lines[service]:
+            declared = contract.events.get(line["event"])
+            assert declared is not None, line
+            assert line["level"] in declared["levels"], line
+            assert line["service"] == service, line
+            assert service in declared["services"], line
+            assert set(line) - LINE_FIELDS <= set(declared["fields"]), line
+
+
+def test_every_query_of_every_dashboard_has_data(told: Told) -> None:
+    """Planted once: a query of a label's value that never is."""
+    _needs_prometheus()
+    empty = [query.place for query in promql.dashboard_queries() if not _has_data(told, query.expr)]
+
+    assert not empty
+
+
+def test_what_alerts_and_scalers_compare_has_data(told: Told) -> None:
+    _needs_prometheus()
+    for query in promql.rule_queries():
+        for operand in alert_operands(query.expr):
+            there = _has_data(told, operand) or _is_of_lost_services(operand)
+            assert there, (query.place, operand)
+    for query in promql.scaler_queries():
+        assert _has_data(told, query.expr), query.place
+
+
+def test_prometheus_scrapes_all_and_evaluates_every_rule(told: Told) -> None:
+    _needs_prometheus()
+    assert told.targets == {f"lodestone-{name}": "up" for name in SERVICES}
+    assert told.rule_errors == {}
+
+
+def test_no_alert_of_a_page_fires_over_a_product_that_is_well(told: Told) -> None:
+    _needs_prometheus()
+    firing = {each["metric"]["alertname"] for each in told.answers["ALERTS"]}
+    pages = {
+        rule["alert"]
+        for rule in promql.rules()
+        if "alert" in rule and rule["labels"]["severity"] == "page"
+    }
+    assert not firing & pages
+
+
+def _needs_prometheus() -> None:
+    if shutil.which("prometheus") is None:
+        pytest.skip("Prometheus is not installed: `make test` as root installs Debian's package")
+
+
+def _has_data(told: Told, expr: str) -> bool:
+    """Whether a query has a number for an answer."""
+    answers = told.answers.get(expr, [])
+    timed = any(name.startswith(_NOTHING_TO_TIME) for name, _ in uses_of(expr).selectors)
+    return any(each["value"][1] != "NaN" for each in answers) or (timed and bool(answers))
+
+
+def _is_of_lost_services(expr: str) -> bool:
+    """Whether a query is of calls between services that failed: here none does."""
+    return any(
+        name == "grpc_client_handled_total" and "grpc_code" in matchers
+        for name, matchers in uses_of(expr).selectors
+    )
+
+
+def _work(product: Lodestone, tree: Path) -> None:
+    """Indexes, changes, indexes again, searches, and watches until the deadline."""
+    (tree / "data.bin").write_bytes(bytes(range(256)))
+    product.index(tree)
+    assert product.search("where is a request dispatched", tree)
+    _change(product, tree)
+    with grpc.insecure_channel(product.state.processes["io"].address) as channel:
+        watch = watch_service_pb2_grpc.WatchServiceStub(channel)
+        where = tree_pb2.Tree(root="roots/local", directory=str(tree)[1:])
+        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
+            list(watch.WatchTree(watch_service_pb2.WatchTreeRequest(tree=where), timeout=0.5))
+
+
+def _change(product: Lodestone, tree: Path) -> None:
+    """Changes a file to what it never held, indexes it and searches for it."""
+    name = f"changed_{time.monotonic_ns()}"
+    (tree / "app.py").write_text(f"def {name}():\n    return 1\n", "utf-8")
+    product.index(tree)
+    assert product.search(name, tree)
+
+
+def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
+    """Asks every query until each has data, with more work meanwhile, or time is over.
+
+    What a counter held when it was first scraped is no growth.
+    """
+    queries = {query.expr for query in promql.dashboard_queries()}
+    queries |= {query.expr for query in promql.scaler_queries()}
+    for query in promql.rule_queries():
+        queries |= set(alert_operands(query.expr))
+
+    def asked() -> bool:
+        again()
+        told.answers.update(
+            {expr: server.query(expr) for expr in queries if not _has_data(told, expr)}
+        )
+        return all(_has_data(told, expr) or _is_of_lost_services(expr) for expr in queries)
+
+    with suppress(AssertionError):  # the tests say which has none
+        wait_until(asked, 15, "every query has data")
+    told.answers["ALERTS"] = server.query('ALERTS{alertstate="firing"}')
+    told.targets = server.targets()
+    told.rule_errors = server.rule_errors()
+
+
+def _all_up(server: Prometheus) -> bool:
+    targets = server.targets()
+    return len(targets) == len(SERVICES) and set(targets.values()) == {"up"}
+
+
+def _scrape(port: int) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def _lines(product: Lodestone, name: str) -> list[dict[str, Any]]:
+    return [
+        json.loads(line)
+        for line in product.folder.log(name).read_text("utf-8").splitlines()
+        if line.startswith("{")
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _collecting:  # noqa: N801 - reads as a statement
+    """A collector of spans that speaks gRPC, and its address."""
+
+    def __init__(self, told: Told) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
+        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            Collector(told), self._server
+        )
+
+    def __enter__(self) -> str:
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        self._server.start()
+        return f"http://127.0.0.1:{port}"
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(grace=5).wait()
