@@ -14,7 +14,7 @@ from blake3 import blake3
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RECIPE = "2"
+RECIPE = "3"
 PARSER = f"{RECIPE}.1"
 """What files are parsed by: whoever changes what is told of a file beside its texts, such as its
 references, raises the second number. Files are parsed again then; texts and vectors stay."""

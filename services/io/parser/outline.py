@@ -94,6 +94,7 @@ class Outline:
         """Yields statements and declarations; the latter begin at their comments, if they have."""
         rules = self._rules
         lead: list[Syntax] = []
+        awaits = False  # an attribute its declaration, which may stand below comments
         heads = _heads(container) if container.type in rules.containers else ()
         for child in container.named_children:
             kind = child.type
@@ -103,21 +104,27 @@ class Outline:
                 if self._is_module_doc(child):
                     yield _Member(None, child, child.start_byte)
                 else:
-                    lead = lead if self._is_adjacent(lead, child) else []
+                    lead = lead if awaits or self._is_adjacent(lead, child) else []
                     lead.append(child)
                 continue
             if kind in rules.attributes:
+                awaits = True
                 lead.append(child)
                 continue
             declaration = self._declarations.of(child)
             if declaration is None or declaration.shape is Shape.CONTAINER:
-                for attribute in lead:
-                    if attribute.type in rules.attributes:
-                        yield _Member(None, attribute, attribute.start_byte)
+                yield from self._attributes(lead)
                 yield _Member(declaration, child, child.start_byte)
             else:
                 yield _Member(declaration, child, self._start(declaration, lead))
-            lead = []
+            lead, awaits = [], False
+        yield from self._attributes(lead)
+
+    def _attributes(self, lead: Sequence[Syntax]) -> Iterator[_Member]:
+        """Yields attributes that stand before no declaration, as statements."""
+        for node in lead:
+            if node.type in self._rules.attributes:
+                yield _Member(None, node, node.start_byte)
 
     def _is_module_doc(self, comment: Syntax) -> bool:
         docs = self._rules.module_docs
@@ -131,16 +138,19 @@ class Outline:
         return gap.count(b"\n") <= 1
 
     def _start(self, declaration: Declaration, lead: Sequence[Syntax]) -> int:
-        """Returns where a declaration begins: at its doc comment or attributes above it."""
-        start = declaration.outer.start_byte
+        """Returns where a declaration begins: at the first of its attributes, or docs above it.
+
+        Attributes belong to it whatever comments or blank lines stand between them.
+        """
         rules, data = self._rules, self._data
-        following = declaration.outer
-        for node in reversed(lead):
-            is_attribute = node.type in rules.attributes
-            if not is_attribute and not self._is_adjacent([node], following):
-                break
+        positions = (index for index, node in enumerate(lead) if node.type in rules.attributes)
+        position = next(positions, len(lead))
+        following = lead[position] if position < len(lead) else declaration.outer
+        start = following.start_byte
+        for node in reversed(lead[:position]):
             documents = rules.named_docs or data.startswith(rules.docs, node.start_byte)
-            if not is_attribute and not (documents and starts_line(data, node.start_byte)):
+            stands_alone = starts_line(data, node.start_byte)
+            if not (documents and stands_alone and self._is_adjacent([node], following)):
                 break
             start, following = node.start_byte, node
         if rules.named_docs and start != declaration.outer.start_byte:

@@ -139,6 +139,47 @@ def test_a_file_without_statements_has_no_nodes(source: str) -> None:
     assert outcome.nodes == ()
 
 
+_DECORATED = """class A {
+  /** Doc. */
+  @logged
+  // why
+%s  @cached()
+  @retried(3) run(): void { }
+}
+"""
+_ATTRIBUTED = """/// Doc.
+#[derive(Debug)]
+// why
+%s#[serde(default)]
+struct S { a: u8 }
+"""
+
+
+@pytest.mark.parametrize("gap", ["", "\n", "\n  // and why\n\n"])
+@pytest.mark.parametrize(
+    ("source", "language", "kind", "start"),
+    [
+        (_DECORATED, "typescript", NodeKind.METHOD, b"/** Doc. */\n  @logged"),
+        (_DECORATED.replace(": void", ""), "javascript", NodeKind.METHOD, b"/** Doc. */\n  @log"),
+        (_ATTRIBUTED, "rust", NodeKind.CLASS, b"/// Doc.\n#[derive"),
+    ],
+    ids=["typescript", "javascript", "rust"],
+)
+def test_attributes_belong_to_their_declaration_whatever_stands_between_them(
+    source: str, language: str, kind: NodeKind, start: bytes, gap: str
+) -> None:
+    """Red when a comment or a blank line between attributes cuts off the first: it was in no node."""
+    source %= gap
+    nodes = [node for node in nodes_of(source, language) if node.kind is kind]
+    assert len(nodes) == 1
+    assert source.encode()[nodes[0].start :].startswith(start)
+
+
+def test_an_attribute_that_stands_before_nothing_is_in_a_node() -> None:
+    source = "class A {\n  a() { }\n  b() { }\n  @lost\n}\n"
+    assert any("@lost" in text_of(source, node) for node in nodes_of(source, "typescript"))
+
+
 def test_a_byte_order_mark_is_no_error() -> None:
     assert names_of("﻿def f():\n    pass\n")[-1] == ("FUNCTION", "f")
 
