@@ -113,12 +113,12 @@ class FaultProxy:
         down = asyncio.create_task(self._pump(there, writer, up=False))
         try:
             await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
-        finally:
+        finally:  # first what may not be missed: whoever stops serving cancels this wait
+            back.transport.abort()
+            self._writers.discard(back)
             up.cancel()
             down.cancel()
             await asyncio.gather(up, down, return_exceptions=True)
-            back.transport.abort()
-            self._writers.discard(back)
 
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool
