@@ -168,7 +168,7 @@ struct S { a: u8 }
 def test_attributes_belong_to_their_declaration_whatever_stands_between_them(
     source: str, language: str, kind: NodeKind, start: bytes, gap: str
 ) -> None:
-    """Red when a comment or a blank line between attributes cuts off the first: it was in no node."""
+    """Red when a comment or a blank line between them leaves the first in no node."""
     source %= gap
     nodes = [node for node in nodes_of(source, language) if node.kind is kind]
     assert len(nodes) == 1
