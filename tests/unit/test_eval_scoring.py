@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.indexer.search.weights import DEFAULTS, WEIGHTS, read_weights
 from tests.eval.offline import Package, table
 from tests.eval.scoring import Target, interval, score
-from tests.eval.stages import RERANKED
+from tests.eval.stages import ABLATIONS, RERANKED, SHARES, setting, without
 from tests.eval.tasks import Task, make_tree
 
 if TYPE_CHECKING:
@@ -90,3 +91,11 @@ def test_a_table_says_that_no_reranker_was_given_rather_than_nothing() -> None:
     assert len({line.count("|") for line in without}) == 1
     assert given[-1].startswith(f"| made | {RERANKED} | 1.000 |")
     assert len(given) == len(without)
+
+
+def test_every_weight_is_in_an_ablation_that_changes_it() -> None:
+    """Red when a weight is added and nothing measures it. A reranker's are no part of a search."""
+    measured = {name for prior in ABLATIONS for name in without(prior)}
+
+    assert measured | set(SHARES) == {name for name in WEIGHTS if not name.startswith("rerank_")}
+    assert all(read_weights(setting(without(prior))) != DEFAULTS for prior in ABLATIONS)
