@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 MODELS = Path(__file__).parent.parent.parent / "build" / "test-models"
 _INDEX_SECONDS = 3600.0
 _RERANK_BUDGET_MS = 60_000
-_PATIENT = {
+_PATIENT: dict[str, Any] = {
     "embed_timeout_seconds": _INDEX_SECONDS,
     "dependency_patience_seconds": _INDEX_SECONDS,
 }

@@ -288,7 +288,7 @@ async def test_hits_of_several_workspaces_are_expanded_verified_and_paged_each_i
     )
     whole = await graph.searches.SearchNodes(request)
     request.expand.MergeFrom(search_pb2.ExpandSpec(edges=[CALLS], direction=IN, depth=1))
-    pages = []
+    pages: list[Any] = []
     while not pages or request.page_token:
         request.page_size = 1
         pages.append(await graph.searches.SearchNodes(request))

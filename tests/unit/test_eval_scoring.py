@@ -119,7 +119,7 @@ class Store {
   get(key) {}
 }
 """
-_C = """#include "wire.h"
+_PLAIN_C = """#include "wire.h"
 /* Frees all the memory that a reply took,
  * and its children. */
 static void *free_reply(struct reply *one) {
@@ -156,7 +156,7 @@ def test_comments_before_functions_are_asked_for_and_not_in_the_tree(tmp_path: P
     for name, text in {
         "a.js": _SCRIPT,
         "wire.js": "",
-        "b.c": _C,
+        "b.c": _PLAIN_C,
         "wire.h": "",
         "c.rs": _RUST,
     }.items():
@@ -166,7 +166,7 @@ def test_comments_before_functions_are_asked_for_and_not_in_the_tree(tmp_path: P
 
     left = {file.name: file.read_text() for file in (tmp_path / "tree").iterdir()}
     assert {name: text.count("\n") for name, text in left.items()} == {
-        "a.js": _SCRIPT.count("\n"), "wire.js": 0, "b.c": _C.count("\n"), "wire.h": 0,
+        "a.js": _SCRIPT.count("\n"), "wire.js": 0, "b.c": _PLAIN_C.count("\n"), "wire.h": 0,
         "c.rs": _RUST.count("\n"),
     }  # fmt: skip
     assert not any(
