@@ -126,7 +126,7 @@ class IndexerApp:
             self._live_watches(context, dispatcher, client, owner),
             self._upkeep(context.ledger, indexes),
         )
-        search = SearchStore(database, indexes, TermBlocks(database))
+        search = SearchStore(database, indexes, TermBlocks(database), settings.ranking)
         models = WorkspaceModels(database, context.ledger)
         _serve_runs(server, context, models, self._background)
         self._serve_search(server, context, search, io_channel)

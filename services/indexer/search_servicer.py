@@ -91,6 +91,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 nodes = await self._graph.shown(workspace, around.distances)
                 response.expanded.extend(convert_graph.hits_to_proto(nodes))
                 response.edges.extend(convert_graph.edges_to_proto(around))
+                response.expansion_truncated |= around.truncated
         return response
 
     async def _page(

@@ -175,6 +175,7 @@ class IndexerSettings(ServiceSettings):
         return RerankRules(
             top=self.rerank_top,
             share=self.ranking.rerank_share,
+            smoothing=self.ranking.rerank_smoothing,
             budget_seconds=self.rerank_budget_ms / 1000,
             model=self.rerank_model,
         )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from tests.eval.rig import rig
 from tests.eval.scoring import Score, Target, interval, score
-from tests.eval.stages import PRIORS, RERANKED, STAGES, without
+from tests.eval.stages import ABLATIONS, RERANKED, STAGES, without
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -137,10 +137,10 @@ async def measure(
             say(f"{item.name}: {nodes} nodes")
         stages: dict[str, Weights] = dict(STAGES)
         if ablate:
-            stages |= {f"without {prior}": without(prior) for prior in PRIORS}
+            stages |= {f"without {prior}": without(prior) for prior in ABLATIONS}
         for name, weights in stages.items():
             results[name] = await ask_all(running, weights, questions)
-            say(f"{name:<28} {_ndcg(results[name]):.3f}")
+            say(f"{name:<34} {_ndcg(results[name]):.3f}")
         if reranker is not None:
             results[RERANKED] = await ask_all(running, {}, questions, reranked=True)
     return results
@@ -148,21 +148,21 @@ async def measure(
 
 def report(results: Mapping[str, Sequence[tuple[Labelled, Score]]]) -> str:
     """Returns the tables as text."""
-    lines = [f"{'NDCG@10':<28} {'all':>6} {'95%':>13} {'MRR':>6} {'recall':>6}"]
+    lines = [f"{'NDCG@10':<34} {'all':>6} {'95%':>13} {'MRR':>6} {'recall':>6}"]
     for name, scored in results.items():
         values = [each.ndcg for _, each in scored]
         low, high = interval(values)
         mrr, recall = (mean(getattr(s, key) for _, s in scored) for key in ("mrr", "recall"))
-        row = f"{name:<28} {mean(values):6.3f} {low:6.3f}-{high:.3f} {mrr:6.3f} {recall:6.3f}"
+        row = f"{name:<34} {mean(values):6.3f} {low:6.3f}-{high:.3f} {mrr:6.3f} {recall:6.3f}"
         lines.append(row)
     if RERANKED not in results:
-        lines.append(f"{RERANKED:<28} no model given (RERANKER=folder of a cross-encoder)")
+        lines.append(f"{RERANKED:<34} no model given (RERANKER=folder of a cross-encoder)")
     for heading in ("set", "repository", "language", "category"):
         groups: dict[str, list[float]] = defaultdict(list)
         for item, each in results["fused + priors"]:
             groups[item.group(heading)].append(each.ndcg)
         lines += ["", f"fused + priors by {heading}"]
-        lines += [f"{name:<28} {mean(v):6.3f}  ({len(v)})" for name, v in groups.items()]
+        lines += [f"{name:<34} {mean(v):6.3f}  ({len(v)})" for name, v in groups.items()]
     return "\n".join(lines)
 
 

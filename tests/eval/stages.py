@@ -35,6 +35,27 @@ STAGES: Mapping[str, Weights] = {
 }
 
 
+DETAILS: Mapping[str, Weights] = {
+    "weights by kind of question": dict.fromkeys(SHARES, 0.5),
+    "coverage of terms": {"coverage_power": 0},
+    "candidates by rare terms": {"common_share": 1},
+    "limit of pooling": {"pool_limit": 63},
+    "whole names": {"symbol_bonus": 0},
+    "names in sentences": {"mention_bonus": 0},
+    "methods after functions": {"method_factor": 1, "block_factor": 1},
+    "first parts": {"later_part_factor": 1},
+    "named scopes": {"scope_factor": 1},
+    "stems of files": {"subject_bonus": 0},
+    "parts of words": {"partial_word_factor": 0},
+    "folders": {"folder_bonus": 0},
+    "limit of folders": {"folder_limit": 100},
+    "whole paths": {"path_bonus": 0},
+    "detailed questions": {"detailed_same_file_factor": 0.2, "detail_limit": 100},
+}
+"""What switches off a part of a prior, or of an arm: no stage is without all of them."""
+
+ABLATIONS: Mapping[str, Weights] = {**PRIORS, **DETAILS}
+
 RERANKED = "fused + priors + reranker"
 """The stage with a cross-encoder over the first hits; it is run where one is given."""
 
@@ -43,8 +64,8 @@ RERANKED_HITS = 30
 
 
 def without(prior: str) -> Weights:
-    """Returns the weights of everything but one prior."""
-    return PRIORS[prior]
+    """Returns the weights of everything but one prior, or a part of one."""
+    return ABLATIONS[prior]
 
 
 def setting(weights: Weights) -> tuple[str, ...]:

@@ -258,6 +258,60 @@ async def test_hits_come_with_what_is_around_them_in_one_call(graph: Indexing) -
     ends = {hit.node_id for hit in [*response.hits, *response.expanded]}
     assert response.edges
     assert all({edge.from_node_id, edge.to_node_id} <= ends for edge in response.edges)
+    assert response.expansion_truncated
+
+
+async def test_hits_of_several_workspaces_are_expanded_verified_and_paged_each_in_its_own(
+    graph: Indexing, roots: Path
+) -> None:
+    """The same code twice: what lies around a hit is of its own workspace, on any page.
+
+    Red when the second page, verifying or the walk takes the first workspace for all; and when the
+    answer says nothing of an expansion that was cut in the first of two.
+    """
+    _write(roots / "other")
+    (roots / "other" / "tests/test_cart.py").unlink()
+    await graph.create("other", "other")
+    await graph.succeed("other")
+    edit(roots / "other" / "shop/prices.py", "def price_of", "# above\ndef price_of")
+    callers = {
+        "workspaces/tree": {"Cart.add", "round_up", "test_add"},
+        "workspaces/other": {"Cart.add", "round_up"},
+    }
+    request = search_pb2.SearchNodesRequest(
+        parent="workspaces/tree",
+        other_parents=["workspaces/other"],
+        query="price_of",
+        page_size=1000,
+        verify=True,
+        with_text=True,
+    )
+    whole = await graph.searches.SearchNodes(request)
+    request.expand.MergeFrom(search_pb2.ExpandSpec(edges=[CALLS], direction=IN, depth=1))
+    pages: list[Any] = []
+    while not pages or request.page_token:
+        request.page_size = 1
+        pages.append(await graph.searches.SearchNodes(request))
+        request.page_token = pages[-1].next_page_token
+    request.page_size, request.expand.max_nodes = 2, 2
+    cut = await graph.searches.SearchNodes(request)
+
+    assert [hit for page in pages for hit in page.hits] == list(whole.hits)
+    firsts = {page.hits[0].workspace: page for page in pages[1::-1]}
+    assert firsts.keys() == callers.keys() == {hit.workspace for hit in cut.hits}
+    for workspace, page in firsts.items():
+        (hit,) = page.hits
+        is_moved = workspace == "workspaces/other"
+        assert hit.freshness == (hit.FRESHNESS_MOVED if is_moved else hit.FRESHNESS_FRESH)
+        assert (hit.start_line, hit.text[:12]) == (2 if is_moved else 1, "def price_of")
+        assert {near.workspace for near in page.expanded} == {workspace}
+        assert {near.qualified_name for near in page.expanded} == callers[workspace]
+        assert not page.expansion_truncated
+    assert cut.expansion_truncated
+    assert [near.workspace for near in cut.expanded] == [
+        *["workspaces/tree"] * 2,
+        *["workspaces/other"] * 2,
+    ]
 
 
 async def test_an_edit_moves_edges_and_rewrites_no_row_of_other_files(

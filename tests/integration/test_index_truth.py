@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from services.indexer.search.truth import FILES_AT_ONCE
 from tests.integration.indexing import FINISHED, indexing
 from tests.integration.oracle import broken_rules
 from tests.integration.samples import edit, write_many, write_tree
@@ -115,6 +116,26 @@ async def test_a_file_that_became_something_else_is_changed(services: Indexing, 
     assert hits["app.py:parse_body"].freshness == CHANGED
 
 
+async def test_hits_of_more_files_than_are_cut_at_once_are_all_looked_for(
+    services: Indexing, roots: Path, tree: Path
+) -> None:
+    """Red when the files past the first hundred are told as changed without a look."""
+    count = FILES_AT_ONCE + 20
+    for number in range(count):
+        (tree / f"one{number}.py").write_text(f"def router_{number}(body):\n    return {number}\n")
+    await services.succeed("tree")
+    for number in range(count):
+        edit(tree / f"one{number}.py", "def ", "# above\ndef ")
+
+    only = search_pb2.SearchFilter(paths=["one*.py"], kinds=["function"])
+    hits = await _verified(services, filter=only, page_size=1000, with_text=True)
+
+    assert len(hits) == count
+    assert {hit.freshness for hit in hits.values()} == {MOVED}
+    assert {hit.start_line for hit in hits.values()} == {2}
+    assert all(hit.text.startswith(f"def {hit.qualified_name}(") for hit in hits.values())
+
+
 async def test_pages_stay_as_they_were_found_while_files_change(
     services: Indexing, tree: Path, roots: Path, sockets: Path
 ) -> None:
@@ -163,6 +184,31 @@ async def test_the_same_question_gives_the_same_answer(services: Indexing, tree:
     ]
 
     assert all(answer == answers[0] for answer in answers)
+
+
+async def test_replicas_answer_alike_and_equal_hits_stand_by_path(
+    services: Indexing, roots: Path, tree: Path, sockets: Path
+) -> None:
+    """Of copies of one text both arms know nothing to tell them apart by.
+
+    Red when ranking leaves equal hits as they come, and the store gives them in any order.
+    """
+    for number in (3, 1, 4, 0, 2):
+        (tree / f"copy{number}.py").write_text("def copied_body(json):\n    return json\n")
+        await services.succeed("tree")  # one by one: the later it came, the higher its id
+    (sockets / "other").mkdir()
+    async with indexing(roots, sockets / "other", services.url) as replica:
+        answers = [
+            [(hit.node_id, hit.path, hit.score) for hit in (await _search(each, query)).hits]
+            for query in ("copied json body", "copied_body", "return json;", "json body value")
+            for each in (services, replica, services)
+        ]
+
+    for first, *others in (answers[at : at + 3] for at in range(0, len(answers), 3)):
+        assert all(other == first for other in others)
+        copies = [(score, path) for _, path, score in first if path.startswith("copy")]
+        assert [path for _, path in copies] == [f"copy{number}.py" for number in range(5)]
+        assert len({score for score, _ in copies}) == 1
 
 
 async def test_while_a_run_is_at_work_nothing_of_an_old_generation_is_found(

@@ -214,3 +214,31 @@ async def test_nothing_is_built_while_a_run_fills_the_workspace_or_by_two_at_onc
 
     assert sum(done) == 1
     assert await indexes(stores.database, least_nodes=0).step() == 0
+
+
+async def test_equal_vectors_at_the_end_of_an_answer_are_chosen_as_a_scan_chooses_them(
+    filled: tuple[Replica, Workspace, RegisteredModel],
+) -> None:
+    """Copies of one text have one vector: the earliest of them are found, however often built.
+
+    Red when the index is asked for as many nodes as the answer has.
+    """
+    stores, workspace, model = filled
+    asked = question(1)
+    vector = HalfVector(np.frombuffer(asked, dtype="<f2")).to_text()
+    await stores.value(
+        "UPDATE node_vectors_m1 SET embedding = (SELECT embedding FROM node_vectors_m1 "
+        f"ORDER BY embedding <#> '{vector}' LIMIT 1) WHERE node_id IN "
+        "(SELECT node_id FROM node_vectors_m1 ORDER BY random() LIMIT 40)"
+    )
+    scanned = await SearchStore(stores.database).dense(workspace.id, model.id, asked, _ALL, _K)
+    assert len({item.score for item in scanned}) == 1
+
+    for _ in range(3):
+        built = indexes(stores.database)
+        assert await built.step() == 1
+        found = await SearchStore(stores.database, built).dense(
+            workspace.id, model.id, asked, _ALL, _K
+        )
+        assert found == scanned
+        await stores.value("UPDATE vector_indexes SET probes = NULL, nodes = 0")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.indexer.search.weights import DEFAULTS, WEIGHTS, read_weights
 from tests.eval.offline import Package, table
 from tests.eval.scoring import Target, interval, score
-from tests.eval.stages import RERANKED
+from tests.eval.stages import ABLATIONS, RERANKED, SHARES, setting, without
 from tests.eval.tasks import Task, make_tree
 
 if TYPE_CHECKING:
@@ -90,3 +91,103 @@ def test_a_table_says_that_no_reranker_was_given_rather_than_nothing() -> None:
     assert len({line.count("|") for line in without}) == 1
     assert given[-1].startswith(f"| made | {RERANKED} | 1.000 |")
     assert len(given) == len(without)
+
+
+def test_every_weight_is_in_an_ablation_that_changes_it() -> None:
+    """Red when a weight is added and nothing measures it. A reranker's are no part of a search."""
+    measured = {name for prior in ABLATIONS for name in without(prior)}
+
+    assert measured | set(SHARES) == {name for name in WEIGHTS if not name.startswith("rerank_")}
+    assert all(read_weights(setting(without(prior))) != DEFAULTS for prior in ABLATIONS)
+
+
+_SCRIPT = """import { send } from "./wire.js";
+
+/**
+ * Sends what is kept to the server at once.
+ * @param {Thing} thing No word of this.
+ */
+export const flush = (thing) => {
+  send(thing);
+};
+
+// About the next in more than five words.
+function plain() {}
+
+class Store {
+  /** Returns the thing that was kept under a key. */
+  get(key) {}
+}
+"""
+_PLAIN_C = """#include "wire.h"
+/* Frees all the memory that a reply took,
+ * and its children. */
+static void *free_reply(struct reply *one) {
+  return 0;
+}
+
+/* A comment that stands for itself alone. */
+
+int count_replies(void) { return 1; }
+"""
+_RUST = """/// Splits a text where its words end.
+///
+/// # Examples
+/// ```
+/// no word of this
+/// ```
+#[inline]
+pub fn split_words(text: &str) {}
+
+struct Kept;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn test_split_words() {}
+}
+"""
+
+
+def test_comments_before_functions_are_asked_for_and_not_in_the_tree(tmp_path: Path) -> None:
+    """Red when a comment stays in the text, is taken from a neighbour, or moves a line."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name, text in {
+        "a.js": _SCRIPT,
+        "wire.js": "",
+        "b.c": _PLAIN_C,
+        "wire.h": "",
+        "c.rs": _RUST,
+    }.items():
+        (source / name).write_text(text)
+
+    tasks = make_tree(source, tmp_path / "tree")
+
+    left = {file.name: file.read_text() for file in (tmp_path / "tree").iterdir()}
+    assert {name: text.count("\n") for name, text in left.items()} == {
+        "a.js": _SCRIPT.count("\n"), "wire.js": 0, "b.c": _PLAIN_C.count("\n"), "wire.h": 0,
+        "c.rs": _RUST.count("\n"),
+    }  # fmt: skip
+    assert not any(
+        word in "".join(left.values())
+        for word in ("server", "kept under", "memory", "Splits", "Examples")
+    )
+    assert "for itself alone" in left["b.c"]
+    asked = {(task.kind, task.query): task.targets[0] for task in tasks}
+    assert {
+        query: (at.path, at.start_line, at.end_line)
+        for (kind, query), at in asked.items()
+        if kind == "docstring"
+    } == {
+        "Sends what is kept to the server at once.": ("a.js", 7, 9),
+        "Returns the thing that was kept under a key.": ("a.js", 16, 16),
+        "Frees all the memory that a reply took, and its children.": ("b.c", 4, 6),
+        "Splits a text where its words end.": ("c.rs", 7, 8),
+    }
+    assert {query for kind, query in asked if kind == "symbol"} == {
+        "flush", "plain", "Store", "get", "free_reply", "count_replies", "split_words", "Kept",
+    }  # fmt: skip
+    assert asked["test", "what test_split_words tests"].start_line == 7
+    assert asked["import", 'import { send } from "./wire.js"'] == Target("wire.js")
+    assert asked["import", '#include "wire.h"'] == Target("wire.h")

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from services.indexer.model import NodeId
+from services.indexer.search.weights import DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import TypeAlias
 
     from numpy.typing import NDArray
+
+    from services.indexer.search.weights import Ranking
 
     Numbers: TypeAlias = NDArray[np.float64]
     Ids: TypeAlias = NDArray[np.int64]
@@ -29,12 +32,6 @@ K1 = 1.2
 B = 0.75
 NAME_WEIGHT = 1.5
 """What a term in a node's name or path adds, as a multiple of the term's weight."""
-
-COVERAGE_POWER = 0.3
-"""How much a node loses that has a part of the question alone: its share of the weights to this."""
-
-COMMON_SHARE = 0.2
-"""A term that a larger share of nodes holds finds no candidates; it still counts in scores."""
 
 IMPACT_SCALE = 8192
 """Impacts are whole numbers of this part: the largest, 3.7, fits into 15 bits."""
@@ -127,13 +124,19 @@ class Candidates:
             start, size = start + size, size * growth
 
 
-def score(terms: Sequence[str], blocks: Sequence[Block], changes: Changes) -> Candidates:
+def score(
+    terms: Sequence[str],
+    blocks: Sequence[Block],
+    changes: Changes,
+    ranking: Ranking = DEFAULTS,
+) -> Candidates:
     """Returns all nodes that hold one of the rarer terms, with their scores.
 
     Args:
         terms: the question's, each once.
         blocks: of nodes, none of which is in two; at least one.
         changes: what is not as blocks have it.
+        ranking: the weights, of which those of terms count.
     """
     # Block by block: what is made of one stays in the processor's cache.
     views = [_View(block, terms, changes.nodes) for block in blocks]
@@ -141,15 +144,15 @@ def score(terms: Sequence[str], blocks: Sequence[Block], changes: Changes) -> Ca
     in_blocks = map(sum, zip(*(view.holders() for view in views), strict=True))
     holders = [count + changes.documents.holders(at) for at, count in enumerate(in_blocks)]
     weights = np.array([_weight(total, count) for count in holders])
-    rare = [0 < count <= COMMON_SHARE * total for count in holders]
+    rare = [0 < count <= ranking.common_share * total for count in holders]
     if not any(rare):
         rare = [count > 0 for count in holders]
-    found = [view.scored(weights, rare) for view in views]
+    found = [view.sums(weights, rare) for view in views]
     if len(changes.documents.nodes):
-        found.append(_scored(changes.documents, weights, rare, _mean_length(blocks)))
-    nodes = np.concatenate([nodes for nodes, _ in found])
-    scores = np.concatenate([scores for _, scores in found])
-    return Candidates(nodes, scores)
+        found.append(_sums(changes.documents, weights, rare, _mean_length(blocks)))
+    nodes = np.concatenate([nodes for nodes, _, _ in found])
+    scores = [_lowered(sums, covered, weights, ranking) for _, sums, covered in found]
+    return Candidates(nodes, np.concatenate(scores))
 
 
 class _View:
@@ -174,8 +177,8 @@ class _View:
         alive = self._alive[self._places]
         return [int(np.count_nonzero(alive[a:b])) for a, b in pairwise(self._bounds)]
 
-    def scored(self, weights: Numbers, rare: Sequence[bool]) -> tuple[Ids, Numbers]:
-        """Returns the nodes that hold a rare term, and their scores."""
+    def sums(self, weights: Numbers, rare: Sequence[bool]) -> tuple[Ids, Numbers, Numbers]:
+        """Returns the nodes that hold a rare term, and the sums of their impacts and weights."""
         slots, sizes = len(self._block.nodes), np.diff(self._bounds)
         parts = self._impacts * np.repeat(weights / IMPACT_SCALE, sizes)
         each = np.repeat(weights, sizes)
@@ -186,25 +189,25 @@ class _View:
         if self._alive is not None:
             found &= self._alive
         chosen = np.flatnonzero(found)
-        return self._block.nodes[chosen], _lowered(sums[chosen], covered[chosen], weights)
+        return self._block.nodes[chosen], sums[chosen], covered[chosen]
 
 
-def _scored(
+def _sums(
     documents: Documents, weights: Numbers, rare: Sequence[bool], mean_length: float
-) -> tuple[Ids, Numbers]:
-    """Returns, of nodes in no block, those that hold a rare term, and their scores."""
+) -> tuple[Ids, Numbers, Numbers]:
+    """Returns the same as a block's `sums`, of nodes in no block."""
     has = (documents.counts > 0) | documents.named
     chosen = np.flatnonzero(has[:, np.array(rare, dtype=np.bool_)].any(axis=1))
     counts = documents.counts[chosen].astype(np.float64)
     norms = K1 * (1 - B + B * documents.lengths[chosen, np.newaxis] / mean_length)
     impacts = counts * (K1 + 1) / (counts + norms) + NAME_WEIGHT * documents.named[chosen]
     covered = has[chosen] @ weights
-    return documents.nodes[chosen], _lowered(impacts @ weights, covered, weights)
+    return documents.nodes[chosen], impacts @ weights, covered
 
 
-def _lowered(sums: Numbers, covered: Numbers, weights: Numbers) -> Numbers:
+def _lowered(sums: Numbers, covered: Numbers, weights: Numbers, ranking: Ranking) -> Numbers:
     """Returns scores less what nodes lose that lack terms."""
-    lowered: Numbers = sums * (covered / weights.sum()) ** COVERAGE_POWER
+    lowered: Numbers = sums * (covered / weights.sum()) ** ranking.coverage_power
     return lowered
 
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from services.indexer.search.question import Question
     from services.indexer.search.weights import Ranking
 
-_MOST_FOLDER_WORDS = 2
-
 
 class FilePriors:
     """Tells the factors of files for one question, which is taken apart once for all of them."""
@@ -23,7 +21,7 @@ class FilePriors:
         self._ranking = ranking
         self._question = question
         self._terms = frozenset(question.terms)
-        self._subjects = SubjectMatcher(question.terms, question.words)
+        self._subjects = SubjectMatcher(question.terms, question.words, ranking.partial_word_factor)
         self._text = question.text.strip()
         self._end = self._text.lstrip("./")
         self._whole_end = f"/{self._end}"
@@ -39,7 +37,7 @@ class FilePriors:
         file = 1 + ranking.subject_bonus * self._subjects.share(place.subject)
         if not place.folders.isdisjoint(self._terms):
             said = len(place.folders & self._terms)
-            file += ranking.folder_bonus * min(said, _MOST_FOLDER_WORDS)
+            file += ranking.folder_bonus * min(said, ranking.folder_limit)
         if path.endswith(self._end) and self._is_asked_for(path):
             file += ranking.path_bonus
         factors = {"file": file} if file != 1 else {}

@@ -11,9 +11,6 @@ from services.indexer.search.terms import query_terms, stems, telling_words
 _MOST_NAMES, _MOST_TERMS, _MOST_WORDS = 8, 128, 64
 """What is looked at of a long question, such as a pasted file."""
 
-_WORDS_OF_A_SUBJECT = 12
-"""A question with more telling words describes what a single function does."""
-
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
 _SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
 _PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?")
@@ -53,11 +50,6 @@ class Question:
 
     wants_tests: bool
     wants_documents: bool
-
-    @property
-    def is_detailed(self) -> bool:
-        """Whether it describes one piece of code, rather than where something is done."""
-        return self.kind is QuestionKind.CODE or len(self.words) > _WORDS_OF_A_SUBJECT
 
     @property
     def own_names(self) -> tuple[str, ...]:

@@ -26,18 +26,7 @@ if TYPE_CHECKING:
     from services.indexer.search.weights import Ranking
 
 _OUTLINES = frozenset({NodeKind.WINDOW, NodeKind.BLOCK, NodeKind.MODULE, NodeKind.SECTION})
-_DEFINES = {
-    NodeKind.CLASS: 1.0,
-    NodeKind.FUNCTION: 1.0,
-    NodeKind.METHOD: 0.5,
-    NodeKind.BLOCK: 0.5,
-}
-"""How far a node of a kind is the definition of its name: many classes have a method `get`."""
-
-_LATER_PART = 0.3
-"""How far a later part of a long definition is one: its name stands in the first."""
-
-_MOST_POOLED = 10
+_DEFINES = frozenset({NodeKind.CLASS, NodeKind.FUNCTION, NodeKind.METHOD, NodeKind.BLOCK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +113,11 @@ class _Pooling(NamedTuple):
     @classmethod
     def of(cls, ranking: Ranking, question: Question) -> _Pooling:
         """Returns what weights say of a question."""
+        places = range(1 + int(ranking.pool_limit))
         return cls(
             ranking.dense_share(question.kind),
-            [ranking.dense_pool**place for place in range(_MOST_POOLED)],
-            [ranking.lexical_pool**place for place in range(_MOST_POOLED)],
+            [ranking.dense_pool**place for place in places],
+            [ranking.lexical_pool**place for place in places],
             ranking.saturation(question),
         )
 
@@ -165,11 +155,18 @@ def _definition(ranking: Ranking, question: Question, own_names: frozenset[str],
     if own_name not in own_names or hit.kind not in _DEFINES:
         return 0.0
     parts = [part.lstrip("$@").lower() for part in hit.qualified_name.split(".")]
-    worth = _DEFINES[hit.kind] * (_LATER_PART if hit.part else 1.0)
+    worth = _of_kind(ranking, hit.kind) * (ranking.later_part_factor if hit.part else 1.0)
     if any(len(name) > 1 and tuple(parts[-len(name) :]) == name for name in question.names):
-        worth *= 2
+        worth *= ranking.scope_factor
     is_whole = question.kind is QuestionKind.SYMBOL
     return worth * (ranking.symbol_bonus if is_whole else ranking.mention_bonus)
+
+
+def _of_kind(ranking: Ranking, kind: NodeKind) -> float:
+    """Returns how far a node of a kind that defines is the definition of its name."""
+    if kind is NodeKind.METHOD:
+        return ranking.method_factor
+    return ranking.block_factor if kind is NodeKind.BLOCK else 1.0
 
 
 def _spread(scores: Mapping[NodeId, float]) -> dict[NodeId, float]:

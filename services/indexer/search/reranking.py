@@ -45,6 +45,8 @@ class RerankRules:
     """Hits that are scored; 0 is off."""
     share: float = 0.5
     """What the reranker's place weighs."""
+    smoothing: float = 60
+    """Added to places before they are inverted."""
     budget_seconds: float = 1.0
     """Longest time, reading the texts included."""
     model: str = ""
@@ -111,7 +113,7 @@ class Reranker:
             return Reranked(list(hits), RerankOutcome.UNAVAILABLE)
         if window and not scores:
             return Reranked(list(hits), RerankOutcome.UNAVAILABLE)
-        ordered = blended(window, scores, self._rules.share)
+        ordered = blended(window, scores, self._rules.share, self._rules.smoothing)
         return Reranked([*ordered, *hits[len(window) :]], RerankOutcome.DONE, scores)
 
     async def _scores(

@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PART = 0.8
-"""What a word counts that a question's word begins with, or the other way round."""
-
 _LEAST_WORD, _LEAST_TERM, _LEAST_PIECE, _LEAST_COMPOUND = 3, 4, 3, 6
 
 
@@ -19,11 +16,13 @@ class SubjectMatcher:
     Args:
         terms: stems of the question.
         words: the words of the question as they are written.
+        partial: what a word counts that a question's word begins with, or the other way round.
     """
 
-    def __init__(self, terms: Sequence[str], words: Sequence[str]) -> None:
+    def __init__(self, terms: Sequence[str], words: Sequence[str], partial: float) -> None:
         self._terms = terms
         self._words = words
+        self._partial = partial
         self._known: dict[str, float] = dict.fromkeys(terms, 1.0)
 
     def share(self, subject: Sequence[str]) -> float:
@@ -49,11 +48,11 @@ class SubjectMatcher:
             # Code shortens: `param` is `parameter`, `util` is `utility`; and it joins:
             # `pathparser`.
             if len(word) >= _LEAST_WORD and term.startswith(word):
-                return _PART
+                return self._partial
             if len(term) >= _LEAST_TERM and word.startswith(term):
-                return _PART
+                return self._partial
         if len(word) >= _LEAST_COMPOUND and _is_spelled(word, self._words):
-            return _PART
+            return self._partial
         return 0.0
 
 

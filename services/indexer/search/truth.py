@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from services.indexer.storage.truth import TruthStore
     from services.indexer.storage.workspaces import WorkspaceStore
 
-MOST_FILES = 100
-"""Most changed files of one page that are looked at in detail."""
+FILES_AT_ONCE = 100
+"""Changed files of one page that are cut by one call."""
 
 _GONE = "ERROR_REASON_FILE_NOT_FOUND"
 
@@ -59,23 +59,24 @@ class Truth:
         for item in seen.values():
             if item.freshness is Freshness.CHANGED:
                 changed[item.hit.path].append(item.hit)
-        paths = list(changed)[:MOST_FILES]
-        if paths and workspace.active_model_id is not None:
-            again = await self._look_for(workspace, {path: changed[path] for path in paths})
-            seen.update((item.hit.node_id, item) for item in again)
+        if changed and workspace.active_model_id is not None:
+            model = await self._workspaces.model(workspace.active_model_id)
+            paths = list(changed)
+            for start in range(0, len(paths), FILES_AT_ONCE):
+                part = {path: changed[path] for path in paths[start : start + FILES_AT_ONCE]}
+                again = await self._look_for(workspace, model.max_tokens, part)
+                seen.update((item.hit.node_id, item) for item in again)
         return [seen[hit.node_id] for hit in hits]
 
     async def _look_for(
-        self, workspace: Workspace, changed: Mapping[str, Sequence[Hit]]
+        self, workspace: Workspace, max_tokens: int, changed: Mapping[str, Sequence[Hit]]
     ) -> list[Verified]:
         """Returns what became of hits, by file, whose file changed."""
-        assert workspace.active_model_id is not None
-        model = await self._workspaces.model(workspace.active_model_id)
         ids = [hit.node_id for hits in changed.values() for hit in hits]
         stored = await self._store.stored(workspace.id, ids)
         files = [(path, b"") for path in changed]
         found: list[Verified] = []
-        for outcome in await self._io.parse(workspace.tree, files, model.max_tokens):
+        for outcome in await self._io.parse(workspace.tree, files, max_tokens):
             hits = changed[outcome.path]
             if outcome.parsed is not None and outcome.parsed.skip_reason is None:
                 found += _in_file(outcome.parsed, hits, stored)
@@ -83,12 +84,18 @@ class Truth:
                 found += [Verified(hit, Freshness.GONE) for hit in hits]
             else:
                 found += [Verified(hit, Freshness.CHANGED) for hit in hits]
-        there = [item for item in found if item.freshness in {Freshness.FRESH, Freshness.MOVED}]
-        texts = await self._io.read_snippets(workspace.tree, [item.hit for item in there])
-        for item, text in zip(there, texts, strict=True):
-            # The file may have changed again since it was cut; then nothing is known of it.
-            sure = item if isinstance(text, str) else replace(item, freshness=Freshness.CHANGED)
-            found[found.index(item)] = replace(sure, text=text if isinstance(text, str) else None)
+        there = [
+            place
+            for place, item in enumerate(found)
+            if item.freshness in {Freshness.FRESH, Freshness.MOVED}
+        ]
+        texts = await self._io.read_snippets(workspace.tree, [found[at].hit for at in there])
+        for place, text in zip(there, texts, strict=True):
+            if isinstance(text, str):
+                found[place] = replace(found[place], text=text)
+            else:
+                # The file changed again since it was cut: nothing is known of it.
+                found[place] = replace(found[place], freshness=Freshness.CHANGED)
         return found
 
 

@@ -35,6 +35,16 @@ class Ranking:
     lexical_pool: float = 0.5
     """The same for the scores of terms."""
 
+    pool_limit: float = 9
+    """Most further nodes of a file whose closeness or scores are added."""
+
+    coverage_power: float = 0.3
+    """By terms, a node's score is multiplied by the share that it has of the weights of all terms
+    of the question, to this power: at 0 it loses nothing by a term that it lacks."""
+
+    common_share: float = 0.2
+    """A term that a larger share of nodes holds finds no candidates; it still counts in scores."""
+
     outline_factor: float = 0.9
     """For windows, blocks, module headers and sections: definitions come first."""
 
@@ -44,11 +54,29 @@ class Ranking:
     mention_bonus: float = 0.3
     """Added for the definition of a name that a longer question mentions."""
 
+    method_factor: float = 0.5
+    """For methods, of both of these: many classes have a method `get`."""
+
+    block_factor: float = 0.5
+    """The same for blocks with a name."""
+
+    later_part_factor: float = 0.3
+    """The same for a later part of a long definition: its name stands in the first."""
+
+    scope_factor: float = 2.0
+    """The same for what lies in the scope that the question names with it: `Store::get`."""
+
     subject_bonus: float = 0.3
     """For a file whose own name the question says: added to a factor of 1."""
 
+    partial_word_factor: float = 0.8
+    """What a word of a file's name counts that the question shortens, lengthens or joins."""
+
     folder_bonus: float = 0.1
-    """For each word of the file's folders in the question, of two at most; added likewise."""
+    """For each word of the file's folders in the question; added likewise."""
+
+    folder_limit: float = 2
+    """Most words of folders that count."""
 
     path_bonus: float = 2.0
     """For a file whose path ends in the question; added likewise."""
@@ -71,13 +99,23 @@ class Ranking:
     detailed_same_file_factor: float = 0.9
     """The same where the question is a piece of code or describes one: the file is not enough."""
 
+    detail_limit: float = 12
+    """A question with more telling words describes what a single function does."""
+
     rerank_share: float = 0.5
     """Of both orders, what that of a reranker weighs for the hits that it scored; the order by all
     of the above weighs the rest. Counts only where there is a reranker."""
 
+    rerank_smoothing: float = 60
+    """Added to a place of either order before it is inverted: of Cormack, Clarke, Buettcher,
+    "Reciprocal rank fusion outperforms Condorcet and individual rank learning methods" (2009)."""
+
     def saturation(self, question: Question) -> float:
         """Returns the factor for each better hit in the same file."""
-        return self.detailed_same_file_factor if question.is_detailed else self.same_file_factor
+        is_code = question.kind is QuestionKind.CODE
+        if is_code or len(question.words) > self.detail_limit:
+            return self.detailed_same_file_factor
+        return self.same_file_factor
 
     def dense_share(self, kind: QuestionKind) -> float:
         """Returns what the vectors weigh for a kind of question."""
@@ -92,6 +130,7 @@ class Ranking:
                 return self.natural_dense_share
 
 
+DEFAULTS = Ranking()
 WEIGHTS = tuple(item.name for item in fields(Ranking))
 _LARGEST_WEIGHT = 100.0
 

@@ -10,7 +10,8 @@ from pgvector import HalfVector
 from services.indexer.model import ModelId, NodeId, NodeKind, WorkspaceId
 from services.indexer.search.globs import glob_to_regex
 from services.indexer.search.model import Hit, SearchFilter
-from services.indexer.search.postings import COMMON_SHARE, COVERAGE_POWER, K1, NAME_WEIGHT, B
+from services.indexer.search.postings import K1, NAME_WEIGHT, B
+from services.indexer.search.weights import DEFAULTS
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.vector_index import Partition, nearest
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from services.indexer.search.postings import Candidates
+    from services.indexer.search.weights import Ranking
     from services.indexer.storage.database import Database
     from services.indexer.storage.term_blocks import TermBlocks
     from services.indexer.storage.vector_index import VectorIndexes
@@ -77,7 +79,7 @@ q AS MATERIALIZED (
   ) counted
   WHERE df > 0),
 rare AS MATERIALIZED (
-  SELECT coalesce(array_agg(term) FILTER (WHERE df <= {COMMON_SHARE} * total.n),
+  SELECT coalesce(array_agg(term) FILTER (WHERE df <= {{common_share}} * total.n),
     array_agg(term)) AS terms FROM q, total),
 found AS MATERIALIZED (
   SELECT x.* FROM node_terms x, rare
@@ -88,7 +90,7 @@ SELECT found.node_id, sum(q.weight * (
     tf * {K1 + 1} / (tf + {K1} * ({1 - B} + {B} * found.length / total.mean))
     + CASE WHEN named THEN {NAME_WEIGHT} ELSE 0 END
   )) * (sum(q.weight) FILTER (WHERE tf > 0 OR named) / sum(q.weight))
-    ^ {COVERAGE_POWER} AS score
+    ^ {{coverage_power}} AS score
 FROM found, total, q, LATERAL (
   SELECT coalesce(found.counts[array_position(found.terms, q.term)], 0)::float8
     AS tf, q.term = ANY (found.name_terms) AS named) held
@@ -120,10 +122,12 @@ class SearchStore:
         database: Database,
         indexes: VectorIndexes | None = None,
         terms: TermBlocks | None = None,
+        ranking: Ranking = DEFAULTS,
     ) -> None:
         self._database = database
         self._indexes = indexes
         self._terms = terms
+        self._ranking = ranking
 
     async def dense(
         self,
@@ -216,12 +220,16 @@ class SearchStore:
         if not terms:
             return []
         if self._terms is not None:
-            candidates = await self._terms.candidates(workspace_id, terms)
+            candidates = await self._terms.candidates(workspace_id, terms, self._ranking)
             if candidates is not None:
                 return await self._best(workspace_id, candidates, only, limit)
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                BM25.format(filter=_filter_sql(only, 4)),
+                BM25.format(
+                    filter=_filter_sql(only, 4),
+                    common_share=self._ranking.common_share,
+                    coverage_power=self._ranking.coverage_power,
+                ),
                 workspace_id,
                 list(terms),
                 limit,

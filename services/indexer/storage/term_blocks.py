@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from services.indexer.search.postings import RECIPE, Block, score
+from services.indexer.search.weights import DEFAULTS
 from services.indexer.storage.term_notes import Noted, NotedTerms
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from services.indexer.model import WorkspaceId
     from services.indexer.search.postings import Candidates, Ids
+    from services.indexer.search.weights import Ranking
     from services.indexer.storage.database import Connection, Database
 
 _KNOWN_SECONDS = 5.0
@@ -103,7 +105,7 @@ class TermBlocks:
         self._noted: OrderedDict[WorkspaceId, Noted] = OrderedDict()
 
     async def candidates(
-        self, workspace_id: WorkspaceId, terms: Sequence[str]
+        self, workspace_id: WorkspaceId, terms: Sequence[str], ranking: Ranking = DEFAULTS
     ) -> Candidates | None:
         """Returns all nodes that hold one of the rarer terms, scored.
 
@@ -134,8 +136,8 @@ class TermBlocks:
                 ]
                 changes = known.changes(terms)
                 if len(blocks) <= _MOST_BLOCKS_AT_ONCE:
-                    return score(terms, blocks, changes)
-                return await asyncio.to_thread(score, terms, blocks, changes)
+                    return score(terms, blocks, changes, ranking)
+                return await asyncio.to_thread(score, terms, blocks, changes, ranking)
         return None
 
     def _keep(self, workspace_id: WorkspaceId, noted: Noted) -> None:

@@ -70,11 +70,12 @@ WITH used AS MATERIALIZED (
 SELECT node_id, score FROM used, LATERAL (
   SELECT node_id, -(embedding <#> $1) AS score FROM {table}
   WHERE {condition} AND (used.probes, used.iterative_scan) IS NOT NULL
-  ORDER BY embedding <#> $1 LIMIT $2) found
-ORDER BY score DESC, node_id
+  ORDER BY embedding <#> $1 FETCH FIRST $2 ROWS WITH TIES) found
+ORDER BY score DESC, node_id LIMIT $2
 """
 """The scan looks at settings when it begins: they are set before, for this statement alone, as it
-depends on what sets them. So one question costs one statement."""
+depends on what sets them. So one question costs one statement. Of nodes with the last one's
+distance, such as copies of its text, the earliest are taken, wherever they stand in a list."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from services.indexer.search.postings import (
     Changes,
     score,
 )
+from services.indexer.search.weights import Ranking
 from services.indexer.storage.term_notes import Noted, NotedTerms
 
 _TERMS = ("alpha", "beta", "gamma", "delta")
@@ -164,6 +165,21 @@ def test_the_best_come_first_and_equal_ones_by_id(
     assert [len(piece) for piece in pieces[:-1]] == [
         limit * growth**number for number in range(len(pieces) - 1)
     ]
+
+
+def test_what_lacking_terms_cost_and_which_find_candidates_are_weights() -> None:
+    """Red when a constant stands where either weight should."""
+    full = {number: _Node(20, (1, 0, 0, 0), (False,) * 4) for number in range(1, 10)}
+    blocks = [_block(full | {10: _Node(20, (0, 1, 0, 0), (False,) * 4)})]
+
+    usual = _as_dict(score(_TERMS[:2], blocks, _NO_CHANGES))
+    mild = _as_dict(score(_TERMS[:2], blocks, _NO_CHANGES, Ranking(coverage_power=0)))
+    broad = _as_dict(score(_TERMS[:2], blocks, _NO_CHANGES, Ranking(common_share=1)))
+
+    common, rare = (math.log(1 + (10 - held + 0.5) / (held + 0.5)) for held in (9, 1))
+    assert set(usual) == set(mild) == {10}
+    assert usual[10] == pytest.approx(mild[10] * (rare / (rare + common)) ** 0.3)
+    assert set(broad) == set(range(1, 11))
 
 
 def test_terms_that_nobody_holds_find_nothing() -> None:

@@ -66,7 +66,7 @@ def test_a_long_question_costs_little(piece: str) -> None:
     started = time.process_time()
 
     question = read_question(text)
-    matcher = SubjectMatcher(question.terms, question.words)
+    matcher = SubjectMatcher(question.terms, question.words, 0.8)
     for number in range(200):
         matcher.share(read_place(f"deep/urlmap{number}x/urlmap{number}x.py").subject)
 

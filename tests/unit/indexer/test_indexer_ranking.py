@@ -266,5 +266,38 @@ def test_a_weight_that_is_none_is_refused(assignment: str, message: str) -> None
         read_weights([assignment])
 
 
-def test_every_weight_has_a_share_or_factor_or_bonus_in_its_name() -> None:
-    assert all(name.rpartition("_")[2] in {"share", "pool", "factor", "bonus"} for name in WEIGHTS)
+def test_every_weight_has_what_it_is_in_its_name() -> None:
+    kinds = {"share", "pool", "factor", "bonus", "limit", "power", "smoothing"}
+    assert all(name.rpartition("_")[2] in kinds for name in WEIGHTS)
+
+
+_LONG = " ".join(f"word{number}" for number in range(12))
+_SAME_FILE = {_hit(i, path="same.py"): 1.0 - i / 1000 for i in range(12)}
+
+
+@pytest.mark.parametrize(
+    ("weight", "value", "query", "scores", "times"),
+    [
+        ("pool_limit", 0, "x y", {_hit(1, path="a.py"): 1.0, _hit(2, path="a.py"): 1.0}, 1 / 1.55),
+        ("pool_limit", 12, "x y", _SAME_FILE, None),
+        ("method_factor", 1, "load", {_hit(1, name="load", kind=NodeKind.METHOD): 1.0}, 2 / 1.5),
+        ("block_factor", 1, "load", {_hit(1, name="load", kind=NodeKind.BLOCK): 1.0}, 1.9 / 1.4),
+        ("later_part_factor", 1, "load", {_hit(1, name="load", part=1): 1.0}, 2 / 1.3),
+        ("scope_factor", 1, "Store::get", {_hit(1, name="Store.get"): 1.0}, 2 / 3),
+        ("partial_word_factor", 0, "utility", {_hit(1, path="utils.go"): 1.0}, 1 / 1.24),
+        ("folder_limit", 1, "a_b c_d", {_hit(1, path="a/b/c/x.py"): 1.0}, 1.1 / 1.2),
+        ("detail_limit", 11, _LONG, _SAME_FILE, 1.0),
+    ],
+)
+def test_a_weight_changes_the_scores_that_it_is_named_for(
+    weight: str, value: float, query: str, scores: dict[Hit, float], times: float | None
+) -> None:
+    """Red when a constant stands where the weight should. Without `times`, the best score grows."""
+    before = _rank(query, scores)
+    after = _rank(query, scores, read_weights([f"{weight}={value}"]))
+
+    assert [item.hit.score for item in after] != [item.hit.score for item in before]
+    if times is None:
+        assert after[0].hit.score > before[0].hit.score
+    else:
+        assert after[0].hit.score == pytest.approx(before[0].hit.score * times)
