@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from services.runtime import addresses, failpoints, log, telemetry
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import Health
+from services.runtime.heap import keep_large_blocks_apart
 from services.runtime.interceptors import CallInterceptor, Gate
 from services.runtime.process_metrics import process_observed
 from services.runtime.tls import ServerTls
@@ -102,6 +103,7 @@ def run_service(settings: ServiceSettings, app: App) -> int:
         StartError: the service cannot start.
     """
     failpoints.arm(os.environ)
+    keep_large_blocks_apart()
     log.configure(app.name, settings.log_level, settings.log_format)
     stop_traces = telemetry.configure_traces(
         app.name, settings.otlp_endpoint, settings.span_files(app.name)
