@@ -64,6 +64,7 @@ from services.indexer.storage.workspace_models import WorkspaceModels
 from services.indexer.storage.workspaces import WorkspaceStore
 from services.indexer.turns import ClaimTurns
 from services.indexer.upkeep import Upkeep
+from services.indexer.vector_checker import VectorChecker
 from services.indexer.watch_client import WatchClient
 from services.runtime.channel import connect
 from services.runtime.errors import DependencyUnavailableError
@@ -292,8 +293,9 @@ class IndexerApp:
                     postings=PostingsTruth(self._database),
                     lists=indexes,
                     indexed=IndexedFiles(self._database),
+                    models=models,
+                    vectors=VectorChecker(context.marks, io, embed),
                     io=io,
-                    embed=embed,
                 ),
                 ModelAdmin(workspaces, models, embed),
                 Comparer(models, context.marks, search, io, embed),
