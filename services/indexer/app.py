@@ -62,6 +62,7 @@ from services.indexer.storage.vector_index import VectorIndexes
 from services.indexer.storage.watches import WatchStore
 from services.indexer.storage.workspace_models import WorkspaceModels
 from services.indexer.storage.workspaces import WorkspaceStore
+from services.indexer.text_bytes import TextBudget
 from services.indexer.turns import ClaimTurns
 from services.indexer.upkeep import Upkeep
 from services.indexer.vector_checker import VectorChecker
@@ -187,6 +188,7 @@ class IndexerApp:
             embed=embed,
             gate=ForwardGate(),
             turns=ClaimTurns(settings.embed_batches_in_flight),
+            texts=TextBudget(settings.embed_bytes_in_flight),
         )
 
     def _upkeep(self, ledger: RunLedger, indexes: VectorIndexes) -> tuple[Upkeep, ...]:
