@@ -73,7 +73,8 @@ class TextBudget:
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
+        while self._waiting and (self._waiting[0][1].done() or self._waiting[0][0] <= self._free):
             size, turn = self._waiting.popleft()
-            self._free -= size
-            turn.set_result(None)
+            if not turn.done():  # else it is cancelled, and about to leave
+                self._free -= size
+                turn.set_result(None)

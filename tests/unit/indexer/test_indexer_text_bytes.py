@@ -101,3 +101,21 @@ async def test_who_is_cancelled_gives_its_place_up() -> None:
     await asyncio.wait_for(work(100), 5)
 
     assert ended == [30, 100]
+
+
+async def test_who_is_cancelled_while_room_comes_takes_none_of_it() -> None:
+    """Red when a wish whose task is about to end is granted: it fails who made the room."""
+    budget = TextBudget(100)
+
+    async def work(size: int) -> None:
+        async with budget.hold([_of(size)]):
+            pass
+
+    async with budget.hold([_of(60)]):
+        waiting = asyncio.create_task(work(90))
+        await _settle()
+        waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+
+    await asyncio.wait_for(work(100), 5)
+    assert waiting.cancelled()
