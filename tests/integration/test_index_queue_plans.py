@@ -62,7 +62,7 @@ _GROWING = "nodes|files|runs|model_nodes|workspaces|workspace_watches|unused_tex
 async def test_what_an_admin_asks_of_a_workspace_reads_no_other(
     connection: asyncpg.Connection,
 ) -> None:
-    """Red with `$1 IN (0, workspace_id)`, for which no index helps: all nodes of all workspaces."""
+    """Red with a count of what waits that reads what is embedded, and with a retry that joins."""
     statements: dict[str, tuple[str, Sequence[Any]]] = {
         "failed": (queue_admin.FAILED_NODES, (_LARGE, 0, 0, 50)),
         "failed models": (queue_admin.FAILED_MODELS, (_LARGE,)),
@@ -84,8 +84,12 @@ async def test_what_an_admin_asks_of_a_workspace_reads_no_other(
 
     plans = {name: await plan_of(connection, *statement) for name, statement in statements.items()}
 
+    left = await plan_of(connection, queue_admin.within(queue_admin.LEFT, _LARGE), (_LARGE,))
+
     scanned = {n: p for n, p in plans.items() if re.search(rf"Seq Scan on ({_GROWING})\b", p)}
     assert not scanned, "\n\n".join(f"{name}:\n{plan}" for name, plan in scanned.items())
+    assert "nodes_pending" in left
+    assert "nodes_leased" in left
     assert "nodes_failed" in plans["failed"]
     assert "model_nodes_failed_by_node" in plans["failed"]
     assert "unused_texts_by_time" in plans["unused texts"]
