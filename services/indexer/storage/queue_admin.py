@@ -174,7 +174,7 @@ class ImportLease:
 def within(sql: str, workspace_id: WorkspaceId) -> str:
     """Returns a statement over a workspace, $1, or over all of them.
 
-    Two statements: one for both reads each workspace's rows to find those of one.
+    Two statements: a plan that is kept for both reads each workspace's rows to find those of one.
     """
     return sql.format(of="$1::int = 0" if workspace_id == ALL_WORKSPACES else "workspace_id = $1")
 
