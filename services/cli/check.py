@@ -18,6 +18,7 @@ from services.cli.trees import check_workspace_id
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lodestone.indexer.v1.maintenance_service_pb2 import Disagreement
@@ -44,7 +45,7 @@ def run_check(options: CheckOptions) -> ExitCode:
     parent = f"workspaces/{check_workspace_id(options.workspace)}"
     indexer, _ = connect(options.root)
     try:
-        checked, found = _check(indexer, parent, options)
+        checked, found, left_out = _check(indexer, parent, options)
         run = ""
         if found and options.repair:
             run = indexer.create_repair(parent).name
@@ -52,29 +53,41 @@ def run_check(options: CheckOptions) -> ExitCode:
         indexer.close()
     if options.as_json:
         rows = [
-            {"kind": d.kind, "path": d.path, "name": d.qualified_name, "nodes": d.nodes}
+            {
+                "kind": d.kind,
+                "path": d.path,
+                "name": d.qualified_name,
+                "nodes": d.nodes,
+                "model": d.model,
+                "fingerprint": d.fingerprint,
+            }
             for d in found
         ]
-        click.echo(json.dumps({"checked": checked, "disagreements": rows, "run": run}))
+        told = {"checked": checked, "disagreements": rows, "left_out": left_out, "run": run}
+        click.echo(json.dumps(told))
     else:
-        _print(checked, found, run)
+        _print(checked, found, run, left_out)
     return ExitCode.FAILED if found and not run else ExitCode.OK
 
 
-def _check(indexer: Indexer, parent: str, options: CheckOptions) -> tuple[int, list[Disagreement]]:
+def _check(
+    indexer: Indexer, parent: str, options: CheckOptions
+) -> tuple[int, list[Disagreement], list[str]]:
     request = CheckIndexRequest(parent=parent, sample_ratio=options.sample, mark=options.mark)
     checked = 0
     found: list[Disagreement] = []
+    left_out: list[str] = []
     try:
         for response in MaintenanceServiceStub(indexer.channel).CheckIndex(request):
             checked = response.checked
             found.extend(response.disagreements)
+            left_out.extend(response.left_out)
     except grpc.RpcError as error:
         raise explain(error) from None
-    return checked, found
+    return checked, found, left_out
 
 
-def _print(checked: int, found: list[Disagreement], run: str) -> None:
+def _print(checked: int, found: list[Disagreement], run: str, left_out: Sequence[str] = ()) -> None:
     counts: Counter[str] = Counter()
     for item in found:
         counts[item.kind] += max(1, item.nodes)
@@ -82,6 +95,9 @@ def _print(checked: int, found: list[Disagreement], run: str) -> None:
     for kind, count in counts.most_common():
         click.secho(f"  {count:,} {kind.replace('_', ' ')}", fg="yellow")
     for item in found[:_SHOWN]:
-        click.echo(f"    {item.path} {item.qualified_name}".rstrip())
+        of = f"with {item.model}" if item.model else ""
+        click.echo(f"    {item.path} {item.qualified_name} {of}".rstrip())
+    for model in left_out:
+        click.secho(f"Vectors of {model} were not made again: it is not served.", fg="yellow")
     if run:
         click.echo(f"{run} redoes them.")

@@ -62,8 +62,10 @@ from services.indexer.storage.vector_index import VectorIndexes
 from services.indexer.storage.watches import WatchStore
 from services.indexer.storage.workspace_models import WorkspaceModels
 from services.indexer.storage.workspaces import WorkspaceStore
+from services.indexer.text_bytes import TextBudget
 from services.indexer.turns import ClaimTurns
 from services.indexer.upkeep import Upkeep
+from services.indexer.vector_checker import VectorChecker
 from services.indexer.watch_client import WatchClient
 from services.runtime.channel import connect
 from services.runtime.errors import DependencyUnavailableError
@@ -186,6 +188,7 @@ class IndexerApp:
             embed=embed,
             gate=ForwardGate(),
             turns=ClaimTurns(settings.embed_batches_in_flight),
+            texts=TextBudget(settings.embed_bytes_in_flight),
         )
 
     def _upkeep(self, ledger: RunLedger, indexes: VectorIndexes) -> tuple[Upkeep, ...]:
@@ -292,8 +295,9 @@ class IndexerApp:
                     postings=PostingsTruth(self._database),
                     lists=indexes,
                     indexed=IndexedFiles(self._database),
+                    models=models,
+                    vectors=VectorChecker(context.marks, io, embed),
                     io=io,
-                    embed=embed,
                 ),
                 ModelAdmin(workspaces, models, embed),
                 Comparer(models, context.marks, search, io, embed),

@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from services.indexer.errors import TreeUnavailableError
-from services.indexer.model import Failure, ModelId
+from services.indexer.model import ModelId
 from services.indexer.storage.marks import Disagreement, Mark, row_of
+from services.indexer.vector_checker import CheckStep
 from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from services.indexer.embed_client import EmbedClient, Vector
     from services.indexer.io_client import IoClient
-    from services.indexer.model import (
-        EmbedModel,
-        KnownFile,
-        ParseOutcome,
-        RegisteredModel,
-        Workspace,
-    )
+    from services.indexer.model import KnownFile, ParseOutcome, RegisteredModel, Workspace
     from services.indexer.storage.files import FileStore
     from services.indexer.storage.indexed_files import IndexedFiles
-    from services.indexer.storage.marks import MarkStore, SampledNode
+    from services.indexer.storage.marks import MarkStore
     from services.indexer.storage.postings_truth import PostingsTruth
     from services.indexer.storage.vector_index import VectorIndexes
+    from services.indexer.storage.workspace_models import WorkspaceModels
     from services.indexer.storage.workspaces import WorkspaceStore
+    from services.indexer.vector_checker import VectorChecker
 
 _PAGE_NODES = 2000
 _PAGE_FILES = 32
-_SAMPLE_NODES = 64
-_LEAST_COSINE = 0.99
-"""A vector that is farther from a new one of its text is another text's, or damaged."""
 
 _GONE = "ERROR_REASON_FILE_NOT_FOUND"
 
 
-@dataclass(frozen=True, slots=True)
-class CheckStep:
-    """What one step of a check looked at and found."""
-
-    rows: int
-    found: Sequence[Mark]
-
-
 class Checker:
     """Compares tables, files and a sample of vectors, page by page; changes no row but marks.
+
+    Vectors of each model of the workspace are compared, those of a model beside the active one
+    with its own queue.
 
     A check beside a run may tell of what is just being changed. A file that came after the last run
     is missing like one whose row was lost: nothing tells them apart, and a repair run reads both.
@@ -65,8 +50,9 @@ class Checker:
         postings: PostingsTruth,
         lists: VectorIndexes,
         indexed: IndexedFiles,
+        models: WorkspaceModels,
+        vectors: VectorChecker,
         io: IoClient,
-        embed: EmbedClient,
     ) -> None:
         self._workspaces = workspaces
         self._files = files
@@ -74,8 +60,9 @@ class Checker:
         self._postings = postings
         self._lists = lists
         self._indexed = indexed
+        self._models = models
+        self._vectors = vectors
         self._io = io
-        self._embed = embed
 
     async def check(
         self, workspace: Workspace, sample_ratio: float, *, mark: bool
@@ -98,27 +85,41 @@ class Checker:
     async def _steps(
         self, workspace: Workspace, model: RegisteredModel, sample_ratio: float
     ) -> AsyncIterator[CheckStep]:
-        async for step in self._compare_tables(workspace, model):
-            yield step
-        async for found in self._postings.compare(workspace.id):
-            yield CheckStep(found.nodes, () if found.mark is None else (found.mark,))
-        if await self._lists.finds_enough(workspace.id, model.id) is False:
-            yield CheckStep(0, (Mark("", Disagreement.LISTS_WRONG),))
-        async for step in self._compare_files(workspace, model):
-            yield step
-        async for step in self._find_missing(workspace):
-            yield step
+        beside = await self._models.beside(workspace)
+        parts = [
+            self._compare_tables(workspace, model),
+            *(self._compare_tables(workspace, other, active=False) for other in beside),
+            self._compare_postings(workspace),
+            self._ask_lists(workspace, model),
+            self._compare_files(workspace, model),
+            self._find_missing(workspace),
+        ]
         if sample_ratio > 0:
-            async for step in self._compare_vectors(workspace, model, sample_ratio):
+            parts.append(self._vectors.compare(workspace, model, sample_ratio))
+            parts += [
+                self._vectors.compare_if_served(workspace, other, sample_ratio) for other in beside
+            ]
+        for part in parts:
+            async for step in part:
                 yield step
 
-    async def _compare_tables(
+    async def _compare_postings(self, workspace: Workspace) -> AsyncIterator[CheckStep]:
+        async for found in self._postings.compare(workspace.id):
+            yield CheckStep(found.nodes, () if found.mark is None else (found.mark,))
+
+    async def _ask_lists(
         self, workspace: Workspace, model: RegisteredModel
+    ) -> AsyncIterator[CheckStep]:
+        if await self._lists.finds_enough(workspace.id, model.id) is False:
+            yield CheckStep(0, (Mark("", Disagreement.LISTS_WRONG),))
+
+    async def _compare_tables(
+        self, workspace: Workspace, model: RegisteredModel, *, active: bool = True
     ) -> AsyncIterator[CheckStep]:
         last, rows = 0, _PAGE_NODES
         while rows == _PAGE_NODES:
             found, rows, last = await self._marks.compare_tables(
-                workspace.id, model.id, last, _PAGE_NODES
+                workspace.id, model, last, _PAGE_NODES, active=active
             )
             yield CheckStep(rows, found)
 
@@ -160,46 +161,6 @@ class Checker:
         except TreeUnavailableError:
             return  # each known file was told to be out of reach
 
-    async def _compare_vectors(
-        self, workspace: Workspace, model: RegisteredModel, ratio: float
-    ) -> AsyncIterator[CheckStep]:
-        remote = await self._embed.model(model.name)
-        if remote.fingerprint != model.fingerprint:
-            raise StateConflictError(
-                "The model that is served is not the one of the vectors.",
-                metadata={"state": "other model", "allowed": model.name},
-            )
-        after = 0
-        while page := await self._marks.sample(
-            workspace.id, model.id, ratio, after, min(_SAMPLE_NODES, remote.max_batch_texts)
-        ):
-            yield CheckStep(len(page), await self._wrong_vectors(workspace, remote, page))
-            after = page[-1].node.id
-
-    async def _wrong_vectors(
-        self, workspace: Workspace, model: EmbedModel, page: Sequence[SampledNode]
-    ) -> list[Mark]:
-        nodes = [item.node for item in page]
-        texts = await self._io.read_contents(workspace.tree, nodes)
-        readable = [
-            (item, text)
-            for item, text in zip(page, texts, strict=True)
-            if not isinstance(text, Failure)  # the file changed: told before
-        ]
-        if not readable:
-            return []
-        vectors = await self._embed.embed_documents(model, [text for _, text in readable])
-        return [
-            Mark(
-                item.node.path,
-                Disagreement.VECTOR_WRONG,
-                item.node.id,
-                item.node.qualified_name,
-            )
-            for (item, _), vector in zip(readable, vectors, strict=True)
-            if not isinstance(vector, Failure) and _cosine(item, vector) < _LEAST_COSINE
-        ]
-
 
 def _file_disagreement(
     file: KnownFile, outcome: ParseOutcome, rows: Sequence[tuple[object, ...]]
@@ -211,10 +172,3 @@ def _file_disagreement(
     if parsed is None or parsed.digest != file.digest:
         return Disagreement.FILE_CHANGED
     return None if list(rows) == row_of(parsed) else Disagreement.NODES_DIFFER
-
-
-def _cosine(item: SampledNode, vector: Vector) -> float:
-    stored = np.asarray(item.vector, dtype=np.float32)
-    new = np.frombuffer(vector.values, dtype="<f2").astype(np.float32)
-    norms = float(np.linalg.norm(stored) * np.linalg.norm(new))
-    return float(stored @ new) / norms if norms else 0.0

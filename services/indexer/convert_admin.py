@@ -73,4 +73,6 @@ def disagreement_to_proto(mark: Mark) -> maintenance_service_pb2.Disagreement:
         qualified_name=mark.qualified_name,
         kind=mark.kind.value,
         nodes=mark.nodes,
+        model="" if mark.model is None else mark.model.name,
+        fingerprint="" if mark.model is None else mark.model.fingerprint,
     )

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from services.indexer.stops import StopSignal
     from services.indexer.storage.model_queue import ModelQueue
     from services.indexer.storage.nodes import NodeQueue, Outlook
+    from services.indexer.text_bytes import TextBudget
     from services.indexer.turns import ClaimTurns
 
 _LONGEST_IDLE_SECONDS = 0.2
@@ -68,6 +69,7 @@ class Embedder:
         gate: ForwardGate,
         nodes: NodeQueue | ModelQueue,
         turns: ClaimTurns,
+        texts: TextBudget,
         stop: StopSignal,
         replan: Callable[[Sequence[str]], Awaitable[None]],
         settings: IndexerSettings,
@@ -83,6 +85,7 @@ class Embedder:
         self._settings = settings
         self._on_progress = on_progress
         self._turns = turns
+        self._texts = texts
         self._stop = stop
         self._patience = Patience(settings.dependency_patience_seconds)
         self._budget = ItemBudget(self._patience, io.probe)
@@ -215,8 +218,9 @@ class Embedder:
         self._in_flight.update(dict.fromkeys(hashes, done))
         try:
             left = await self._adopt(nodes)
-            if left:
-                await self._forward(left)
+            for part in self._texts.parts(left):
+                async with self._texts.hold(part):
+                    await self._forward(part)
         finally:
             for content_hash in hashes:
                 del self._in_flight[content_hash]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from services.indexer.storage.model_queue import ModelQueue
     from services.indexer.storage.nodes import NodeQueue
     from services.indexer.storage.workspaces import WorkspaceStore
+    from services.indexer.text_bytes import TextBudget
     from services.indexer.turns import ClaimTurns
 
 _BEATS_PER_LEASE = 4
@@ -64,6 +65,7 @@ class RunContext:
     embed: EmbedClient
     gate: ForwardGate
     turns: ClaimTurns
+    texts: TextBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +222,7 @@ class RunExecution:
             gate=context.gate,
             nodes=context.nodes if models.target == models.active else context.model_nodes,
             turns=context.turns,
+            texts=context.texts,
             stop=self._stop,
             replan=planner.replan,
             settings=context.settings,

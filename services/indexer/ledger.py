@@ -14,6 +14,7 @@ from services.indexer import metrics
 from services.indexer.errors import RunOwnershipLostError
 from services.indexer.storage import (
     marks,
+    model_marks,
     run_create,
     run_models,
     run_progress,
@@ -21,6 +22,7 @@ from services.indexer.storage import (
     run_scope,
     run_wishes,
 )
+from services.indexer.storage.model_rows import hold_node_set
 from services.indexer.storage.run_end import end_run, lock_workspace, release_nodes
 from services.indexer.storage.run_reader import RunReader
 from services.indexer.storage.run_rows import HELD, SELECT_RUNS, key_of, run_of
@@ -204,11 +206,17 @@ class RunLedger(RunReader):
     async def put_back_marked(self, run: Run, model_id: ModelId) -> None:
         """Sends nodes that a check marked back to the queue, into the scope of a repair run.
 
+        Those whose vector of a model beside the active one is marked wait for that model, whose
+        own run makes it anew.
+
         Raises:
             RunOwnershipLostError: another replica took the run; nothing was changed.
         """
         async with self._database.transaction() as connection:
+            await hold_node_set(connection, run.workspace_id)
             nodes = await marks.put_back(connection, run.workspace_id, model_id)
+            for beside in await model_marks.put_back(connection, run.workspace_id, model_id):
+                await run_models.queue(connection, run.workspace_id, beside)
             await run_scope.give_nodes(connection, run.workspace_id, run.id, nodes)
             await self.rebase(connection, run)
 

@@ -110,4 +110,5 @@ class MaintenanceServicer(maintenance_service_pb2_grpc.MaintenanceServiceService
                     disagreements=[
                         convert_admin.disagreement_to_proto(mark) for mark in step.found
                     ],
+                    left_out=[] if step.left_out is None else [step.left_out.name],
                 )

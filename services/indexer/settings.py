@@ -67,6 +67,10 @@ class IndexerSettings(ServiceSettings):
     embed_batches_in_flight: Annotated[int, Field(ge=1, le=64)] = 4
     """Claims that are fetched, embedded or committed at once."""
 
+    embed_bytes_in_flight: Annotated[int, Field(ge=1024, le=1 << 32)] = 32 << 20
+    """Most bytes of text that are fetched, embedded or committed at once; a claim with more goes in
+    parts, and a single text that is longer goes alone."""
+
     node_max_attempts: Annotated[int, Field(ge=1, le=100)] = 5
     """Times that a node is tried, before it ends failed."""
 

@@ -14,6 +14,7 @@ from services.indexer.graph.model import MAX_NODES, Direction, Resolution, WalkS
 from services.indexer.model import ParsedReference, ReferenceKind
 from services.indexer.storage import graph, tenancy, truth
 from services.indexer.storage.graph import GraphStore
+from tests.integration.plans import plan_of
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
 
 if TYPE_CHECKING:
@@ -83,23 +84,18 @@ async def test_no_statement_reads_all_of_a_table(migrated_url: str, database: Da
     }
 
     plans = {
-        name: await _plan(connection, sql, (1, *arguments))
+        name: await plan_of(connection, sql, (1, *arguments))
         for name, (sql, arguments) in statements.items()
     }
     await tenancy.install(database)
     async with connection.transaction():
         await tenancy.restrict(connection, ["tree"])
         for name, (sql, arguments) in statements.items():
-            plans[f"{name} for a tenant"] = await _plan(connection, sql, (1, *arguments))
+            plans[f"{name} for a tenant"] = await plan_of(connection, sql, (1, *arguments))
 
     await connection.close()
     scanned = {name: plan for name, plan in plans.items() if _ALL_ROWS.search(plan)}
     assert not scanned, "\n\n".join(f"{name}:\n{plan}" for name, plan in scanned.items())
-
-
-async def _plan(connection: asyncpg.Connection, sql: str, arguments: Sequence[Any]) -> str:
-    rows = await connection.fetch(f"EXPLAIN {sql}", *arguments)
-    return "\n".join(row[0] for row in rows)
 
 
 async def test_a_first_index_of_many_nodes_checks_each_reference_by_its_key(

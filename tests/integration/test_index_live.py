@@ -81,6 +81,12 @@ def _metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(f"lodestone_indexer_{name}", labels) or 0.0
 
 
+def _events() -> float:
+    """Returns how many changes of files io told, whatever they were."""
+    name = "lodestone_indexer_live_events_total"
+    return sum(s.value for m in REGISTRY.collect() for s in m.samples if s.name == name)
+
+
 async def test_what_changes_is_searched_without_a_call(live: Indexing, tree: Path) -> None:
     """Red when a renamed file is looked at under its new path alone: the old one stays."""
     part = tree / "package_0" / "part_0.py"
@@ -232,6 +238,36 @@ async def test_events_that_were_lost_are_counted_and_made_up_for(
         assert _metric("live_rescans_total") > rescans
         await live.set_live("tree", live=False)
         await check(live, "tree", "tree")
+
+
+async def test_a_change_that_no_event_tells_is_found_by_the_next_look(
+    tree: Path, roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """The kernel tells a folder nothing of writes to a file that was opened by a name elsewhere.
+
+    Red when a watcher looks through the tree at its start and after lost events alone.
+    """
+    edited, aside = tree / "package_0" / "part_0.py", roots / "aside.py"
+    aside.hardlink_to(edited)
+    often: dict[str, Any] = {"live_reconcile_seconds": 1.0}
+    with aside.open("r+b") as opened:
+        aside.unlink()
+        async with indexing(roots, sockets, migrated_url, **often) as live:
+            await live.create("tree", "tree")
+            await live.set_live("tree")
+            await caught_up(live.url, "tree", tree)
+            await _until_idle(live)
+            told = _events(), _metric("live_rescans_total")
+            opened.write(_work("written_aside_").encode())
+            opened.truncate()
+            opened.flush()
+
+            await caught_up(live.url, "tree", tree)
+
+            assert edited.read_text(encoding="utf-8") == _work("written_aside_")
+            assert (_events(), _metric("live_rescans_total")) == told
+            await live.set_live("tree", live=False)
+            await check(live, "tree", "tree")
 
 
 async def test_io_that_went_is_waited_for_and_what_it_missed_is_found(

@@ -6,22 +6,26 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import grpc
 import pytest
 from google.protobuf import duration_pb2
 from prometheus_client import REGISTRY
 
-from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
-from lodestone.indexer.v1 import maintenance_service_pb2_grpc as models_grpc
 from lodestone.indexer.v1 import queue_service_pb2 as queue_pb2
 from lodestone.indexer.v1 import queue_service_pb2_grpc as queue_grpc
 from services.indexer.model import Failure
 from services.indexer.storage.queue_admin import ALL_WORKSPACES, QueueAdmin
 from services.indexer.storage.queue_depth import QueueDepth
-from tests.integration.indexing import FINISHED, State, indexing
+from tests.integration.indexing import State
 from tests.integration.oracle import broken_rules
 from tests.integration.replicas import MODEL, parsed_file, replica, workspace_with_model
-from tests.integration.samples import write_many
+from tests.integration.two_models import (
+    SMALL,
+    TREE,
+    add_small,
+    maintenance,
+    runs_ended,
+    two_models,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
     from tests.integration.indexing import Indexing
     from tests.integration.replicas import Replica
 
-_TREE = "workspaces/tree"
-_SMALL = "models/small"
 _NODES = 20
 _SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64, dimensions=8)
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
@@ -44,21 +46,8 @@ _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
 async def services(
     roots: Path, sockets: Path, migrated_url: str, hook: Hook
 ) -> AsyncIterator[Indexing]:
-    """The tree is indexed with the first of two models that serve."""
-    write_many(roots / "tree", _NODES, per_file=5)
-    async with indexing(
-        roots,
-        sockets,
-        migrated_url,
-        embed=hook.app,
-        embed_settings={"model": "hashing:64", "extra_models": "small=hashing:32"},
-        embed_batch_nodes=8,
-        embed_batches_in_flight=1,
-    ) as running:
-        await running.create("tree", "tree")
-        await running.succeed("tree")
+    async with two_models(roots, sockets, migrated_url, hook, _NODES) as running:
         yield running
-        hook.go_on.set()
 
 
 @pytest.fixture
@@ -66,69 +55,46 @@ def queue(services: Indexing) -> Any:
     return queue_grpc.QueueServiceStub(services.channel)
 
 
-async def _add(services: Indexing) -> None:
-    """Adds the second model; it may still be loading."""
-    stub = models_grpc.MaintenanceServiceStub(services.channel)
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await stub.AddWorkspaceModel(
-                    models_pb2.AddWorkspaceModelRequest(parent=_TREE, model=_SMALL)
-                )
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.02)
-            else:
-                return
-
-
-async def _model_runs_ended(services: Indexing) -> None:
-    async with asyncio.timeout(30):
-        while any(run.state not in FINISHED for run in await services.list_runs("tree")):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
-
-
 async def test_a_bulk_import_waits_for_a_batch_of_any_model(
     services: Indexing, queue: Any, hook: Hook
 ) -> None:
     """Red with counts over `nodes` alone: drained, no worker, and a lease beside the batch."""
     hook.hold()
-    await _add(services)
+    await add_small(maintenance(services))
     await hook.reached.wait()
 
     drained = await queue.DrainQueue(
-        queue_pb2.DrainQueueRequest(parent=_TREE, timeout=duration_pb2.Duration(nanos=10**8))
+        queue_pb2.DrainQueueRequest(parent=TREE, timeout=duration_pb2.Duration(nanos=10**8))
     )
-    stats = await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=_TREE))
+    stats = await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=TREE))
     begin = asyncio.ensure_future(
         queue.BeginBulkImport(
-            queue_pb2.BeginBulkImportRequest(parent=_TREE, lease=duration_pb2.Duration(seconds=60))
+            queue_pb2.BeginBulkImportRequest(parent=TREE, lease=duration_pb2.Duration(seconds=60))
         )
     )
     async with asyncio.timeout(10):
         while not (  # noqa: ASYNC110
-            await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=_TREE))
+            await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=TREE))
         ).paused:
             await asyncio.sleep(0.02)
     assert not begin.done(), "a batch is in flight"
     hook.go_on.set()
     lease = await begin
-    during = await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=_TREE))
+    during = await queue.GetQueueStats(queue_pb2.GetQueueStatsRequest(parent=TREE))
     calls = len(hook.calls)
     await queue.EndBulkImport(queue_pb2.EndBulkImportRequest(lease_token=lease.lease_token))
-    await _model_runs_ended(services)
+    await runs_ended(services)
 
     assert (drained.drained, drained.left) == (False, _NODES)
     assert {(c.status, c.model): c.count for c in stats.counts} == {
         ("embedded", ""): _NODES,
-        ("pending", _SMALL): _NODES - 8,
-        ("processing", _SMALL): 8,
+        ("pending", SMALL): _NODES - 8,
+        ("processing", SMALL): 8,
     }
     assert [worker.processing for worker in stats.workers] == [8]
     assert "processing" not in {count.status for count in during.counts}
     assert len(hook.calls) > calls, "the queue of the model resumed"
-    assert (await queue.DrainQueue(queue_pb2.DrainQueueRequest(parent=_TREE))).drained
+    assert (await queue.DrainQueue(queue_pb2.DrainQueueRequest(parent=TREE))).drained
     assert await broken_rules(services.url) == []
 
 
@@ -137,20 +103,20 @@ async def test_what_failed_with_any_model_is_listed_and_put_back(
 ) -> None:
     """Red with a list or a retry that reads `nodes` alone."""
     hook.poison = "value + 13\n"
-    await _add(services)
-    await _model_runs_ended(services)
+    await add_small(maintenance(services))
+    await runs_ended(services)
     hook.poison = ""
 
-    listed = await queue.ListFailedNodes(queue_pb2.ListFailedNodesRequest(parent=_TREE))
-    retried = await queue.RetryFailedNodes(queue_pb2.RetryFailedNodesRequest(parent=_TREE))
+    listed = await queue.ListFailedNodes(queue_pb2.ListFailedNodesRequest(parent=TREE))
+    retried = await queue.RetryFailedNodes(queue_pb2.RetryFailedNodesRequest(parent=TREE))
     (name,) = retried.index_runs
     (run,) = [run for run in await services.list_runs("tree") if run.name == name]
     ended = await services.wait(run)
-    again = await queue.RetryFailedNodes(queue_pb2.RetryFailedNodesRequest(parent=_TREE))
+    again = await queue.RetryFailedNodes(queue_pb2.RetryFailedNodesRequest(parent=TREE))
 
-    assert [(node.qualified_name, node.model) for node in listed.nodes] == [("work_13", _SMALL)]
+    assert [(node.qualified_name, node.model) for node in listed.nodes] == [("work_13", SMALL)]
     assert listed.nodes[0].error.message
-    assert (retried.count, retried.index_run, ended.model) == (1, name, _SMALL)
+    assert (retried.count, retried.index_run, ended.model) == (1, name, SMALL)
     assert (ended.state, ended.progress.nodes_embedded) == (State.STATE_SUCCEEDED, 1)
     assert (again.count, list(again.index_runs)) == (0, [])
     assert await broken_rules(services.url) == []

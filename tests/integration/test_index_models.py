@@ -12,10 +12,9 @@ import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
-from lodestone.indexer.v1 import maintenance_service_pb2_grpc as models_grpc
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
-from tests.integration.samples import write_many
+from tests.integration.two_models import TREE, add_small, maintenance, two_models
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,9 +23,7 @@ if TYPE_CHECKING:
     from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
-_TREE = "workspaces/tree"
 _NODES = 40
-_BOTH = {"model": "hashing:64", "extra_models": "small=hashing:32"}
 
 _VECTORS = """
 SELECT f.path, n.ordinal, v.content_hash, v.embedding::text
@@ -40,48 +37,18 @@ JOIN workspaces w ON w.id = n.workspace_id WHERE w.name = $1 ORDER BY f.path, n.
 async def services(
     roots: Path, sockets: Path, migrated_url: str, hook: Hook
 ) -> AsyncIterator[Indexing]:
-    """Both models serve; the tree is indexed with the first one."""
-    write_many(roots / "tree", _NODES, per_file=5)
-    async with indexing(
-        roots,
-        sockets,
-        migrated_url,
-        embed=hook.app,
-        embed_settings=_BOTH,
-        embed_batch_nodes=8,
-        embed_batches_in_flight=1,
-    ) as running:
-        await running.create("tree", "tree")
-        await running.succeed("tree")
+    async with two_models(roots, sockets, migrated_url, hook, _NODES) as running:
         yield running
-        hook.go_on.set()
 
 
 @pytest.fixture
 def models(services: Indexing) -> Any:
-    return models_grpc.MaintenanceServiceStub(services.channel)
-
-
-async def _add(models: Any) -> models_pb2.WorkspaceModel:
-    """Adds the second model; it may still be loading."""
-    request = models_pb2.AddWorkspaceModelRequest(parent=_TREE, model="models/small")
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                response: models_pb2.AddWorkspaceModelResponse = await models.AddWorkspaceModel(
-                    request
-                )
-            except grpc.aio.AioRpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-                await asyncio.sleep(0.02)
-            else:
-                return response.model
+    return maintenance(services)
 
 
 async def _activate(models: Any, name: str, **fields: Any) -> models_pb2.WorkspaceModel:
     request = models_pb2.ActivateWorkspaceModelRequest(
-        parent=_TREE, model=f"models/{name}", **fields
+        parent=TREE, model=f"models/{name}", **fields
     )
     response: models_pb2.ActivateWorkspaceModelResponse = await models.ActivateWorkspaceModel(
         request
@@ -91,17 +58,17 @@ async def _activate(models: Any, name: str, **fields: Any) -> models_pb2.Workspa
 
 async def _remove(models: Any, name: str) -> None:
     await models.RemoveWorkspaceModel(
-        models_pb2.RemoveWorkspaceModelRequest(parent=_TREE, model=f"models/{name}")
+        models_pb2.RemoveWorkspaceModelRequest(parent=TREE, model=f"models/{name}")
     )
 
 
 async def _listed(models: Any) -> dict[str, models_pb2.WorkspaceModel]:
-    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=_TREE))
+    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=TREE))
     return {item.model.removeprefix("models/"): item for item in response.models}
 
 
 async def _runs_of_models(services: Indexing) -> list[runs_pb2.IndexRun]:
-    response = await services.runs.ListIndexRuns(runs_pb2.ListIndexRunsRequest(parent=_TREE))
+    response = await services.runs.ListIndexRuns(runs_pb2.ListIndexRunsRequest(parent=TREE))
     return [run for run in response.index_runs if run.model]
 
 
@@ -149,7 +116,7 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
 ) -> None:
     """The oracle: an index built from scratch with the new model alone is the same, row for row."""
     first = (await _listed(models))["hashing"]
-    added = await _add(models)
+    added = await add_small(models)
     assert (added.active, added.nodes_total, added.dimensions) == (False, _NODES, 32)
     await _complete(services, models)
     beside = (await _listed(models))["small"]
@@ -196,7 +163,7 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
 
 async def test_every_search_beside_a_switch_finds_its_node(services: Indexing, models: Any) -> None:
     """Whenever it looks, one model is active and complete."""
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
     stopping, found = asyncio.Event(), []
 
@@ -227,7 +194,7 @@ async def test_a_search_that_began_before_a_switch_ends_with_the_new_model(
     Red when the dense arm does not look again, as the model that it looked at is not the active
     one: the hit has the score of the lexical arm alone.
     """
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
     hook.hold()
     searching = asyncio.create_task(services.search("tree", "function_7", k=1))
@@ -246,7 +213,7 @@ async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
     services: Indexing, models: Any, hook: Hook
 ) -> None:
     hook.hold()
-    await _add(models)
+    await add_small(models)
     await hook.reached.wait()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -274,7 +241,7 @@ async def test_changes_reach_both_models_the_active_one_first(
     services: Indexing, models: Any, roots: Path, hook: Hook
 ) -> None:
     """A run over files neither joins nor waits for the background: that gives way to it."""
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
     tree = roots / "tree"
     changed, gone, *_ = sorted(tree.rglob("*.py"))
@@ -299,7 +266,7 @@ async def test_an_indexer_that_stops_in_the_middle_of_a_model_goes_on_with_it(
     services: Indexing, models: Any, hook: Hook
 ) -> None:
     hook.hold()
-    await _add(models)
+    await add_small(models)
     await hook.reached.wait()
     hook.go_on.set()
     await _until(lambda: _some(models))
@@ -323,21 +290,21 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
     services: Indexing, models: Any, roots: Path, sockets: Path
 ) -> None:
     """One that was chosen is never replaced; its run says what is wrong."""
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
     await _activate(models, "small")
     await services.indexer.stop()
     (sockets / "b").mkdir()
     other = {"model": "hashing:64", "extra_models": "small=hashing:48"}
     async with indexing(roots, sockets / "b", services.url, embed_settings=other) as again:
-        stub = models_grpc.MaintenanceServiceStub(again.channel)
+        stub = maintenance(again)
         await _until(lambda: _is_other(stub))
         failed = await again.run("tree")
 
         assert failed.state == State.STATE_FAILED
         assert "other weights" in failed.error.message
         assert await broken_rules(again.url) == []
-        await _add(stub)
+        await add_small(stub)
         await _until(lambda: _twice(stub))
 
 
@@ -347,21 +314,21 @@ async def _is_other(models: Any) -> bool:
 
 
 async def _twice(models: Any) -> bool:
-    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=_TREE))
+    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=TREE))
     return [item.dimensions for item in response.models if item.nodes_embedded] == [64, 32, 48]
 
 
 async def test_models_are_compared_by_what_the_index_answers(
     services: Indexing, models: Any
 ) -> None:
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
 
     found = await models.CompareWorkspaceModels(
-        models_pb2.CompareWorkspaceModelsRequest(parent=_TREE, questions=20)
+        models_pb2.CompareWorkspaceModelsRequest(parent=TREE, questions=20)
     )
     again = await models.CompareWorkspaceModels(
-        models_pb2.CompareWorkspaceModelsRequest(parent=_TREE, questions=20)
+        models_pb2.CompareWorkspaceModelsRequest(parent=TREE, questions=20)
     )
 
     assert [score.model for score in found.scores] == ["models/hashing", "models/small"]
@@ -376,7 +343,7 @@ async def test_a_run_over_files_is_no_run_of_a_model(
 ) -> None:
     """Red when a new run joins the background, which looks at no file."""
     hook.hold()
-    await _add(models)
+    await add_small(models)
     await hook.reached.wait()
 
     run = await services.begin("tree")
@@ -389,7 +356,7 @@ async def test_a_run_over_files_is_no_run_of_a_model(
     with pytest.raises(grpc.aio.AioRpcError, match="embed-only"):
         await services.runs.CreateIndexRun(
             runs_pb2.CreateIndexRunRequest(
-                parent=_TREE, request_id=str(uuid.uuid4()), model="models/small"
+                parent=TREE, request_id=str(uuid.uuid4()), model="models/small"
             )
         )
 
@@ -397,7 +364,7 @@ async def test_a_run_over_files_is_no_run_of_a_model(
 async def test_a_removed_model_leaves_its_cache_for_a_while(
     services: Indexing, models: Any
 ) -> None:
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
 
     with pytest.raises(grpc.aio.AioRpcError, match="Search uses"):
@@ -409,7 +376,7 @@ async def test_a_removed_model_leaves_its_cache_for_a_while(
     assert await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")
     with pytest.raises(grpc.aio.AioRpcError, match="no model small"):
         await _activate(models, "small")
-    await _add(models)
+    await add_small(models)
     await _complete(services, models)
     assert (await _listed(models))["small"].nodes_embedded == _NODES
     assert not await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")

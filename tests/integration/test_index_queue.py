@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.indexer.attempts import delay_seconds
 from services.indexer.model import Failure
 from services.indexer.run import OutcomeResult
 from tests.integration.oracle import broken_rules
@@ -129,6 +130,28 @@ async def test_a_failure_that_may_pass_is_tried_again_after_a_wait(one: Replica)
     assert wait_seconds is not None
     assert 0 < wait_seconds < 3
     assert await one.ledger.outcomes(run, ("failed", "timeout", "stale"), ("", "", 0), 10) == []
+
+
+async def test_a_node_waits_longer_after_each_attempt_by_the_clock_of_the_database(
+    one: Replica,
+) -> None:
+    """Red with a delay that is not written, or counted from another clock than that of claims."""
+    run, model = await _running(one)
+    await one.apply(run, model, parsed_file("a.py", "a"))
+    waits, wanted = [], []
+    for _ in range(4):
+        await one.value("UPDATE nodes SET available_at = now()")
+        claimed = await one.nodes.claim(run, 1)
+        await one.nodes.fail(run, {claimed[0].id: _RETRYABLE}, claimed, "embed", 9)
+        waits.append(
+            await one.value(
+                "SELECT extract(epoch FROM available_at - status_since)::float8 FROM nodes"
+            )
+        )
+        wanted.append(delay_seconds(claimed[0], _RETRYABLE))
+
+    assert waits == pytest.approx(wanted)
+    assert wanted == sorted(set(wanted))
 
 
 async def test_attempts_are_bounded_and_the_last_is_listed(one: Replica) -> None:

@@ -29,12 +29,11 @@ from services.indexer.storage.run_rows import SELECT_RUNS
 from services.indexer.storage.search import DEFINITIONS, HITS
 from services.indexer.storage.workspaces import WorkspaceStore
 from services.runtime.exits import StartError
+from tests.integration.plans import fill, plan_of
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_NODES = 20_000
 
 
 def test_the_newest_revision_is_the_one_that_the_code_names() -> None:
@@ -95,6 +94,36 @@ async def test_terms_of_an_older_version_become_stems(database_url: str) -> None
     await connection.close()
     assert dict(zip(*rows[0], strict=True)) == {"handl": 3, "x1": 4, stem("gethandlers"): 1}
     assert list(rows[1]) == [[], []]
+
+
+async def test_marks_of_an_older_version_are_those_of_the_active_model(database_url: str) -> None:
+    """What 0014 marked of vectors is put back by this version, and its marks go."""
+    await asyncio.to_thread(_upgrade_to, database_url, "0014")
+    database = Database(database_url, connections=2, timeout_seconds=30)
+    await database.open()
+    stores = replica(database)
+    workspace, model = await workspace_with_model(stores)
+    await stores.queue(workspace)
+    run = await stores.take()
+    await stores.apply(run, model, parsed_file("a.py", "a", "b"))
+    marked, sound = await stores.nodes.claim(run, 9)
+    await stores.complete(run, model, [marked, sound])
+    async with database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO index_marks (workspace_id, path, node_id, kind) "
+            "VALUES ($1, 'a.py', $2, 'vector_wrong')",
+            workspace.id,
+            marked.id,
+        )
+
+    await migrate(database, database_url)
+    await stores.ledger.put_back_marked(run, model.id)
+
+    states = await stores.value("SELECT array_agg(status ORDER BY id) FROM nodes")
+    vectors = await stores.value(f"SELECT array_agg(node_id) FROM node_vectors_m{model.id}")
+    marks = await stores.value("SELECT count(*) FROM index_marks")
+    await database.close()
+    assert (states, vectors, marks) == (["pending", "embedded"], [sound.id], 0)
 
 
 def _upgrade_to(url: str, revision: str) -> None:
@@ -167,7 +196,7 @@ async def test_hot_statements_walk_indexes(migrated_url: str, database: Database
     stores = replica(database)
     await workspace_with_model(stores)
     connection = await asyncpg.connect(migrated_url)
-    await _fill(connection)
+    await fill(connection)
     await connection.execute(
         "INSERT INTO run_nodes SELECT n.workspace_id, r.id, n.id, true FROM nodes n, "
         "(SELECT id FROM runs LIMIT 1) r; ANALYZE run_nodes"
@@ -191,7 +220,7 @@ async def test_hot_statements_walk_indexes(migrated_url: str, database: Database
     ]
 
     for sql, arguments in statements:
-        plan = await _plan(connection, sql, arguments)
+        plan = await plan_of(connection, sql, arguments)
         assert not re.search(r"Seq Scan on (nodes|files|runs)\b", plan), plan
     await connection.close()
 
@@ -203,7 +232,7 @@ async def test_statements_over_models_and_failures_walk_indexes(
     stores = replica(database)
     await workspace_with_model(stores)
     connection = await asyncpg.connect(migrated_url)
-    await _fill(connection)
+    await fill(connection)
     await connection.execute(
         """
         INSERT INTO models (name, fingerprint, dimensions, max_tokens)
@@ -228,7 +257,7 @@ async def test_statements_over_models_and_failures_walk_indexes(
     ]
 
     for index, sql, arguments in statements:
-        plan = await _plan(connection, sql, arguments)
+        plan = await plan_of(connection, sql, arguments)
         assert index in plan, plan
         assert not re.search(r"Seq Scan on (nodes|model_nodes|run_outcomes)\b", plan), plan
     await connection.close()
@@ -241,9 +270,9 @@ async def test_a_page_of_nodes_stays_small_when_all_is_embedded(
     stores = replica(database)
     await workspace_with_model(stores)
     connection = await asyncpg.connect(migrated_url)
-    await _fill(connection)
+    await fill(connection)
 
-    plan = await _plan(connection, CLAIM, (1, _UUID, 1, 128, _UUID, 10.0))
+    plan = await plan_of(connection, CLAIM, (1, _UUID, 1, 128, _UUID, 10.0))
 
     assert "nodes_pending" in plan
     await connection.close()
@@ -268,33 +297,6 @@ async def test_a_run_of_a_workspace_touches_no_row_of_another(database: Database
 
 
 _UUID = "00000000-0000-0000-0000-000000000001"
-
-
-async def _fill(connection: asyncpg.Connection) -> None:
-    await connection.execute(
-        f"""
-        INSERT INTO files (workspace_id, path, state, digest, recipe, language, line_count, size,
-          mtime_ns, ctime_ns, inode, settled)
-        SELECT 1, 'f' || i, 'indexed', decode(repeat('00', 32), 'hex'), 'r', 'python', 1, 1, 1, 1,
-          1, true FROM generate_series(1, 5000) i;
-        INSERT INTO nodes (workspace_id, id, file_id, generation, ordinal, kind, qualified_name,
-          start_byte, end_byte, start_line, end_line, part, part_count, token_estimate,
-          content_hash, status)
-        SELECT 1, nextval('node_ids'), f.id, 1, o, 'function', 'a.n' || f.id, 0, 1, 1, 1, 0, 1, 1,
-          decode(lpad(to_hex(f.id * 4 + o), 64, '0'), 'hex'),
-          CASE WHEN f.id % 100 = 0 THEN 'pending' ELSE 'embedded' END
-        FROM files f, generate_series(1, {_NODES // 5000}) o;
-        INSERT INTO runs (workspace_id, request_id, request_digest, mode, state, finished_at)
-        SELECT 1, gen_random_uuid(), '', 'full', 'succeeded', now()
-        FROM generate_series(1, 5000);
-        ANALYZE
-        """
-    )
-
-
-async def _plan(connection: asyncpg.Connection, sql: str, arguments: Sequence[Any]) -> str:
-    rows = await connection.fetch(f"EXPLAIN {sql}", *arguments)
-    return "\n".join(row[0] for row in rows)
 
 
 async def _objects(url: str) -> list[str]:

@@ -7,14 +7,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from services.indexer.model import ClaimedNode, NodeId, ParsedFile
-from services.indexer.storage import term_index, vector_index
+from services.indexer.storage import model_marks, term_index, vector_index
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.term_changes import note_changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.indexer.model import ModelId, WorkspaceId
+    from services.indexer.model import ModelId, RegisteredModel, WorkspaceId
     from services.indexer.storage.database import Connection, Database
 
 MOST_MARKED_FILES = 10_000
@@ -41,6 +41,19 @@ LEFT JOIN content_terms ct ON ct.content_hash = n.content_hash
 WHERE n.workspace_id = $1 AND n.id > $3 ORDER BY n.id LIMIT $4
 """
 
+_HOLD_MARKED = """
+SELECT FROM nodes WHERE workspace_id = $1 AND id IN (
+  SELECT node_id FROM index_marks WHERE workspace_id = $1 AND node_id > 0
+  UNION ALL SELECT node_id FROM model_marks WHERE workspace_id = $1)
+ORDER BY id FOR UPDATE
+"""
+_MARKED = """
+SELECT id, content_hash FROM nodes WHERE workspace_id = $1 AND id IN (
+  SELECT node_id FROM index_marks WHERE workspace_id = $1 AND node_id > 0
+  UNION ALL SELECT node_id FROM model_marks WHERE workspace_id = $1 AND model_id = $2)
+ORDER BY id FOR UPDATE
+"""
+
 _NODES_OF = """
 SELECT f.path, f.digest, n.kind, n.qualified_name, n.start_byte, n.end_byte, n.start_line,
   n.end_line, n.segments, n.part, n.part_count, n.content_hash, n.generation = f.generation AS new
@@ -53,7 +66,7 @@ SELECT n.id, n.fence, n.content_hash, f.path, f.digest, n.qualified_name,
   coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding
 FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
 JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
-WHERE n.workspace_id = $1 AND n.status = 'embedded' AND n.id > $2
+WHERE n.workspace_id = $1 AND n.id > $2
   AND (hashint8(n.id) & 65535) < $3 * 65536
 ORDER BY n.id LIMIT $4
 """
@@ -87,6 +100,12 @@ _POSTINGS, _LISTS = -1, -2
 """In the place of a node, without path: the one mark of a workspace's postings, which are made
 anew all or none, and that of the index over its vectors."""
 
+_OF_VECTORS = {
+    Disagreement.VECTOR_MISSING,
+    Disagreement.VECTOR_OF_OTHER_TEXT,
+    Disagreement.VECTOR_WRONG,
+}
+
 _WHOLES = {Disagreement.POSTINGS_WRONG: _POSTINGS, Disagreement.LISTS_WRONG: _LISTS}
 
 
@@ -100,6 +119,8 @@ class Mark:
     qualified_name: str = ""
     nodes: int = 0
     """How many nodes of a block of postings disagree; the fields above tell of one of them."""
+    model: RegisteredModel | None = None
+    """The model whose vector disagrees; None for files, terms and what the active model awaits."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -123,16 +144,27 @@ class MarkStore:
         self._database = database
 
     async def compare_tables(
-        self, workspace_id: WorkspaceId, model_id: ModelId, after: int, limit: int
+        self,
+        workspace_id: WorkspaceId,
+        model: RegisteredModel,
+        after: int,
+        limit: int,
+        *,
+        active: bool = True,
     ) -> tuple[list[Mark], int, int]:
-        """Returns what disagrees in a page of nodes, how many were looked at, and the last id."""
-        sql = _TABLES.format(table=vectors_table(model_id))
+        """Returns what disagrees in a page of nodes, how many were looked at, and the last id.
+
+        Of a model beside the active one vectors alone are looked at.
+        """
+        sql = (_TABLES if active else model_marks.BESIDE).format(table=vectors_table(model.id))
         async with self._database.connection() as connection:
-            rows = await connection.fetch(sql, workspace_id, model_id, after, limit)
+            rows = await connection.fetch(sql, workspace_id, model.id, after, limit)
         marks = [
-            Mark(row["path"], Disagreement(row["kind"]), row["id"], row["qualified_name"])
+            Mark(row["path"], kind, row["id"], row["qualified_name"], model=of)
             for row in rows
             if row["kind"] is not None
+            for kind in (Disagreement(row["kind"]),)
+            for of in (None if active and kind not in _OF_VECTORS else model,)
         ]
         return marks, len(rows), rows[-1]["id"] if rows else after
 
@@ -180,14 +212,20 @@ class MarkStore:
 
     async def mark(self, workspace_id: WorkspaceId, marks: Sequence[Mark]) -> None:
         """Marks rows for a repair run; marking twice is marking once."""
-        unique = {mark.key: mark for mark in marks}
-        async with self._database.connection() as connection:
+        rows = {mark.key: mark for mark in marks if mark.model is None}
+        vectors = {(mark.model.id, mark.node_id): mark for mark in marks if mark.model is not None}
+        async with self._database.transaction() as connection:
             await connection.execute(
                 _MARK,
                 workspace_id,
-                [path for path, _ in unique],
-                [node for _, node in unique],
-                [mark.kind.value for mark in unique.values()],
+                [path for path, _ in rows],
+                [node for _, node in rows],
+                [mark.kind.value for mark in rows.values()],
+            )
+            await model_marks.mark(
+                connection,
+                workspace_id,
+                [(*key, mark.kind.value) for key, mark in vectors.items()],
             )
 
     async def marked_files(self, workspace_id: WorkspaceId) -> list[str]:
@@ -237,10 +275,12 @@ async def put_back(
 ) -> list[NodeId]:
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
-    Inside a transaction. What the cache holds of their texts goes too: it may be what is wrong.
+    Inside a transaction. Nodes whose vector of another model is marked are locked, and left to
+    `model_marks.put_back`. What the cache holds of their texts goes too: it may be what is wrong.
     Blocks of postings that are marked, and an index over vectors, are not read any more, and made
     anew after the run.
     """
+    await connection.execute(_HOLD_MARKED, workspace_id)
     wholes = await connection.fetch(
         "DELETE FROM index_marks WHERE workspace_id = $1 AND node_id < 0 RETURNING node_id",
         workspace_id,
@@ -250,27 +290,15 @@ async def put_back(
             await term_index.distrust(connection, workspace_id)
         else:
             await vector_index.distrust(connection, workspace_id, model_id)
-    rows = await connection.fetch(
-        """
-        SELECT n.id, n.content_hash FROM index_marks m
-        JOIN nodes n ON n.workspace_id = m.workspace_id AND n.id = m.node_id
-        WHERE m.workspace_id = $1 AND m.node_id > 0 ORDER BY n.id FOR UPDATE OF n
-        """,
-        workspace_id,
-    )
+    rows = await connection.fetch(_MARKED, workspace_id, model_id)
     nodes = [NodeId(row["id"]) for row in rows]
     hashes = [row["content_hash"] for row in rows]
     await note_changed(connection, workspace_id, nodes)
-    for table in (vectors_table(model_id), "node_terms"):
-        await connection.execute(
-            f"DELETE FROM {table} WHERE workspace_id = $1 AND node_id = ANY ($2)",
-            workspace_id,
-            nodes,
-        )
+    await model_marks.forget_vectors(connection, workspace_id, model_id, nodes, hashes)
     await connection.execute(
-        "DELETE FROM embedding_cache WHERE model_id = $1 AND content_hash = ANY ($2)",
-        model_id,
-        hashes,
+        "DELETE FROM node_terms WHERE workspace_id = $1 AND node_id = ANY ($2)",
+        workspace_id,
+        nodes,
     )
     await connection.execute("DELETE FROM content_terms WHERE content_hash = ANY ($1)", hashes)
     await connection.execute(
@@ -285,5 +313,8 @@ async def put_back(
     )
     await connection.execute(
         "DELETE FROM index_marks WHERE workspace_id = $1 AND node_id > 0", workspace_id
+    )
+    await connection.execute(
+        "DELETE FROM model_marks WHERE workspace_id = $1 AND model_id = $2", workspace_id, model_id
     )
     return nodes

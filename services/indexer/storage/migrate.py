@@ -13,7 +13,7 @@ from services.runtime.failpoints import failpoint
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
 
-HEAD = "0014"
+HEAD = "0015"
 """Newest revision; a test holds it to the migrations folder."""
 
 _LOCK_KEY = 0x10DE_570E

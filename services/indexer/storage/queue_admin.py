@@ -21,55 +21,61 @@ ALL_WORKSPACES = WorkspaceId(0)
 
 _RETRY_BATCH_NODES = 1000
 
-_COUNTS = """
+COUNTS = """
 SELECT q.kind, q.status, coalesce(m.name, '') AS model, q.count, q.oldest FROM (
   SELECT kind, status, NULL::int AS model_id, count(*) AS count,
     extract(epoch FROM now() - min(status_since))::float8 AS oldest
-  FROM nodes WHERE $1 IN (0, workspace_id) GROUP BY kind, status
+  FROM nodes WHERE {of} GROUP BY kind, status
   UNION ALL
   SELECT n.kind, b.status, b.model_id, count(*),
     extract(epoch FROM now() - min(b.status_since))::float8
-  FROM model_nodes b JOIN nodes n ON n.workspace_id = b.workspace_id AND n.id = b.node_id
-  WHERE $1 IN (0, b.workspace_id) GROUP BY n.kind, b.status, b.model_id) q
+  FROM (SELECT * FROM model_nodes WHERE {of}) b
+  JOIN nodes n ON n.workspace_id = b.workspace_id AND n.id = b.node_id
+  GROUP BY n.kind, b.status, b.model_id) q
 LEFT JOIN models m ON m.id = q.model_id ORDER BY model, q.kind, q.status
 """
-_QUEUES = """
-SELECT workspace_id, status, status_since, lease_owner, lease_until FROM nodes
-UNION ALL
-SELECT workspace_id, status, status_since, lease_owner, lease_until FROM model_nodes
-"""
-"""Both queues: the nodes' own, of the active model, and those of models beside it."""
 
-_WORKERS = f"""
+
+def _queues(*statuses: str) -> str:
+    """Returns what both queues have of some statuses, each of which has an index of its own.
+
+    They are the nodes' own queue, of the active model, and those of models beside it.
+    """
+    return " UNION ALL ".join(
+        f"SELECT status_since, lease_owner, lease_until FROM {table} "
+        f"WHERE {{of}} AND status = '{status}'"
+        for table in ("nodes", "model_nodes")
+        for status in statuses
+    )
+
+
+WORKERS = f"""
 SELECT lease_owner AS worker, count(*) AS count,
   count(*) FILTER (WHERE lease_until < now()) AS stale,
   extract(epoch FROM now() - min(status_since))::float8 AS oldest
-FROM ({_QUEUES}) q
-WHERE status = 'processing' AND $1 IN (0, workspace_id) GROUP BY lease_owner ORDER BY 1
+FROM ({_queues("processing")}) q GROUP BY lease_owner ORDER BY 1
 """
-_RUNS = """
+UNFINISHED = """
 SELECT state, count(*) AS count, extract(epoch FROM now() - min(created_at))::float8 AS oldest
-FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id) GROUP BY state ORDER BY state
+FROM runs WHERE finished_at IS NULL AND {of} GROUP BY state ORDER BY state
 """
 _HOLDS = """
 SELECT kind, expires_at FROM queue_holds
 WHERE workspace_id IN (0, $1) AND (expires_at IS NULL OR expires_at > now())
 """
-_LEFT = f"""
-SELECT count(*) FROM ({_QUEUES}) q
-WHERE status IN ('pending', 'processing') AND $1 IN (0, workspace_id)
-"""
+LEFT = f"SELECT count(*) FROM ({_queues('pending', 'processing')}) q"
+IN_FLIGHT = f"SELECT count(*) FROM ({_queues('processing')}) q"
 _RETRY = """
 UPDATE {table} SET status = 'pending', attempt = 0, crash_count = 0, available_at = now(),
   error_reason = NULL, error_message = NULL, updated_at = now(), status_since = now()
-WHERE workspace_id = $1 {model} AND {id} IN (
+WHERE workspace_id = $1 {model} AND {id} = ANY (ARRAY(
   SELECT {id} FROM {table} WHERE workspace_id = $1 {model} AND status = 'failed' AND {id} > $2
-  ORDER BY {id} LIMIT $3 FOR UPDATE)
+  ORDER BY {id} LIMIT $3 FOR UPDATE))
 RETURNING {id} AS id
 """
-_RETRY_ACTIVE = _RETRY.format(table="nodes", id="id", model="")
-_RETRY_BESIDE = _RETRY.format(table="model_nodes", id="node_id", model="AND model_id = $4")
-_FAILED_MODELS = """
+RETRY_ACTIVE = _RETRY.format(table="nodes", id="id", model="")
+RETRY_BESIDE = _RETRY.format(table="model_nodes", id="node_id", model="AND model_id = $4")
+FAILED_MODELS = """
 SELECT w.model_id FROM workspace_models w WHERE w.workspace_id = $1 AND EXISTS (
   SELECT 1 FROM model_nodes q WHERE q.workspace_id = $1 AND q.model_id = w.model_id
     AND q.status = 'failed')
@@ -85,14 +91,18 @@ FROM (
   UNION ALL
   (SELECT n.id, b.model_id, n.file_id, n.qualified_name, b.error_reason, b.error_message,
     b.attempt
-  FROM model_nodes b JOIN nodes n ON n.workspace_id = b.workspace_id AND n.id = b.node_id
-  WHERE b.workspace_id = $1 AND b.status = 'failed' AND (b.node_id, b.model_id) > ($2, $3)
-  ORDER BY b.node_id, b.model_id LIMIT $4)) q
-JOIN files f ON f.workspace_id = $1 AND f.id = q.file_id
+  FROM (SELECT * FROM model_nodes
+    WHERE workspace_id = $1 AND status = 'failed' AND (node_id, model_id) > ($2, $3)
+    ORDER BY node_id, model_id LIMIT $4) b
+  JOIN nodes n ON n.workspace_id = $1 AND n.id = b.node_id)) q
+CROSS JOIN LATERAL (
+  SELECT path FROM files WHERE workspace_id = $1 AND id = q.file_id OFFSET 0) f
 LEFT JOIN models m ON m.id = q.model_id ORDER BY q.id, q.model_id LIMIT $4
 """
-_WAIT_FOR_CLAIMS = """
-SELECT 1 FROM runs WHERE finished_at IS NULL AND $1 IN (0, workspace_id)
+"""Reads a page: each queue by an index in the order of the list, then each file by its key."""
+
+WAIT_FOR_CLAIMS = """
+SELECT 1 FROM runs WHERE finished_at IS NULL AND {of}
 ORDER BY workspace_id, id FOR UPDATE
 """
 """A claim locks its run's row for the time of its statement: one that began before a hold was
@@ -161,6 +171,14 @@ class ImportLease:
     expires_at: datetime
 
 
+def within(sql: str, workspace_id: WorkspaceId) -> str:
+    """Returns a statement over a workspace, $1, or over all of them.
+
+    Two statements: a plan that is kept for both reads each workspace's rows to find those of one.
+    """
+    return sql.format(of="$1::int = 0" if workspace_id == ALL_WORKSPACES else "workspace_id = $1")
+
+
 class QueueAdmin:
     """Looks at the queue, holds it, and puts failed nodes back."""
 
@@ -170,9 +188,9 @@ class QueueAdmin:
     async def stats(self, workspace_id: WorkspaceId) -> QueueStats:
         """Returns counts of a workspace or of all, as of about one moment."""
         async with self._database.connection() as connection:
-            nodes = await connection.fetch(_COUNTS, workspace_id)
-            workers = await connection.fetch(_WORKERS, workspace_id)
-            runs = await connection.fetch(_RUNS, workspace_id)
+            nodes = await connection.fetch(within(COUNTS, workspace_id), workspace_id)
+            workers = await connection.fetch(within(WORKERS, workspace_id), workspace_id)
+            runs = await connection.fetch(within(UNFINISHED, workspace_id), workspace_id)
             holds = await connection.fetch(_HOLDS, workspace_id)
         return QueueStats(
             [Count((r["kind"], r["status"], r["model"]), r["count"], r["oldest"]) for r in nodes],
@@ -190,7 +208,7 @@ class QueueAdmin:
                 "ON CONFLICT DO NOTHING",
                 workspace_id,
             )
-            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
+            await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
 
     async def resume(self, workspace_id: WorkspaceId) -> None:
         """Allows claims again."""
@@ -201,9 +219,9 @@ class QueueAdmin:
 
     async def count_left(self, workspace_id: WorkspaceId, *, in_flight_only: bool = False) -> int:
         """Returns how many nodes wait or are in flight: each counts once for every such model."""
-        only = " AND status = 'processing'" if in_flight_only else ""
+        sql = within(IN_FLIGHT if in_flight_only else LEFT, workspace_id)
         async with self._database.connection() as connection:
-            return int(await connection.fetchval(_LEFT + only, workspace_id))
+            return int(await connection.fetchval(sql, workspace_id))
 
     async def retry_failed(self, workspace_id: WorkspaceId) -> dict[ModelId | None, int]:
         """Puts all failed nodes of a workspace back, in bounded steps.
@@ -211,13 +229,13 @@ class QueueAdmin:
         Returns how many for each model that had some; None stands for the active one, and is first.
         """
         async with self._database.connection() as connection:
-            rows = await connection.fetch(_FAILED_MODELS, workspace_id)
+            rows = await connection.fetch(FAILED_MODELS, workspace_id)
         models = [None, *(ModelId(row["model_id"]) for row in rows)]
         counts = {model: await self._retry_failed_of(workspace_id, model) for model in models}
         return {model: count for model, count in counts.items() if count}
 
     async def _retry_failed_of(self, workspace_id: WorkspaceId, model_id: ModelId | None) -> int:
-        sql, model = (_RETRY_ACTIVE, ()) if model_id is None else (_RETRY_BESIDE, (model_id,))
+        sql, model = (RETRY_ACTIVE, ()) if model_id is None else (RETRY_BESIDE, (model_id,))
         count, after = 0, 0
         while True:
             async with self._database.connection() as connection:
@@ -258,7 +276,7 @@ class QueueAdmin:
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_BEGIN_IMPORT, workspace_id, lease_seconds)
-            await connection.execute(_WAIT_FOR_CLAIMS, workspace_id)
+            await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
         if row is None:
             raise StateConflictError(
                 "Another bulk import of this workspace goes on.",

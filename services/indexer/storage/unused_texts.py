@@ -38,7 +38,7 @@ SELECT c.model_id, c.content_hash FROM embedding_cache c
 WHERE NOT EXISTS (SELECT FROM nodes n WHERE n.content_hash = c.content_hash)
 ON CONFLICT DO NOTHING
 """
-_TAKE = """
+TAKE = """
 DELETE FROM unused_texts WHERE (model_id, content_hash) IN (
   SELECT model_id, content_hash FROM unused_texts
   WHERE since <= now() - make_interval(secs => $1) ORDER BY since LIMIT $2)
@@ -73,7 +73,7 @@ class UnusedTexts:
                 return 0
             await self._sweep(connection)
             async with connection.transaction():
-                texts = await connection.fetch(_TAKE, self._keep_seconds, _MOST_TEXTS)
+                texts = await connection.fetch(TAKE, self._keep_seconds, _MOST_TEXTS)
                 return await forget(connection, texts)
 
     async def _sweep(self, connection: Connection) -> None:

@@ -26,6 +26,11 @@ JOIN workspaces s ON s.id = w.workspace_id
 WHERE w.workspace_id = $1
 """
 _PAGE = f"{_SELECT} AND m.id > $2 ORDER BY m.id LIMIT $3"
+_BESIDE = """
+SELECT m.* FROM workspace_models w JOIN models m ON m.id = w.model_id
+JOIN workspaces s ON s.id = w.workspace_id
+WHERE w.workspace_id = $1 AND m.id IS DISTINCT FROM s.active_model_id ORDER BY m.id
+"""
 _LEFT = {
     True: """
 SELECT count(*) FILTER (WHERE status = 'failed') AS failed,
@@ -189,6 +194,12 @@ class WorkspaceModels:
         async with self._database.connection() as connection:
             rows = await connection.fetch(_PAGE, workspace.id, after, limit)
             return [await _counted(connection, workspace, row) for row in rows]
+
+    async def beside(self, workspace: Workspace) -> list[RegisteredModel]:
+        """Returns the models that search does not use, in the order in which they became known."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(_BESIDE, workspace.id)
+        return [model_of(row) for row in rows]
 
     async def _held(self, connection: Connection, workspace: Workspace, model_id: ModelId) -> None:
         if not await connection.fetchval(

@@ -39,6 +39,10 @@ SELECT w.*, m.name AS model_name, m.fingerprint, m.dimensions, m.max_tokens,
 FROM workspaces w LEFT JOIN models m ON m.id = w.active_model_id
 LEFT JOIN workspace_watches h ON h.workspace_id = w.id
 """
+PAGE = f"""
+{_SELECT} WHERE w.name > $1 AND ($3::text[] IS NULL OR w.name LIKE ANY ($3))
+ORDER BY w.name LIMIT $2
+"""
 
 
 class WorkspaceStore:
@@ -88,13 +92,7 @@ class WorkspaceStore:
     async def page(self, after: str, limit: int) -> list[Workspace]:
         """Returns workspaces by name, those after a name; of the caller's alone."""
         async with self._database.connection() as connection:
-            rows = await connection.fetch(
-                f"""{_SELECT} WHERE w.name > $1 AND ($3::text[] IS NULL OR w.name LIKE ANY ($3))
-                ORDER BY w.name LIMIT $2""",
-                after,
-                limit,
-                visible_workspaces(),
-            )
+            rows = await connection.fetch(PAGE, after, limit, visible_workspaces())
         return [_workspace(row) for row in rows]
 
     async def update(self, name: str, *, live: bool | None, display_name: str | None) -> Workspace:
