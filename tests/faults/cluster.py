@@ -30,7 +30,10 @@ LEASE_SECONDS = 1.0
 REAP_SECONDS = 1.0
 """The dispatcher looks once a second for runs whose owner is gone."""
 
-TAKEOVER_SECONDS = LEASE_SECONDS + REAP_SECONDS + 1.0
+LATE_SECONDS = REAP_SECONDS + 1.0
+"""Longest time by the database's clock that a run stands there, its lease over and a replica ready:
+the look, and a second for a machine that is busy."""
+
 CALL_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 ROOT = "roots/trees"
