@@ -33,6 +33,9 @@ _SPARE_SECONDS = 4.0
 
 _PATIENT_SECONDS = 30.0
 _LATENCY_SECONDS = 2.0
+_QUEUE = runs_pb2.CreateIndexRunRequest.IF_RUNNING_QUEUE
+"""A request that is not known again makes another run, and joins none."""
+
 _SILENT = {Harm.BLACK_HOLE, Harm.ONE_WAY, Harm.LATENCY}
 """No answer comes through in time."""
 
@@ -67,8 +70,7 @@ async def test_no_call_outlives_its_deadline_and_a_request_made_again_makes_one_
 ) -> None:
     """Each call ends in time while the harm lasts; made again with its id, it is found done.
 
-    Red on planted bugs: channels that make calls without their deadline, a request id that is
-    forgotten.
+    Red on a planted bug: channels that make calls without their deadline.
     """
     proxy, channel = proxied
     name = f"called-{harm.replace('_', '-')}"
@@ -77,6 +79,7 @@ async def test_no_call_outlives_its_deadline_and_a_request_made_again_makes_one_
         parent=f"workspaces/{name}",
         request_id=str(uuid.uuid4()),
         mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
+        if_running=_QUEUE,
     )
     async with caller(cluster) as calls:
         await calls.create(name, name)
@@ -117,6 +120,7 @@ async def test_a_run_whose_answer_is_lost_is_found_by_the_retry_of_the_channel(
         parent=f"workspaces/{name}",
         request_id=str(uuid.uuid4()),
         mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
+        if_running=_QUEUE,
     )
     async with caller(cluster) as calls:
         await calls.create(name, name)

@@ -82,7 +82,7 @@ async def test_what_a_caller_left_in_the_database_ends_there(
 ) -> None:
     """Its statement ends while what it waits for is still locked, and writes nothing.
 
-    Red on a planted bug: statements that are shielded from the end of their call.
+    Red on a planted bug (`create`): work that is shielded from the end of its call.
     """
     name = f"gone-{'search' if make is _search else 'create'}"
     write_generated(cluster.roots / name, name, files=4)

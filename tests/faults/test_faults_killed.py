@@ -91,7 +91,7 @@ async def test_a_dead_owners_run_is_taken_within_its_lease_and_the_next_look(
 ) -> None:
     """Each owner dies while the other stands by; both bounds are held by the database's clock.
 
-    Red on planted bugs: a dispatcher that looks each five seconds, a lease of twice the setting.
+    Red on a planted bug: a dispatcher that looks each five seconds.
     """
     name = "killed-in-turn"
     write_generated(cluster.roots / name, name)

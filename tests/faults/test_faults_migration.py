@@ -112,7 +112,7 @@ async def test_a_migration_of_an_index_killed_between_revisions_loses_nothing(
 ) -> None:
     """The older index is untouched after each kill, and searchable at once after the next start.
 
-    Red on planted bugs: a migration that commits each statement by itself, one that forgets terms.
+    Red on a planted bug: a revision that commits what it made.
     """
     name = "older"
     write_generated(cluster.roots / name, name, files=10)

@@ -169,8 +169,7 @@ async def test_a_stop_that_cannot_give_the_run_back_ends_in_time_and_the_lease_h
     """The row that giving back needs is locked by another: the drain stands until its time is over.
 
     It ends as one that could not end in order. A second signal in the middle of it ends the
-    process at once. Red on planted bugs: a give-back
-    without a limit of time, a second signal that is passed over.
+    process at once. Red on a planted bug (`2`): a second signal that is passed over.
     """
     name = f"stop-drain-{signals}"
     write_generated(cluster.roots / name, name)
