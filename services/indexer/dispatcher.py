@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from services.indexer.transitions import RunState
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.75
+"""Between two looks for runs: one whose owner is gone is taken within its lease and a second."""
 
 
 class Dispatcher:

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEASE_SECONDS = 1.0
-REAP_SECONDS = 1.0
-"""The dispatcher looks once a second for runs whose owner is gone."""
+REAP_SECONDS = 0.75
+"""How often the dispatcher looks for runs whose owner is gone."""
 
-TAKEOVER_SECONDS = LEASE_SECONDS + REAP_SECONDS + 1.0
+LATE_SECONDS = REAP_SECONDS + 2.0
+"""Longest time by the database's clock that a run stands there, its lease over and a replica ready:
+the look, and two seconds for a machine that is busy."""
+
 CALL_SECONDS = 5.0
 PATIENCE_SECONDS = 30.0
 ROOT = "roots/trees"

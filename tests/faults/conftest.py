@@ -28,6 +28,8 @@ SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "20"))
 FEW_SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "2"))
 """As many for a harness of long rounds, of which `make test` runs few."""
 
+NIGHTLY_SEEDS = 100
+"""From as many on, faults last as long as they are written; with fewer as long as they need."""
 
 _SHOWN_LINES = 60
 

@@ -1,19 +1,25 @@
-"""A proxy between two processes over Unix sockets that harms what passes; any protocol."""
+"""A proxy between two processes, over Unix sockets or TCP, that harms what passes; any protocol."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 _CHUNK_BYTES = 1 << 16
 _SLOW_BYTES_PER_SECOND = 1024
 _SLOW_STEPS_PER_SECOND = 20
+
+
+_LOOPBACK = "127.0.0.1"
+
+Place = Path | int
+"""A Unix socket, or a port of loopback."""
 
 
 class Harm(StrEnum):
@@ -37,12 +43,12 @@ class Harm(StrEnum):
 
 
 class FaultProxy:
-    """Listens on one socket and passes all on to another; `harm` may change at any time.
+    """Listens at one place and passes all on to another; `harm` may change at any time.
 
     What was held up in a black hole is passed on when the harm ends, as TCP would send it again.
     """
 
-    def __init__(self, listen: Path, target: Path) -> None:
+    def __init__(self, listen: Place, target: Place) -> None:
         self._listen = listen
         self._target = target
         self.latency_seconds = 2.0
@@ -77,8 +83,7 @@ class FaultProxy:
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[FaultProxy]:
         """Serves while the body runs."""
-        self._server = await asyncio.start_unix_server(self._accept, str(self._listen))
-        self._listen.chmod(0o777)
+        self._server = await self._start()
         try:
             yield self
         finally:
@@ -86,7 +91,20 @@ class FaultProxy:
             for task in self._connections:
                 task.cancel()
             await asyncio.gather(*self._connections, return_exceptions=True)
-            self._listen.unlink(missing_ok=True)
+            if isinstance(self._listen, Path):
+                self._listen.unlink(missing_ok=True)
+
+    async def _start(self) -> asyncio.Server:
+        if isinstance(self._listen, int):
+            return await asyncio.start_server(self._accept, _LOOPBACK, self._listen)
+        server = await asyncio.start_unix_server(self._accept, str(self._listen))
+        self._listen.chmod(0o777)
+        return server
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if isinstance(self._target, int):
+            return await asyncio.open_connection(_LOOPBACK, self._target)
+        return await asyncio.open_unix_connection(str(self._target))
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -107,7 +125,7 @@ class FaultProxy:
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while self._harm is Harm.BLACK_HOLE:  # the other side does not hear of the connection
             await self._changed.wait()
-        there, back = await asyncio.open_unix_connection(str(self._target))
+        there, back = await self._reach()
         self._writers.add(back)
         up = asyncio.create_task(self._pump(reader, back, up=True))
         down = asyncio.create_task(self._pump(there, writer, up=False))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.faults.cluster import Cluster, caller, fetch, make_cluster
-from tests.faults.conftest import new_database, prepare
+from tests.faults.conftest import NIGHTLY_SEEDS, SEEDS, new_database, prepare
 from tests.faults.proxy import FaultProxy
 from tests.faults.trees import write_generated
 from tests.faults.truth import check_truth
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from tests.support.postgres import Database
 
 BACK_SECONDS = 15.0
-_FROZEN_SECONDS = 4.0
-"""Longer than the lease of a run."""
+_FROZEN_SECONDS = 6.0 if SEEDS < NIGHTLY_SEEDS else 20.0
+"""Longer than the lease of a run, and than a statement may take."""
 
 _SLOW_MODEL = "embed.forward.before=sleep:0.1@1+"
 """Holds each batch up, so that a run is met in its middle."""

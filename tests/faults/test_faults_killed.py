@@ -5,16 +5,16 @@ Planted bugs that turned these red: see the docstrings.
 
 from __future__ import annotations
 
-import time
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from services.runtime.failpoints import POINTS
-from tests.faults.cluster import TAKEOVER_SECONDS, Cluster, caller
+from tests.faults.cluster import LATE_SECONDS, LEASE_SECONDS, Cluster, caller
 from tests.faults.members import wait_died
 from tests.faults.trees import write_generated
-from tests.faults.truth import check_truth
+from tests.faults.truth import check_truth, database_time, takeovers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,10 @@ _VISITS = {
     "indexer.finish.after": 1,
 }
 """Which visit kills; of points in the middle of a run the second, so that something is done."""
+
+
+_HELD = "indexer.forward.before=sleep:60@1+"
+"""Holds a run up for as long as its owner lives."""
 
 
 @pytest.mark.parametrize("point", [name for name in POINTS if not name.startswith("indexer.")])
@@ -55,7 +59,7 @@ _IN_A_RUN = [
 
 @pytest.mark.parametrize("point", _IN_A_RUN)
 async def test_an_indexer_killed_at_any_point_is_taken_over(cluster: Cluster, point: str) -> None:
-    """The other replica goes on within lease + reap + 1 s.
+    """The other replica goes on once the lease is over.
 
     Red on planted bugs: nodes marked embedded before their vector is stored, in a transaction of
     its own (I2, at `indexer.commit.before` and within); a take-over that forgets nodes in work.
@@ -69,16 +73,52 @@ async def test_an_indexer_killed_at_any_point_is_taken_over(cluster: Cluster, po
     async with caller(cluster) as calls:
         await calls.create(name, name)
         run = await calls.begin(name)
-        died_at = wait_died(doomed, 20)
+        wait_died(doomed, 20)
         before = await calls.row(run)
         other.start()
-        started_at = time.monotonic()
+        ready_at = await database_time(cluster)
         taken = await calls.wait(run, lambda row: before is not None and _went_on(before, row))
-        taken_at = time.monotonic()
         ended = await calls.wait(run)
 
-    assert taken_at - max(died_at, started_at) < TAKEOVER_SECONDS
+    for takeover in await takeovers(cluster, run):
+        assert takeover.late_seconds(ready_at) < LATE_SECONDS
     assert ended["state"] == "succeeded", dict(taken)
+    await check_truth(cluster, name, name)
+
+
+async def test_a_dead_owners_run_is_taken_within_its_lease_and_the_next_look(
+    cluster: Cluster,
+) -> None:
+    """Each owner dies while the other stands by; both bounds are held by the database's clock.
+
+    Red on a planted bug: a dispatcher that looks each five seconds.
+    """
+    name = "killed-in-turn"
+    write_generated(cluster.roots / name, name)
+    owner, other = cluster.indexers
+    for member in cluster.indexers:
+        member.kill()
+    owner.start(_HELD)
+    dead = []
+    async with caller(cluster) as calls:
+        await calls.create(name, name)
+        run = await calls.begin(name)
+        row = await calls.wait(run, lambda row: row["owner"] is not None)
+        for failing in (_HELD, ""):
+            await asyncio.to_thread(other.start, failing)
+            owner.kill()
+            dead.append(await database_time(cluster))
+            attempt = row["attempt"]
+            row = await calls.wait(run, lambda row, last=attempt: row["attempt"] > last)  # type: ignore[misc]
+            owner, other = other, owner
+        ended = await calls.wait(run)
+
+    taken = await takeovers(cluster, run)
+    for died_at in dead:
+        takeover = next(item for item in taken if item.taken_at > died_at)
+        assert (takeover.lease_until - died_at).total_seconds() <= LEASE_SECONDS
+        assert takeover.late_seconds(takeover.lease_until) < LATE_SECONDS
+    assert ended["state"] == "succeeded", dict(ended)
     await check_truth(cluster, name, name)
 
 

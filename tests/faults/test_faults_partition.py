@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.cluster import Cluster, caller, make_cluster
+from tests.faults.conftest import NIGHTLY_SEEDS, SEEDS
 from tests.faults.proxy import FaultProxy, Harm
 from tests.faults.trees import write_generated
 from tests.faults.truth import check_truth
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 _CALL_SECONDS = 1.5
-_FAULT_SECONDS = 2.5
-_LATENCY_SECONDS = 0.4
+_FAULT_SECONDS, _LATENCY_SECONDS = (2.5, 0.4) if SEEDS < NIGHTLY_SEEDS else (10.0, 2.0)
+"""A short latency is one that calls live with, a long one lets none come through in time."""
+
 _BACK_SECONDS = 15.0
 _PAIRS = ("io", "embed", "postgres")
 _SLOW_MODEL = "embed.forward.before=sleep:0.08@1+"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.faults.cluster import fetch, reference_caller
@@ -11,6 +12,9 @@ from tests.support.index_rows import rows_in
 from tests.support.invariants import IDLE_SECONDS, broken_rules
 
 if TYPE_CHECKING:
+    import datetime as dt
+
+    from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
     from tests.faults.cluster import Cluster
 
 _SETTLE_SECONDS = 15.0
@@ -50,3 +54,33 @@ async def count_of(cluster: Cluster, sql: str) -> int:
     """Returns a count that a statement gives."""
     rows = await fetch(cluster.url, sql)
     return int(rows[0][0])
+
+
+@dataclass(frozen=True, slots=True)
+class Takeover:
+    """A run that another process took from its owner; times are the database's."""
+
+    lease_until: dt.datetime
+    """End of the lease that the owner had when it stopped beating."""
+
+    taken_at: dt.datetime
+
+    def late_seconds(self, ready_at: dt.datetime) -> float:
+        """Returns how long the run stood there, its lease over and another process ready."""
+        return (self.taken_at - max(self.lease_until, ready_at)).total_seconds()
+
+
+async def takeovers(cluster: Cluster, run: runs_pb2.IndexRun) -> list[Takeover]:
+    """Returns the take-overs of a run in their order."""
+    rows = await fetch(
+        cluster.url,
+        "SELECT lease_until, taken_at FROM audit_takeovers WHERE run_id = $1 ORDER BY taken_at",
+        run.name.split("/")[-1],
+    )
+    return [Takeover(row["lease_until"], row["taken_at"]) for row in rows]
+
+
+async def database_time(cluster: Cluster) -> dt.datetime:
+    """Returns what the database's clock says."""
+    at: dt.datetime = (await fetch(cluster.url, "SELECT clock_timestamp()"))[0][0]
+    return at

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import pytest
-from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from services.indexer.model import Tree
 from services.indexer.search.stemming import stem
@@ -31,6 +29,7 @@ from services.indexer.storage.workspaces import WorkspaceStore
 from services.runtime.exits import StartError
 from tests.integration.plans import fill, plan_of
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
+from tests.support.old_schema import upgrade_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +77,7 @@ async def test_terms_of_an_older_version_become_stems(database_url: str) -> None
     """What an older version stored is found by today's questions, with nothing read or embedded."""
     counts = {"handlers": 2, "handler": 1, "x1": 4, "gethandlers": 1}
     connection = await asyncpg.connect(database_url)
-    await asyncio.to_thread(_upgrade_to, database_url, "0003")
+    await asyncio.to_thread(upgrade_to, database_url, "0003")
     await connection.execute(
         "INSERT INTO content_terms VALUES ('\\x01', $1, $2, 8), ('\\x02', '{}', '{}', 0)",
         list(counts),
@@ -98,7 +97,7 @@ async def test_terms_of_an_older_version_become_stems(database_url: str) -> None
 
 async def test_marks_of_an_older_version_are_those_of_the_active_model(database_url: str) -> None:
     """What 0014 marked of vectors is put back by this version, and its marks go."""
-    await asyncio.to_thread(_upgrade_to, database_url, "0014")
+    await asyncio.to_thread(upgrade_to, database_url, "0014")
     database = Database(database_url, connections=2, timeout_seconds=30)
     await database.open()
     stores = replica(database)
@@ -124,28 +123,6 @@ async def test_marks_of_an_older_version_are_those_of_the_active_model(database_
     marks = await stores.value("SELECT count(*) FROM index_marks")
     await database.close()
     assert (states, vectors, marks) == (["pending", "embedded"], [sound.id], 0)
-
-
-def _upgrade_to(url: str, revision: str) -> None:
-    """Migrates to an older revision, as a version of that time did."""
-    config = Config()
-    config.set_main_option(
-        "script_location", str(Path(migrate_module.__file__).parent / "migrations")
-    )
-
-    async def upgrade() -> None:
-        engine = create_async_engine(
-            "postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url)
-        )
-        async with engine.begin() as connection:
-            await connection.run_sync(run)
-        await engine.dispose()
-
-    def run(connection: Any) -> None:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-
-    asyncio.run(upgrade())
 
 
 async def test_a_newer_schema_is_refused_and_left_alone(migrated_url: str) -> None:

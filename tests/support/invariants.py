@@ -219,8 +219,20 @@ CREATE TRIGGER audit_run_ended AFTER UPDATE ON runs FOR EACH ROW
 CREATE TRIGGER audit_cancelled AFTER UPDATE ON runs FOR EACH ROW
   WHEN (NEW.finished_at IS NOT NULL
     AND (NEW.state = 'cancelled') <> (NEW.cancel_requested_at IS NOT NULL))
-  EXECUTE FUNCTION audit_step('a run is cancelled and was not asked to, or the other way')
+  EXECUTE FUNCTION audit_step('a run is cancelled and was not asked to, or the other way');
+CREATE TABLE audit_takeovers (run_id uuid NOT NULL, lease_until timestamptz NOT NULL,
+  taken_at timestamptz NOT NULL DEFAULT clock_timestamp());
+CREATE FUNCTION audit_takeover() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO audit_takeovers (run_id, lease_until) VALUES (NEW.id, OLD.lease_until);
+  RETURN NULL;
+END $$;
+CREATE CONSTRAINT TRIGGER audit_run_taken AFTER UPDATE ON runs DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW
+  WHEN (OLD.owner IS NOT NULL AND NEW.owner IS NOT NULL AND NEW.fence > OLD.fence)
+  EXECUTE FUNCTION audit_takeover()
 """
+"""A take-over is noted as it is committed, which is when others see it."""
 
 
 async def install_audit(url: str) -> None:
