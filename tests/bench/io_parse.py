@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from services.io.model import ScannedFile
 
 CORPORA = Path("build/corpora")
+_TREES = frozenset({"click", "django", "flask", "jinja2"})
 SCALING_GOAL = 1.6
 _ROUNDS = 5
 _LIMITS = ParseLimits(2 << 20, 10_000, 256)
@@ -55,7 +56,7 @@ def _files(root: Root) -> list[ScannedFile]:
     with Tree(root) as tree:
         batches = TreeScan(tree, ScanRules(2 << 20, NameRules())).batches()
         files = [file for batch in batches for file in batch.files]
-    found = [file for file in files if file.language in RULES]
+    found = [f for f in files if f.language in RULES and f.path.partition("/")[0] in _TREES]
     assert found, f"no files in {root.path}: make corpora"
     return found
 

@@ -19,7 +19,6 @@ LIST = Path(__file__).parent.parent / "corpora.txt"
 ROOT = Path(__file__).parent.parent.parent / "build" / "corpora"
 """Where `make corpora` puts them."""
 
-_KINDS = {"wheel": "--only-binary=:all:", "sdist": "--no-binary=:all:"}
 _TIMEOUT_SECONDS = 600
 
 
@@ -63,10 +62,17 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     wanted.write_text(f"{corpus.requirement} --hash={corpus.digest}\n", encoding="utf-8")
     downloads = folder / "downloads"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-    command += [_KINDS[corpus.kind], "--dest", str(downloads), "--requirement", str(wanted)]
+    command += [_only(corpus), "--dest", str(downloads), "--requirement", str(wanted)]
     subprocess.run(command, check=True, timeout=_TIMEOUT_SECONDS)
     (archive,) = downloads.iterdir()
     return archive
+
+
+def _only(corpus: Corpus) -> str:
+    """Returns the option that asks for the kind; what reads an sdist's metadata may be a wheel."""
+    if corpus.kind == "wheel":
+        return "--only-binary=:all:"
+    return f"--no-binary={corpus.requirement.partition('==')[0]}"
 
 
 def _unpack(archive: Path, folder: Path) -> Path:

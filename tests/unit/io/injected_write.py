@@ -23,12 +23,19 @@ if TYPE_CHECKING:
 
 OLD, NEW = b"old content\n" * 100, b"new content, longer\n" * 100
 REQUEST_ID = "7f1f2b9c-2d3c-4a87-9d2f-0a1b2c3d4e5f"
+TWO_FILES = ("file", "sub/other")
 TOLD = "/told"
 """A path that the traced thread asks for when the caller has been told of success."""
 
 
 def asked_for(kind: str) -> WriteRequest:
-    """Returns an edit of `file`, the creation of another one over it, or that of `a/b/file`."""
+    """Returns an edit of `file`, the creation of another one over it, or that of `a/b/file`.
+
+    Kind `two` edits two files of two folders in one request.
+    """
+    if kind == "two":
+        changes = (replacing(name, OLD, NEW) for name in TWO_FILES)
+        return request(*changes, request_id=REQUEST_ID)
     if kind == "edit":
         return request(replacing("file", OLD, NEW), request_id=REQUEST_ID)
     if kind == "overwrite":
@@ -49,10 +56,12 @@ async def _write(executor: ThreadPoolExecutor, kind: str, top: str, state: str) 
     rules = WriteRules(MAX_FILE_BYTES)
     writer = Writer(writable_root(Path(top)), journal, Origins(), executor, rules)
     try:
-        [outcome] = await writer.write(asked_for(kind))
+        outcomes = await writer.write(asked_for(kind))
     except Exception as error:  # noqa: BLE001 - told to the test
         return getattr(error, "reason", repr(error))
-    if not isinstance(outcome, WrittenFile):
-        return outcome.reason
-    executor.submit(os.access, TOLD, os.F_OK).result()
-    return "written"
+    told = [
+        "written" if isinstance(outcome, WrittenFile) else outcome.reason for outcome in outcomes
+    ]
+    if set(told) == {"written"}:
+        executor.submit(os.access, TOLD, os.F_OK).result()
+    return told if kind == "two" else told[0]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
+import urllib.request
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +31,20 @@ class Service:
             "LODESTONE_IO_STATE_DIR": str(folder / "state"),
             **{f"LODESTONE_IO_{name.upper()}": str(value) for name, value in settings.items()},
         }  # fmt: skip
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "services.io"], env=environment, stderr=subprocess.DEVNULL
-        )
+        self._log = folder / "log"
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.io"], env=environment, stderr=log
+            )
+
+    def metric(self, series: str) -> float:
+        """Returns a number of `/metrics`; the service was told a `metrics_listen` and is up."""
+        lines = map(json.loads, self._log.read_text().splitlines())
+        (address,) = (line["listen"] for line in lines if line["event"] == "metrics_ready")
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as answer:
+            page: str = answer.read().decode()
+        (line,) = (line for line in page.splitlines() if line.startswith(f"{series} "))
+        return float(line.rpartition(" ")[2])
 
 
 @asynccontextmanager

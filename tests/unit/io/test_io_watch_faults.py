@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,13 +11,16 @@ import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 from prometheus_client import REGISTRY
 
-from services.io.watch.model import EventType
+from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
+from services.io.watch.model import EventType, RescanCause
 from tests.support.kernel_limits import INSTANCES, WATCHES, with_limit
+from tests.unit.io.service_process import running
 from tests.unit.io.watching import QUICK, Client, kinds, wait_for, watch
 
 if TYPE_CHECKING:
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 
 QUEUE_LIMIT = Path("/proc/sys/fs/inotify/max_queued_events")
 BURST = 20_000
+
+
+def need_a_queue_shorter_than_a_burst() -> None:
+    """Skips a test that the kernel's settings make mean nothing."""
+    if int(QUEUE_LIMIT.read_text()) > BURST:
+        pytest.skip("the kernel's queue holds more than happens here")
 
 
 def rescans(cause: str) -> float:
@@ -70,8 +80,7 @@ def test_a_queue_that_overflowed_is_a_rescan_and_the_watch_goes_on(make_files: M
     Red when Q_OVERFLOW is not looked at: 20,000 files are made and some 5,000 told, with no word
     about the others, as watchfiles 1.3 does.
     """
-    if int(QUEUE_LIMIT.read_text()) > BURST:
-        pytest.skip("the kernel's queue holds more than is made here")
+    need_a_queue_shorter_than_a_burst()
     top = make_files({"a.py": "a", "d/b.py": "b"})
     with watching_process(top) as process:
         assert process.line() == []
@@ -92,6 +101,39 @@ def test_a_queue_that_overflowed_is_a_rescan_and_the_watch_goes_on(make_files: M
     assert sorted(after)[-2:] == [
         ["TYPE_CREATED", "late/deep/n.py"], ["TYPE_REMOVED", "d/19999.py"],
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+async def test_the_service_counts_each_overflow_of_the_kernels_queue(
+    make_files: MakeFiles, tmp_path: Path
+) -> None:
+    """The caller is told to scan, and `/metrics` says how often and why; nothing else counts.
+
+    Red when the loop tells of a rescan without counting it.
+    """
+    need_a_queue_shorter_than_a_burst()
+    top = make_files({"a.py": "a"})
+    counted = 'lodestone_io_watch_rescans_total{cause="%s"}'
+    async with running(top, tmp_path, metrics_listen="127.0.0.1:0") as (service, _):
+        async with grpc.aio.insecure_channel(service.address) as channel:
+            stub: Any = watch_service_pb2_grpc.WatchServiceStub(channel)
+            wanted = watch_service_pb2.WatchTreeRequest(tree=tree_pb2.Tree(root="roots/test"))
+            call = stub.WatchTree(wanted, wait_for_ready=True)
+            async with asyncio.timeout(60):
+                assert not (await call.read()).events
+                assert service.metric(counted % "overflow") == 0
+                service.process.send_signal(signal.SIGSTOP)
+                for _ in range(BURST // 3):  # each is created, closed and removed
+                    (top / "b.py").touch()
+                    (top / "b.py").unlink()
+                service.process.send_signal(signal.SIGCONT)
+                told: list[int] = []
+                while watch_service_pb2.FileEvent.TYPE_RESCAN not in told:
+                    told += [event.type for event in (await call.read()).events]
+            call.cancel()
+        causes = {cause: service.metric(counted % cause) for cause in RescanCause}
+
+    assert causes == dict.fromkeys(RescanCause, 0.0) | {RescanCause.OVERFLOW: 1.0}
 
 
 def test_a_queue_of_our_own_that_overflowed_is_a_rescan_and_counted(make_files: MakeFiles) -> None:

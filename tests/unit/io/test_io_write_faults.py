@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.io.changes import WrittenFile
+from services.io.content import file_digest
 from services.io.edit_journal import SHARDS, DiskJournal
 from services.io.journal_upkeep import JournalUpkeep
-from tests.unit.io.injected_write import NEW, OLD, TOLD, asked_for, write_once
+from tests.unit.io.injected_write import NEW, OLD, TOLD, TWO_FILES, asked_for, write_once
 from tests.unit.io.writing import opened_writer, temporary_files, writable_root
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ _WAIT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Run:
-    """One write under strace: what its caller was told, None when it died, and its calls."""
+    """One write under strace: what its caller was told, None when it died, and its calls.
 
-    told: str | None
+    Of several files each has its word, unless the call failed as a whole.
+    """
+
+    told: str | list[str] | None
     calls: list[str]
 
     def index_of(self, pattern: str) -> int:
@@ -75,11 +79,13 @@ def _need_strace() -> None:
 
 
 def make_tree(folder: Path) -> tuple[Path, Path]:
-    """Makes a tree with one file and a folder for the journal."""
+    """Makes a tree with files to edit and a folder for the journal."""
     top, state = folder / "tree", folder / "state"
     top.mkdir(parents=True)
     state.mkdir()
-    (top / "file").write_bytes(OLD)
+    for name in TWO_FILES:
+        (top / name).parent.mkdir(exist_ok=True)
+        (top / name).write_bytes(OLD)
     return top, state
 
 
@@ -114,6 +120,11 @@ def traced_write(kind: str, top: Path, state: Path, fault: str = "") -> Run:
     return Run(told, log.read_text().splitlines())
 
 
+def counted(run: Run) -> Counter[str]:
+    """Returns how often each system call was made."""
+    return Counter(match[1] for call in run.calls if (match := _CALL.match(call)))
+
+
 def place_of(kind: str, top: Path) -> Path:
     return top / ("a/b/file" if kind == "create" else "file")
 
@@ -123,11 +134,10 @@ def content_of(kind: str, top: Path) -> bytes:
     return place.read_bytes() if place.exists() else b""
 
 
-async def repeated(kind: str, top: Path, state: Path) -> Outcome:
+async def repeated(kind: str, top: Path, state: Path) -> list[Outcome]:
     """Sends the same request once more, as after a restart and with nothing in the way."""
     async with opened_writer(top, journal=DiskJournal(state)) as writer:
-        [outcome] = await writer.write(asked_for(kind))
-        return outcome
+        return await writer.write(asked_for(kind))
 
 
 def swept(top: Path, state: Path) -> None:
@@ -174,7 +184,7 @@ def test_a_write_that_fails_or_dies_at_any_call_leaves_the_old_file_or_the_new_o
     top, state = make_tree(tmp_path / "whole")
     whole = traced_write(kind, top, state)
     assert whole.told == "written"
-    counts = Counter(match[1] for call in whole.calls if (match := _CALL.match(call)))
+    counts = counted(whole)
     old = b"" if kind == "create" else OLD
     assert counts["fsync"], counts
     assert counts["openat"] + counts["openat2"], counts
@@ -197,7 +207,8 @@ def test_a_write_that_fails_or_dies_at_any_call_leaves_the_old_file_or_the_new_o
                 assert not temporary_files(top), where
             swept(top, state)
             assert not temporary_files(top), where
-            assert isinstance(asyncio.run(repeated(kind, top, state)), WrittenFile), where
+            [outcome] = asyncio.run(repeated(kind, top, state))
+            assert isinstance(outcome, WrittenFile), where
             assert content_of(kind, top) == NEW, where
             refused = name == "fsync" and fault in {"error=EIO", "error=ENOSPC"}
             assert not refused or run.told != "written", where
@@ -206,3 +217,50 @@ def test_a_write_that_fails_or_dies_at_any_call_leaves_the_old_file_or_the_new_o
             ends[str(run.told)] += 1
             shutil.rmtree(top.parent)
     assert sum(ends.values()) > 10
+
+
+@pytest.mark.parametrize("fault", ["error=EIO", "signal=SIGKILL"])
+def test_a_request_for_two_files_that_fails_or_dies_at_any_call_is_finished_by_its_repetition(
+    fault: str, tmp_path: Path
+) -> None:
+    """Each file is the old one or the new one, and the caller is told which, file by file.
+
+    Who repeats the request makes what is missing: what is in place counts as written, also where
+    the first caller was told nothing. A third one is answered from the journal, nothing is touched.
+    Red when what was intended is not looked at: the file in place then counts as CONTENT_CHANGED.
+    """
+    top, state = make_tree(tmp_path / "whole")
+    whole = traced_write("two", top, state)
+    assert whole.told == ["written", "written"]
+    counts = counted(whole)
+    halves = 0
+    for name in FAULTY_CALLS:
+        for number in range(1, counts[name] + 1):
+            top, state = make_tree(tmp_path / f"{name}-{number}")
+            run = traced_write("two", top, state, f"{name}:{fault}:when={number}")
+            where = (name, number, run.told, run.calls)
+            contents = [(top / file).read_bytes() for file in TWO_FILES]
+            assert any("INJECTED" in call or "SIGKILL" in call for call in run.calls), where
+            assert set(contents) <= {OLD, NEW}, where
+            halves += len(set(contents)) == 2
+            assert (run.told is None) == ("SIGKILL" in fault), where
+            if isinstance(run.told, str):
+                assert contents == [OLD, OLD], where
+            each = run.told if isinstance(run.told, list) else []
+            for told, content in zip(each, contents[: len(each)], strict=True):
+                if told == "written":
+                    assert content == NEW, where
+                elif told != "ERROR_REASON_DEPENDENCY_UNAVAILABLE":
+                    assert content == OLD, where
+            swept(top, state)
+            assert not temporary_files(top), where
+            outcomes = asyncio.run(repeated("two", top, state))
+            for file, outcome in zip(TWO_FILES, outcomes, strict=True):
+                assert isinstance(outcome, WrittenFile), where
+                assert outcome.digest == file_digest((top / file).read_bytes()), where
+                assert (top / file).read_bytes() == NEW, where
+            before = [(top / file).stat() for file in TWO_FILES]
+            assert asyncio.run(repeated("two", top, state)) == outcomes, where
+            assert [(top / file).stat() for file in TWO_FILES] == before, where
+            shutil.rmtree(top.parent)
+    assert halves > 1, "no fault came between the two files"
