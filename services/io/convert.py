@@ -16,7 +16,9 @@ from services.io.model import (
     ContentRef,
     FileToParse,
     NodeContent,
+    NodeKind,
     ParsedFile,
+    ReferenceKind,
     Root,
     SkippedFile,
     SnippetRef,
@@ -46,6 +48,10 @@ _POLICIES = {
     SymlinkPolicy.DENY: root_service_pb2.SYMLINK_POLICY_DENY,
     SymlinkPolicy.WITHIN_ROOT: root_service_pb2.SYMLINK_POLICY_WITHIN_ROOT,
     SymlinkPolicy.ACROSS_ROOTS: root_service_pb2.SYMLINK_POLICY_ACROSS_ROOTS,
+}
+_NODE_KINDS = {kind: parse_service_pb2.NodeKind.Value(kind.value) for kind in NodeKind}
+_REFERENCE_KINDS = {
+    kind: parse_service_pb2.ReferenceKind.Value(kind.value) for kind in ReferenceKind
 }
 
 
@@ -134,47 +140,50 @@ def failed_message(index: int, error: BaseException) -> parse_service_pb2.ParseF
 
 
 def _parsed(file: ParsedFile) -> parse_service_pb2.ParsedFile:
-    return parse_service_pb2.ParsedFile(
+    """Returns a file as a message, its lists field by field as those of a scan are."""
+    message = parse_service_pb2.ParsedFile(
         digest=file.digest,
         signature=signature_message(file.signature),
         language=file.language,
-        nodes=[_node_message(node) for node in file.nodes],
         line_count=file.line_count,
         has_syntax_errors=file.has_syntax_errors,
-        references=[_reference_message(reference) for reference in file.references],
     )
+    _add_nodes(message, file.nodes)
+    _add_references(message, file.references)
+    return message
 
 
-def _reference_message(reference: Reference) -> parse_service_pb2.Reference:
-    node, kind, name, qualifier, alias, line = reference
-    return parse_service_pb2.Reference(
-        kind=parse_service_pb2.ReferenceKind.Value(kind.value),
-        node=node,
-        name=name,
-        qualifier=qualifier,
-        alias=alias,
-        line=line,
-    )
+def _add_references(file: parse_service_pb2.ParsedFile, references: Sequence[Reference]) -> None:
+    add = file.references.add
+    for node, kind, name, qualifier, alias, line in references:
+        message = add()
+        message.kind = _REFERENCE_KINDS[kind]
+        message.node = node
+        message.name = name
+        message.line = line
+        if qualifier:
+            message.qualifier = qualifier
+        if alias:
+            message.alias = alias
 
 
-def _node_message(node: Node) -> parse_service_pb2.Node:
-    return parse_service_pb2.Node(
-        kind=parse_service_pb2.NodeKind.Value(node.kind.value),
-        qualified_name=node.name,
-        parent=node.parent,
-        start_byte=node.start,
-        end_byte=node.end,
-        start_line=node.start_line,
-        end_line=node.end_line,
-        segments=[
-            parse_service_pb2.ByteRange(start_byte=start, end_byte=end)
-            for start, end in node.segments
-        ],
-        content_hash=node.content_hash,
-        part=node.part,
-        part_count=node.part_count,
-        token_estimate=node.tokens,
-    )
+def _add_nodes(file: parse_service_pb2.ParsedFile, nodes: Sequence[Node]) -> None:
+    add = file.nodes.add
+    for node in nodes:
+        message = add()
+        message.kind = _NODE_KINDS[node.kind]
+        message.qualified_name = node.name
+        message.parent = node.parent
+        message.start_byte = node.start
+        message.end_byte = node.end
+        message.start_line = node.start_line
+        message.end_line = node.end_line
+        for start, end in node.segments:
+            message.segments.add(start_byte=start, end_byte=end)
+        message.content_hash = node.content_hash
+        message.part = node.part
+        message.part_count = node.part_count
+        message.token_estimate = node.tokens
 
 
 def language_message(rules: LanguageRules) -> parse_service_pb2.Language:

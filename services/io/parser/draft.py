@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from services.io.content import content_hash, normal_form
 from services.io.model import Node, NodeKind, Span
 from services.io.parser.spans import pack, pieces_between
-from services.io.parser.tokens import SPECIAL_TOKENS, estimate_tokens
+from services.io.parser.tokens import SPECIAL_TOKENS, TokenCounter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,6 +45,7 @@ class NodeBuilder:
 
     def __init__(self, data: bytes, max_tokens: int, max_nodes: int) -> None:
         self.data = data
+        self.counter = TokenCounter(data)
         self.budget = max(max_tokens - SPECIAL_TOKENS, MIN_BUDGET_TOKENS)
         self.nodes: list[Node] = []
         self._max_nodes = max_nodes
@@ -57,7 +58,7 @@ class NodeBuilder:
 
     def tokens(self, span: Span) -> float:
         """Returns the estimate of a range's tokens."""
-        return estimate_tokens(self.data[span.start : span.end].decode())
+        return self.counter.of(*span)
 
     def add(self, draft: Draft, tokens: float, part: int = 0, part_count: int = 1) -> int:
         """Adds a node as it is; returns its position plus 1, 0 when it has no text.
@@ -98,7 +99,7 @@ class NodeBuilder:
         signature_tokens = self.tokens(signature) if signature else 0
         budget = self.budget - signature_tokens
         start, end = draft.span
-        pieces = pieces_between(self.data, cuts, start, end, budget)
+        pieces = pieces_between(self.counter, cuts, start, end, budget)
         packed = pack(self.data, pieces, self.budget, budget)
         for index, part in enumerate(packed):
             span = Span(part[0].start, part[-1].end)
@@ -116,7 +117,7 @@ class NodeBuilder:
         pieces = [
             piece
             for span, inner in zip(draft.segments, cuts, strict=True)
-            for piece in pieces_between(self.data, inner, span.start, span.end, self.budget)
+            for piece in pieces_between(self.counter, inner, span.start, span.end, self.budget)
         ]
         packed = pack(self.data, pieces, self.budget, self.budget)
         for index, part in enumerate(packed):

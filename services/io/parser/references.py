@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from itertools import islice, takewhile
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from tree_sitter import QueryCursor
@@ -13,7 +15,7 @@ from services.io.model import Reference, ReferenceKind
 from services.io.parser.declarations import plain_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tree_sitter import Node as Syntax
     from tree_sitter import Query
@@ -32,8 +34,12 @@ _MATCH_LIMIT = 1024
 _PLAIN = re.compile(r"[\w.$@?!~]+")
 _SUPER = re.compile(r"super\(.*\)", re.DOTALL)
 _EXPRESSION = "?"
+_CACHED_TEXTS = 4096
+"""Texts are short, and files of one project call the same names."""
 _NAMES = ("name", "path", "key")
 _ALIASES = ("alias", "value")
+_Key = tuple[int, ReferenceKind, str, str, str]
+"""A reference without its line."""
 
 
 def collect_references(
@@ -54,9 +60,12 @@ def collect_references(
         owner = owners.of(position)
         if "module" in captures:
             # An import counts for its file, also where it stands in no node.
-            kept.add(_imports(captures, rules, owner or 1))
+            for key in _imports(captures, rules, owner or 1):
+                kept.add(key, _anchor(captures))
         elif owner:
-            kept.add(_use(captures, owner))
+            key = _use(captures, owner)
+            if key[2]:
+                kept.add(key, _anchor(captures))
     return kept.in_order()
 
 
@@ -64,19 +73,15 @@ class _Kept:
     """The references of one file, each once a node, and no more of a node than it may have."""
 
     def __init__(self) -> None:
-        self._found: dict[tuple[object, ...], Reference] = {}
+        self._found: dict[_Key, Reference] = {}
         self._counts: Counter[int] = Counter()
 
-    def add(self, references: Iterable[Reference]) -> None:
-        """Keeps references that are new."""
-        for reference in references:
-            key = reference[:-1]
-            if key in self._found:
-                continue
-            if self._counts[reference.node] >= MAX_PER_NODE:
-                return
-            self._counts[reference.node] += 1
-            self._found[key] = reference
+    def add(self, key: _Key, anchor: Syntax) -> None:
+        """Keeps a reference that is new; its line is that of `anchor`."""
+        if key in self._found or self._counts[key[0]] >= MAX_PER_NODE:
+            return
+        self._counts[key[0]] += 1
+        self._found[key] = Reference(*key, anchor.start_point.row + 1)
 
     def in_order(self) -> tuple[Reference, ...]:
         """Returns what is kept, in order of the nodes."""
@@ -96,31 +101,34 @@ def _matches(root: Syntax, query: Query) -> Iterator[tuple[int, Mapping[str, lis
         # A match that reaches over the border is found on both sides of it.
         yield from sorted(
             ((place, captures) for place, captures in placed if start <= place < end),
-            key=lambda match: match[0],
+            key=itemgetter(0),
         )
 
 
 def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
     """Returns the node that says where a match is; each pattern captures one of these."""
-    return next(
-        captures[name][0] for name in ("call", "base", "name", "module") if name in captures
-    )
+    found = captures.get("call") or captures.get("base") or captures.get("name")
+    return (found or captures["module"])[0]
 
 
-def _use(captures: Mapping[str, list[Syntax]], node: int) -> Iterator[Reference]:
-    """Yields a call or a base, unless it is of an expression and has no name."""
+def _use(captures: Mapping[str, list[Syntax]], node: int) -> _Key:
+    """Returns a call or a base; one of an expression has no name."""
     kind = ReferenceKind.CALL if "call" in captures else ReferenceKind.INHERIT
-    anchor = _anchor(captures)
-    path = plain_name(_text(anchor))
-    if not _PLAIN.fullmatch(path):
-        return
-    qualifier, _, name = path.rpartition(".")
+    qualifier, name = _path(_text(_anchor(captures)))
     if "on" in captures:
         qualifier = _receiver(_text(captures["on"][0]))
-    if name:
-        yield Reference(node, kind, name, qualifier, "", anchor.start_point.row + 1)
+    return node, kind, name, qualifier, ""
 
 
+@lru_cache(_CACHED_TEXTS)
+def _path(text: str) -> tuple[str, str]:
+    """Returns what stands before the last part of a name, and this part; nothing of other texts."""
+    path = plain_name(text)
+    qualifier, _, name = path.rpartition(".") if _PLAIN.fullmatch(path) else ("", "", "")
+    return qualifier, name
+
+
+@lru_cache(_CACHED_TEXTS)
 def _receiver(text: str) -> str:
     """Returns what a method is called on: a name, or `?` for any other expression."""
     if _SUPER.fullmatch(text):
@@ -131,9 +139,8 @@ def _receiver(text: str) -> str:
 
 def _imports(
     captures: Mapping[str, list[Syntax]], rules: ReferenceRules, node: int
-) -> Iterator[Reference]:
+) -> Iterator[_Key]:
     """Yields what one import statement, or one name of it, imports."""
-    line = _anchor(captures).start_point.row + 1
     module = _module("".join(map(_text, captures["module"])), rules)
     if "names" in captures:
         items = captures["names"][0].named_children[:MAX_PER_NODE]
@@ -151,7 +158,7 @@ def _imports(
             place, _, name = place.rpartition("/")
         if place or name:
             name = "*" if name == "_" else name
-            yield Reference(node, ReferenceKind.IMPORT, name, place, _text(alias_node), line)
+            yield node, ReferenceKind.IMPORT, name, place, _text(alias_node)
 
 
 def _first(captures: Mapping[str, list[Syntax]], name: str) -> Syntax | None:
@@ -201,6 +208,8 @@ class _Owners:
 
     def _first_part(self, index: int) -> int:
         node = self._nodes[index]
+        if not node.part:
+            return index
         first = index
         while first and self._nodes[first].part:
             first -= 1

@@ -7,10 +7,12 @@ import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import Span
-from services.io.parser.tokens import PIECE, TOKENS_PER_PIECE, estimate_tokens
+from services.io.parser.tokens import PIECE, TOKENS_PER_PIECE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from services.io.parser.tokens import TokenCounter
 
 FULL_SHARE = 0.6
 """From this share of the budget on a part may end early, where its text says so."""
@@ -27,46 +29,49 @@ class Piece(NamedTuple):
 
 
 def pieces_between(
-    data: bytes, cuts: Iterable[int], start: int, end: int, budget: float
+    counter: TokenCounter, cuts: Iterable[int], start: int, end: int, budget: float
 ) -> list[Piece]:
     """Returns pieces that tile `start` to `end`, cut at `cuts` and where one is over `budget`.
 
     A cut before the first word of a line goes before its indentation: parts are whole lines.
     """
-    inner = (_line_start(data, cut) for cut in cuts)
+    inner = (_line_start(counter.data, cut) for cut in cuts)
     edges = sorted({start, end, *(cut for cut in inner if start < cut < end)})
     pieces: list[Piece] = []
     for low, high in itertools.pairwise(edges):
-        pieces.extend(cut_piece(data, Span(low, high), budget))
+        pieces.extend(cut_piece(counter, Span(low, high), budget))
     return pieces
 
 
-def cut_piece(data: bytes, span: Span, budget: float) -> Iterator[Piece]:
+def cut_piece(counter: TokenCounter, span: Span, budget: float) -> Iterator[Piece]:
     """Yields a range whole if it fits, else its lines, and of a line that does not fit pieces."""
-    text = data[span.start : span.end].decode()
-    tokens = estimate_tokens(text)
+    tokens = counter.of(*span)
     if tokens <= budget:
         yield Piece(span.start, span.end, tokens)
         return
     position = span.start
-    for line in text.split("\n"):
-        size = len(line.encode()) + 1
-        end = min(position + size, span.end)
-        yield from _cut_line(line, position, end, budget)
+    for line in counter.data[span.start : span.end].split(b"\n"):
+        end = min(position + len(line) + 1, span.end)
+        yield from _cut_line(counter, position, end, budget)
         position = end
 
 
-def _cut_line(line: str, start: int, end: int, budget: float) -> Iterator[Piece]:
+def _cut_line(counter: TokenCounter, start: int, end: int, budget: float) -> Iterator[Piece]:
     if start == end:
         return
-    marks = [match.start() for match in PIECE.finditer(line)]
     step = max(int(budget / TOKENS_PER_PIECE), 1)
+    tokens = counter.of(start, end)
+    if tokens <= step * TOKENS_PER_PIECE:
+        yield Piece(start, end, tokens)
+        return
+    line = counter.data[start:end].decode()
+    marks = [match.start() for match in PIECE.finditer(line)]
     position, character = start, 0
     for index in range(step, len(marks), step):
         size = len(line[character : marks[index]].encode())
         yield Piece(position, position + size, step * TOKENS_PER_PIECE)
         position, character = position + size, marks[index]
-    rest = len(marks) - max(len(marks) - 1, 0) // step * step
+    rest = len(marks) - (len(marks) - 1) // step * step
     yield Piece(position, end, rest * TOKENS_PER_PIECE)
 
 
