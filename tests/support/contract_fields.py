@@ -54,6 +54,11 @@ def fields_of(message: Any, above: FieldPath = ()) -> Iterator[FieldPath]:
             yield from fields_of(inner, path)
 
 
+def dotted(path: FieldPath) -> str:
+    """Returns a path as rules and errors spell it, e.g. `workspace.tree.root`."""
+    return ".".join(field.name for field in path)
+
+
 def new_request(method: Any) -> Any:
     """Returns an empty request of a method."""
     return message_factory.GetMessageClass(method.input_type)()
@@ -105,3 +110,17 @@ async def failure_of(call: Any) -> grpc.aio.AioRpcError | None:
     except StopAsyncIteration:
         pass
     return None
+
+
+async def end_of(call: Any) -> tuple[bytes, grpc.aio.AioRpcError | None]:
+    """Returns all answers of a call, one after the other, and how it failed if it did."""
+    told = b""
+    try:
+        if hasattr(call, "__aiter__"):
+            async for answer in call:
+                told += answer
+        else:
+            told = await call
+    except grpc.aio.AioRpcError as error:
+        return told, error
+    return told, None
