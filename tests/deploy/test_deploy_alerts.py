@@ -51,7 +51,7 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 def test_alerts_fire_when_they_should_and_only_then(promtool: str, tmp_path: Path) -> None:
     """Red with a threshold ten times as high, and with IndexStalled without its look at holds.
 
-    Red also with a watch's drain and deadline in the error budget, and with no end of a watch in it.
+    Red also with watches' drains and deadlines in the error budget, and with none of their ends.
     """
     files = []
     for case in CASES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import grpc
+from buf.validate import validate_pb2
 from google.protobuf import descriptor_pool, message_factory
 
 from services.embed.app import EmbedApp
@@ -20,6 +21,10 @@ SERVICES = {
     "indexer": IndexerApp.service_names,
 }
 """Full names of the protobuf services of each process."""
+
+_VALIDATE: Any = validate_pb2
+FIELD_RULES = _VALIDATE.field
+"""The option of a field that holds its rules; generated code has no type of it."""
 
 FieldPath = tuple[Any, ...]
 """Descriptors of fields, from the request in."""

@@ -6,10 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
 
-from tests.support.contract_fields import new_request
+from tests.support.contract_fields import FIELD_RULES, new_request
 
 _REQUEST_ID = "0d0d0d0d-0000-4000-8000-00000000000d"
 
@@ -64,7 +63,7 @@ def resource_name(field: Any, resources: Resources) -> str | None:
         return resources.run if is_run else f"workspaces/{resources.workspace}"
     if field.name not in {"parent", "name", "root", "model"}:
         return None
-    pattern = field.GetOptions().Extensions[validate_pb2.field].string.pattern
+    pattern = field.GetOptions().Extensions[FIELD_RULES].string.pattern
     if not pattern:
         return resources.run
     for name in resources.names():
@@ -75,7 +74,7 @@ def resource_name(field: Any, resources: Resources) -> str | None:
 
 def _fill(message: Any, resources: Resources) -> None:
     for field in message.DESCRIPTOR.fields:
-        rules = field.GetOptions().Extensions[validate_pb2.field]
+        rules = field.GetOptions().Extensions[FIELD_RULES]
         if field.message_type is not None:
             _fill_message(message, field, resources)
             continue
@@ -92,7 +91,7 @@ def _fill(message: Any, resources: Resources) -> None:
 
 
 def _fill_message(message: Any, field: Any, resources: Resources) -> None:
-    rules = field.GetOptions().Extensions[validate_pb2.field]
+    rules = field.GetOptions().Extensions[FIELD_RULES]
     if field.message_type.full_name == "google.protobuf.Duration":
         getattr(message, field.name).seconds = 1
     elif field.is_repeated:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from buf.validate import validate_pb2
 from google.protobuf.descriptor import FieldDescriptor
+
+from tests.support.contract_fields import FIELD_RULES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,7 +64,7 @@ def excesses_of(path: FieldPath) -> list[tuple[str, Sequence[Any]]]:
         AssertionError: a repeated field or a number has no upper bound, or too high a one.
     """
     field = path[-1]
-    rules = field.GetOptions().Extensions[validate_pb2.field]
+    rules = field.GetOptions().Extensions[FIELD_RULES]
     found: list[tuple[str, Sequence[Any]]] = []
     if field.is_repeated:
         most = rules.map.max_pairs if _is_map(field) else rules.repeated.max_items
