@@ -11,12 +11,18 @@ from services.runtime.errors import InvalidRequestError
 MAX_TOLD_FIELDS = 16
 """Most fields whose violations are told: a status has to fit into a call's trailing metadata."""
 
+MAX_WHOLE_BYTES = 2048
+"""Largest request of which all violations are told; of a larger one it is the first alone. To find
+one takes a tenth of a millisecond in which nobody else is served, and 2 MB may hold a million."""
+
 
 def validate(request: Any) -> None:
     """Raises InvalidRequestError when a request breaks rules; it names the fields, not values."""
-    violations = protovalidate.collect_violations(request)
+    violations = protovalidate.collect_violations(request, fail_fast=True)
     if not violations:
         return
+    if request.ByteSize() <= MAX_WHOLE_BYTES:
+        violations = protovalidate.collect_violations(request)
     problems: dict[str, str] = {}
     for item in violations:
         name, text = _path(item.proto.field), str(item.proto.message)

@@ -16,12 +16,14 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
+from tests.integration.tenants import two_tenants
 from tests.support import postgres
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.integration.indexing import Indexing
+    from tests.integration.tenants import Tenants
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,3 +103,12 @@ async def services(roots: Path, sockets: Path, migrated_url: str) -> AsyncIterat
     """All three services over a fresh database."""
     async with indexing(roots, sockets, migrated_url) as running:
         yield running
+
+
+@pytest.fixture
+async def tenants(
+    roots: Path, tmp_path: Path, sockets: Path, migrated_url: str
+) -> AsyncIterator[Tenants]:
+    """Two tenants, a- and b-, each with an indexed workspace; a's holds the canary."""
+    async with two_tenants(roots, tmp_path, sockets, migrated_url) as both:
+        yield both

@@ -7,14 +7,12 @@ Each was seen red once: the first line with `check_request` returning at once, t
 from __future__ import annotations
 
 import contextlib
-import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import grpc
 import pytest
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import descriptor_pool
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from lodestone.access.v1 import access_pb2
@@ -35,79 +33,22 @@ from services.indexer.storage.graph import GraphStore
 from services.indexer.storage.search import SearchStore
 from services.runtime import access
 from services.runtime.access import Identity, Scope
-from services.runtime.channel import connect
 from services.runtime.exits import StartError
-from services.runtime.tokens import digest_of, new_token
-from tests.integration.indexing import Indexing, indexing
-from tests.integration.samples import write_tree
+from tests.integration.tenants import CANARY
+from tests.support.contract_fields import failure_of, new_request, start_call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-CANARY = "heliotrope_canary"
+    from tests.integration.tenants import Tenants
+
 _CODE = grpc.StatusCode
-
-
-@dataclass
-class Tenants:
-    """Services that ask for tokens, and a channel of each kind of caller."""
-
-    services: Indexing
-    tokens: dict[str, str]
-    folder: Path
-
-    def channel(self, who: str, service: str = "indexer") -> grpc.aio.Channel:
-        """Returns a channel that shows somebody's token; an empty name shows none."""
-        file = self.folder / f"token-{who}" if who else None
-        if file is not None:
-            file.write_text(self.tokens.get(who, "lds_garbage"), encoding="ascii")
-        return connect(f"unix:{self.services.folder}/{service}", token_file=file)
-
-
-@pytest.fixture
-async def tenants(
-    roots: Path, tmp_path: Path, sockets: Path, migrated_url: str
-) -> AsyncIterator[Tenants]:
-    """Two tenants, a- and b-, each with an indexed workspace; a's holds the canary."""
-    tokens = {name: new_token() for name in ("service", "a", "b", "reader", "expired")}
-    rights: dict[str, dict[str, Any]] = {
-        "service": {"scopes": list(Scope)},
-        "a": {"scopes": ["read", "run", "admin"], "workspaces": ["team-a-*"], "roots": ["trees"]},
-        "b": {"scopes": ["read", "run", "admin"], "workspaces": ["team-b-*"], "roots": ["none"]},
-        "reader": {"scopes": ["read"]},
-        "expired": {"scopes": list(Scope), "expires_at": "2020-01-01T00:00:00Z"},
-    }
-    accepted = tmp_path / "accepted.json"
-    entries = [
-        {"id": name, "name": name, "sha256": digest_of(tokens[name]), **rights[name]}
-        for name in tokens
-    ]
-    accepted.write_text(json.dumps({"tokens": entries}), encoding="utf-8")
-    own = tmp_path / "own"
-    own.write_text(tokens["service"], encoding="ascii")
-    write_tree(roots / "a", **{f"{CANARY}_py": f"def {CANARY}():\n    return '{CANARY}'\n"})
-    write_tree(roots / "b")
-    settings = {"accepted_tokens_file": accepted, "token_file": own}
-    async with indexing(roots, sockets, migrated_url, all_settings=settings) as services:
-        for name in ("a", "b"):
-            await services.create(f"team-{name}-web", name)
-            await services.succeed(f"team-{name}-web")
-        yield Tenants(services, tokens, tmp_path)
 
 
 async def code_of(call: Any) -> grpc.StatusCode:
     """Returns how a call ended; a stream is read to its first message."""
-    try:
-        if hasattr(call, "__aiter__"):
-            await anext(aiter(call))
-        else:
-            await call
-    except grpc.aio.AioRpcError as error:
-        return error.code()
-    except StopAsyncIteration:
-        pass
-    return _CODE.OK
+    failure = await failure_of(call)
+    return _CODE.OK if failure is None else failure.code()
 
 
 async def methods_of(channel: grpc.aio.Channel) -> list[str]:
@@ -129,20 +70,7 @@ async def call(channel: grpc.aio.Channel, method: str) -> grpc.StatusCode:
     """Calls a method with an empty request."""
     service, _, name = method[1:].partition("/")
     descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]
-    request = message_factory.GetMessageClass(descriptor.input_type)()
-    kind = {
-        (False, False): "unary_unary",
-        (False, True): "unary_stream",
-        (True, False): "stream_unary",
-        (True, True): "stream_stream",
-    }[descriptor.client_streaming, descriptor.server_streaming]
-    multi = getattr(channel, kind)(
-        method,
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=lambda data: data,
-    )
-    argument = iter([request]) if descriptor.client_streaming else request
-    return await code_of(multi(argument, timeout=10))
+    return await code_of(start_call(channel, method, descriptor, new_request(descriptor)))
 
 
 async def test_every_method_is_closed_to_strangers_and_to_those_without_the_scope(
