@@ -49,6 +49,9 @@ _CLOSE_SECONDS = 1.5
 _HEALTH_CALLS = 100
 """Most calls at once on the address of health checks, watches among them."""
 
+_LOOK_SECONDS = 0.25
+"""How often it is looked whether the servers still take calls."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -165,7 +168,7 @@ class ServiceRun:
         async with AsyncExitStack() as opened:
             opened.callback(self._serve_metrics())
             server, port = self._make_server()
-            await self._serve_health(opened)
+            servers = [server, *await self._serve_health(opened)]
             await server.start()
             started = False
             try:
@@ -177,11 +180,30 @@ class ServiceRun:
                         self._app.report_health(lambda well: self._health.tell(serving=well))
                     listen = addresses.shown(self._settings.listen, port)
                     log.get_logger().info("service_ready", listen=listen)
-                    await self._stop.wait()
+                    await self._until_stop(servers)
             finally:
                 await self._shut_down(server, drain=started)
         log.get_logger().info("service_stopped", clean=not self._failed)
         return int(ExitCode.FAILED if self._failed else ExitCode.OK)
+
+    async def _until_stop(self, servers: Sequence[grpc.aio.Server]) -> None:
+        """Waits until the stop is asked for, or a server takes no calls any more.
+
+        The loop of grpcio 1.85 in which calls arrive ends at a call whose method is not UTF-8, by
+        an exception that nothing catches, and its process would live on and answer nobody. Whoever
+        reaches the port can send such a call before any token is looked at. A server cannot be
+        made anew within the process, where that crashes in grpcio; so the process ends, and
+        whatever keeps services alive starts another.
+        """
+        while not self.stopping:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._stop.wait()
+            # No public method tells it.
+            if not all(server._server.is_running() for server in servers):  # type: ignore[attr-defined] # noqa: SLF001
+                log.get_logger().error("server_loop_lost")
+                self._failed = True
+                return
 
     def _serve_metrics(self) -> Callable[[], None]:
         address = self._settings.metrics_listen
@@ -201,11 +223,15 @@ class ServiceRun:
             lacking.append("LODESTONE_ACCEPTED_TOKENS_FILE")
         return lacking
 
-    async def _serve_health(self, opened: AsyncExitStack) -> None:
-        """Answers health checks on an address of their own, which tells nothing else."""
+    async def _serve_health(self, opened: AsyncExitStack) -> list[grpc.aio.Server]:
+        """Answers health checks on an address of their own, which tells nothing else.
+
+        Returns:
+            Its server; none without such an address.
+        """
         address = self._settings.health_listen
         if not address:
-            return
+            return []
         variable = f"LODESTONE_{self._app.name.upper()}_HEALTH_LISTEN"
         addresses.refuse_unusable(address, variable)
         server = grpc.aio.server(options=_SERVER_OPTIONS, maximum_concurrent_rpcs=_HEALTH_CALLS)
@@ -214,6 +240,7 @@ class ServiceRun:
         await server.start()
         opened.push_async_callback(server.stop, None)
         log.get_logger().info("health_ready", listen=addresses.shown(address, port))
+        return [server]
 
     def _make_server(self) -> tuple[grpc.aio.Server, int]:
         listen = self._settings.listen

@@ -179,10 +179,15 @@ def _odd_headers(draw: random.Random, method: str) -> bytes:
 def _flipped(draw: random.Random, method: str) -> bytes:
     sent = bytearray(_start() + _call(call_headers(method), message(b"\x0a\x03abc")))
     for _ in range(draw.randrange(1, 8)):
-        # Below 128: a method's name that is not UTF-8 ends the loop of grpcio 1.85's server, which
-        # nothing here can prevent.
+        # Below 128: a method's name that is not UTF-8 ends the process, see `unspeakable`.
         sent[draw.randrange(len(PREFACE), len(sent))] = draw.randrange(128)
     return bytes(sent)
+
+
+def unspeakable(method: str) -> bytes:
+    """Returns a call of a method that is not UTF-8: it ends the loop of a server of grpcio."""
+    headers = call_headers(method).replace(method.encode(), method[:-2].encode() + b"\xff\xff")
+    return _start() + _call(headers, message(b""))
 
 
 ATTACKS: Sequence[Callable[[random.Random, str], bytes]] = (

@@ -1,8 +1,7 @@
 """T8: malformed HTTP/2 and malformed protobuf crash nothing, and a good client notices nothing.
 
 What is sent is drawn from a seed, so that a failure can be repeated; LODESTONE_TEST_SEEDS sends
-more. Red while methods' names that are not UTF-8 were among what is sent: the first one ends the
-loop of grpcio's server, and they are left out until that is mended.
+more. Methods' names that are not UTF-8 end the loop of grpcio's server, and are sent apart.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import pytest
 from lodestone.embed.v1 import model_service_pb2, model_service_pb2_grpc
 from lodestone.indexer.v1 import workspace_service_pb2, workspace_service_pb2_grpc
 from lodestone.io.v1 import root_service_pb2, root_service_pb2_grpc
+from services.runtime.exits import ExitCode
 from tests.faults.cluster import free_ports
 from tests.faults.conftest import SEEDS, new_database
-from tests.faults.hostile_wire import ATTACKS
+from tests.faults.hostile_wire import ATTACKS, unspeakable
 from tests.faults.members import Member
 from tests.support.contract_fields import SERVICES, methods_of
 from tests.support.contract_requests import Resources, fill
@@ -39,6 +39,7 @@ _ANSWER_SECONDS = 0.2
 _CALL_SECONDS = 20
 _FLAT_BYTES = 100 << 20
 _SPARE_DESCRIPTORS = 16
+_END_SECONDS = 30.0
 _NO_ANSWERS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE}
 _NAMES = Resources("wire", "workspaces/wire/indexRuns/1", "trees")
 _LEFT_OUT = {"WatchTree", "WatchIndexRun"}
@@ -157,6 +158,28 @@ async def test_broken_http2_harms_nobody(members: dict[str, Member], service: st
             for kind in ATTACKS:
                 group.create_task(attack(f"{service} {number} {kind.__name__}", kind))
     assert '"call_failed"' not in member.log
+
+
+@pytest.mark.parametrize("service", sorted(SERVICES))
+async def test_a_service_that_can_take_no_calls_any_more_ends(
+    members: dict[str, Member], service: str
+) -> None:
+    """So that it is started again; red without the look at the server: it lives and answers nobody.
+
+    Another start serves.
+    """
+    member = members[service]
+    name, _ = next(methods_of(service))
+
+    await _send(member, unspeakable(name))
+    code = await asyncio.to_thread(member.wait, _END_SECONDS)
+    ended = member.log
+    await asyncio.to_thread(member.start)
+
+    assert code == ExitCode.FAILED
+    assert '"server_loop_lost"' in ended
+    async with grpc.aio.insecure_channel(member.address) as channel:
+        await _good_call(service, channel)
 
 
 @pytest.mark.parametrize("service", sorted(SERVICES))
