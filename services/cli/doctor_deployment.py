@@ -1,7 +1,8 @@
-"""Checks of services elsewhere, by their addresses: whether they answer, serve, and know us."""
+"""Checks of services elsewhere, by their addresses: whether they serve, know us, fit together."""
 
 from __future__ import annotations
 
+import importlib.metadata
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ from services.cli.channels import TLS_CA_FILE, TOKEN_FILE, open_channel
 from services.cli.doctor_database import database_checks
 from services.runtime.addresses import is_local
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.health import VERSION_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _SECONDS = 5.0
+_PAGE_SIZE = 1000
 _ABOUT = {"io": "list its roots", "embed": "list its models", "indexer": "list its workspaces"}
 
 
@@ -41,6 +44,11 @@ def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
         if address:
             checks[name] = partial(_health, name, address)
             checks[f"{name} access"] = partial(_access, name, address)
+    reached = {name: address for name, address in deployment.addresses.items() if address}
+    if reached:
+        checks["versions"] = lambda: _versions(reached)
+    if deployment.addresses.get("indexer"):
+        checks["workspaces"] = lambda: _workspaces(deployment.addresses["indexer"])
     if deployment.addresses.get("embed"):
         checks["model"] = lambda: _model(deployment.addresses["embed"])
     if deployment.database_url:
@@ -62,6 +70,72 @@ def _health(name: str, address: str) -> str:
             f"database; see its log (kubectl logs -l app.kubernetes.io/name=lodestone-{name}).",
         )
     return f"serves at {address}"
+
+
+def _versions(addresses: Mapping[str, str]) -> str:
+    """Compares versions of services with that of this command; of replicas one is asked."""
+    own = importlib.metadata.version("lodestone")
+    others = {name: _version(address) for name, address in addresses.items()}
+    strange = [f"{name} runs {told or 'none'}" for name, told in others.items() if told != own]
+    if strange:
+        raise StartError(
+            ExitCode.FAILED,
+            f"{', '.join(strange)}, and this command is {own}: finish the roll-over, or use the "
+            "command of the services' version.",
+        )
+    return own
+
+
+def _version(address: str) -> str:
+    """Returns what a service tells of its version, empty where it tells nothing."""
+    with open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            _, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
+    return str(dict(call.trailing_metadata() or ()).get(VERSION_KEY, ""))
+
+
+def _workspaces(address: str) -> str:
+    """Asks whether embed serves the model with which each workspace is searched."""
+    from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
+    from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+    from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
+    from lodestone.indexer.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
+
+    lacking: dict[str, str] = {}
+    looked_at, token = 0, ""
+    with open_channel(address) as channel:
+        models, workspaces = MaintenanceServiceStub(channel), WorkspaceServiceStub(channel)
+        try:
+            while True:
+                page = workspaces.ListWorkspaces(
+                    workspaces_pb2.ListWorkspacesRequest(page_size=_PAGE_SIZE, page_token=token),
+                    timeout=_SECONDS,
+                )
+                for each in page.workspaces:
+                    request = models_pb2.ListWorkspaceModelsRequest(parent=each.name)
+                    for model in models.ListWorkspaceModels(request, timeout=_SECONDS).models:
+                        if model.active and model.serving in _NOT_SERVED:
+                            lacking[each.name] = f"{model.model} ({_NOT_SERVED[model.serving]})"
+                looked_at, token = looked_at + len(page.workspaces), page.next_page_token
+                if not token:
+                    break
+        except grpc.RpcError as error:
+            raise StartError(
+                ExitCode.FAILED,
+                f"{error.code().name}: models of workspaces are for admins; set {TOKEN_FILE}.",
+            ) from None
+    if lacking:
+        name, named = next(iter(lacking.items()))
+        raise StartError(
+            ExitCode.MODEL,
+            f"{len(lacking)} of {looked_at} are searched with a model that embed does not serve, "
+            f"{name} with {named}: serve it (LODESTONE_EMBED_MODEL, LODESTONE_EMBED_EXTRA_MODELS), "
+            "or add one that is served (`lodestone models add`) and activate it.",
+        )
+    return f"{looked_at}, all with a model that is served"
 
 
 def _unreachable(address: str, error: grpc.RpcError) -> str:
@@ -93,6 +167,10 @@ def _access(name: str, address: str) -> str:
                 hint = "see its log"
             raise StartError(ExitCode.FAILED, f"{code.name}: {hint}.") from None
     return f"may {_ABOUT[name]}"
+
+
+_NOT_SERVED = {2: "not served", 3: "other weights"}
+"""Values of `WorkspaceModel.Serving`."""
 
 
 def _list_roots(channel: grpc.Channel) -> object:

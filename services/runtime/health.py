@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -17,6 +18,9 @@ LIVENESS = "liveness"
 """A name that is SERVING while the process answers, whatever it waits for: a probe that restarts
 what is not SERVING must ask for this one alone."""
 
+VERSION_KEY = "lodestone-version"
+"""In the trailing metadata of `Check`: the version that the process runs."""
+
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Answers for the server as a whole (the empty name) and for each of its services.
@@ -30,6 +34,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._state = _Status.NOT_SERVING
         self._stopping = False
         self._changed = asyncio.Event()
+        self._version = importlib.metadata.version("lodestone")
 
     def tell(self, *, serving: bool) -> None:
         """Sets the state of all names; nothing changes once the server stops."""
@@ -42,7 +47,8 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._set(_Status.NOT_SERVING)
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - named by the contract
-        """Answers with the state of one name."""
+        """Answers with the state of one name, and the version beside it."""
+        context.set_trailing_metadata(((VERSION_KEY, self._version),))
         if request.service == LIVENESS:
             return health_pb2.HealthCheckResponse(status=_Status.SERVING)
         if request.service not in self._names:

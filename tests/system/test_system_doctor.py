@@ -39,7 +39,16 @@ def test_a_deployment_that_is_well_passes_every_check(product: Lodestone, flask:
     assert [name for name, each in checks.items() if not each["ok"]] == []
     assert code == 0
     names = {"io", "embed", "indexer", "io access", "embed access", "indexer access", "model"}
-    names |= {"database", "schema", "indexes", "rights", "connections", "clock"}
+    names |= {
+        "versions",
+        "workspaces",
+        "database",
+        "schema",
+        "indexes",
+        "rights",
+        "connections",
+        "clock",
+    }
     assert set(checks) == names
 
 
@@ -67,6 +76,24 @@ def test_a_service_that_is_another_is_told(product: Lodestone) -> None:
     assert checks["io"]["ok"]
     assert not checks["io access"]["ok"]
     assert "another service" in str(checks["io access"]["detail"])
+
+
+def test_a_workspace_whose_model_is_not_served_is_told(
+    fresh_product: Lodestone, flask: Path
+) -> None:
+    """Red when the check looks at no model."""
+    fresh_product.index(flask)
+    indexer = fresh_product.state.processes["indexer"].address
+    _, well = _checks(fresh_product, "--indexer", indexer)
+    other = fresh_product.with_settings(EMBED_MODEL="hashing:64")
+    assert other.run("up").code == 0
+
+    code, checks = _checks(other, "--indexer", indexer)
+
+    assert well["workspaces"]["ok"], well
+    assert code == ExitCode.FAILED
+    assert [name for name, each in checks.items() if not each["ok"]] == ["workspaces"]
+    assert "models/hashing (other weights)" in str(checks["workspaces"]["detail"])
 
 
 HARMS = (
