@@ -98,10 +98,12 @@ async def test_a_file_on_which_workers_die_fails_alone(make_files: MakeFiles) ->
     top = make_files({"a.py": "a = 1\n", "heavy.py": HEAVY, "b.py": "b = 1\n"})
     async with running() as pool:
         assert await results(pool, job(top, "a.py")) == {"a.py": "parsed"}
-        parsing = asyncio.create_task(results(pool, job(top, "a.py", "heavy.py", "b.py")))
         first = await worker_pid(pool)
+        start_seconds = busy_seconds(first)
+        parsing = asyncio.create_task(results(pool, job(top, "a.py", "heavy.py", "b.py")))
         await kill_when_busy(first)
-        await kill_when_busy(await worker_pid(pool, first), 0.5)
+        # Not before it parses: a worker that dies while it starts tells nothing of the file.
+        await kill_when_busy(await worker_pid(pool, first), 1.5 * start_seconds + 0.2)
         assert await parsing == {"a.py": "parsed", "heavy.py": "WORKER_DIED", "b.py": "parsed"}
 
 
