@@ -56,16 +56,16 @@ def collect_references(
     if not nodes:
         return ()
     owners, kept = _Owners(nodes), _Kept()
-    for position, captures in islice(_matches(root, query), MAX_PER_FILE):
+    for position, anchor, captures in islice(_matches(root, query), MAX_PER_FILE):
         owner = owners.of(position)
         if "module" in captures:
             # An import counts for its file, also where it stands in no node.
             for key in _imports(captures, rules, owner or 1):
-                kept.add(key, _anchor(captures))
+                kept.add(key, anchor)
         elif owner:
-            key = _use(captures, owner)
+            key = _use(captures, anchor, owner)
             if key[2]:
-                kept.add(key, _anchor(captures))
+                kept.add(key, anchor)
     return kept.in_order()
 
 
@@ -88,8 +88,10 @@ class _Kept:
         return tuple(sorted(self._found.values(), key=lambda reference: reference.node))
 
 
-def _matches(root: Syntax, query: Query) -> Iterator[tuple[int, Mapping[str, list[Syntax]]]]:
-    """Yields matches with the place of their name, a piece of the file at a time.
+def _matches(
+    root: Syntax, query: Query
+) -> Iterator[tuple[int, Syntax, Mapping[str, list[Syntax]]]]:
+    """Yields matches with the place and the node of their name, a piece of the file at a time.
 
     A file may be one line of a million calls: all its matches at once would not fit in memory.
     """
@@ -97,12 +99,10 @@ def _matches(root: Syntax, query: Query) -> Iterator[tuple[int, Mapping[str, lis
         end = start + _CHUNK_BYTES
         cursor = QueryCursor(query, match_limit=_MATCH_LIMIT)
         cursor.set_byte_range(start, end)
-        placed = [(_anchor(captures).start_byte, captures) for _, captures in cursor.matches(root)]
+        anchored = [(_anchor(captures), captures) for _, captures in cursor.matches(root)]
+        placed = [(anchor.start_byte, anchor, captures) for anchor, captures in anchored]
         # A match that reaches over the border is found on both sides of it.
-        yield from sorted(
-            ((place, captures) for place, captures in placed if start <= place < end),
-            key=itemgetter(0),
-        )
+        yield from sorted((match for match in placed if start <= match[0] < end), key=itemgetter(0))
 
 
 def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
@@ -111,10 +111,10 @@ def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
     return (found or captures["module"])[0]
 
 
-def _use(captures: Mapping[str, list[Syntax]], node: int) -> _Key:
+def _use(captures: Mapping[str, list[Syntax]], anchor: Syntax, node: int) -> _Key:
     """Returns a call or a base; one of an expression has no name."""
     kind = ReferenceKind.CALL if "call" in captures else ReferenceKind.INHERIT
-    qualifier, name = _path(_text(_anchor(captures)))
+    qualifier, name = _path(_text(anchor))
     if "on" in captures:
         qualifier = _receiver(_text(captures["on"][0]))
     return node, kind, name, qualifier, ""
