@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 _SECONDS = 5.0
-_PAGE_SIZE = 1000
 _ABOUT = {"io": "list its roots", "embed": "list its models", "indexer": "list its workspaces"}
 
 
@@ -57,13 +56,8 @@ def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
 
 
 def _health(name: str, address: str) -> str:
-    with open_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
-    if answer.status != health_pb2.HealthCheckResponse.SERVING:
+    status, _ = _checked(address)
+    if status != health_pb2.HealthCheckResponse.SERVING:
         raise StartError(
             ExitCode.UNAVAILABLE,
             f"{address} answers and does not serve: it starts, stops, or waits for its model or "
@@ -72,10 +66,22 @@ def _health(name: str, address: str) -> str:
     return f"serves at {address}"
 
 
+def _checked(address: str) -> tuple[int, str]:
+    """Returns the status of a service, and its version, empty where it tells none."""
+    with open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
+        except grpc.RpcError as error:
+            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
+    told = dict(call.trailing_metadata() or ())
+    return answer.status, str(told.get(VERSION_KEY, ""))
+
+
 def _versions(addresses: Mapping[str, str]) -> str:
     """Compares versions of services with that of this command; of replicas one is asked."""
     own = importlib.metadata.version("lodestone")
-    others = {name: _version(address) for name, address in addresses.items()}
+    others = {name: _checked(address)[1] for name, address in addresses.items()}
     strange = [f"{name} runs {told or 'none'}" for name, told in others.items() if told != own]
     if strange:
         raise StartError(
@@ -86,56 +92,38 @@ def _versions(addresses: Mapping[str, str]) -> str:
     return own
 
 
-def _version(address: str) -> str:
-    """Returns what a service tells of its version, empty where it tells nothing."""
-    with open_channel(address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            _, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
-    return str(dict(call.trailing_metadata() or ()).get(VERSION_KEY, ""))
-
-
 def _workspaces(address: str) -> str:
     """Asks whether embed serves the model with which each workspace is searched."""
-    from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
-    from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
     from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
-    from lodestone.indexer.v1.workspace_service_pb2_grpc import WorkspaceServiceStub
+    from services.cli.indexer import Indexer
+    from services.cli.workspace_models import NOT_SERVED, SERVING, models_of
 
-    lacking: dict[str, str] = {}
-    looked_at, token = 0, ""
-    with open_channel(address) as channel:
-        models, workspaces = MaintenanceServiceStub(channel), WorkspaceServiceStub(channel)
-        try:
-            while True:
-                page = workspaces.ListWorkspaces(
-                    workspaces_pb2.ListWorkspacesRequest(page_size=_PAGE_SIZE, page_token=token),
-                    timeout=_SECONDS,
-                )
-                for each in page.workspaces:
-                    request = models_pb2.ListWorkspaceModelsRequest(parent=each.name)
-                    for model in models.ListWorkspaceModels(request, timeout=_SECONDS).models:
-                        if model.active and model.serving in _NOT_SERVED:
-                            lacking[each.name] = f"{model.model} ({_NOT_SERVED[model.serving]})"
-                looked_at, token = looked_at + len(page.workspaces), page.next_page_token
-                if not token:
-                    break
-        except grpc.RpcError as error:
-            raise StartError(
-                ExitCode.FAILED,
-                f"{error.code().name}: models of workspaces are for admins; set {TOKEN_FILE}.",
-            ) from None
+    indexer = Indexer(address, call_seconds=_SECONDS)
+    try:
+        models = MaintenanceServiceStub(indexer.channel)
+        names = [workspace.name for workspace in indexer.list_workspaces()]
+        lacking = {
+            name: f"{model.model} ({SERVING[model.serving]})"
+            for name in names
+            for model in models_of(models, name, _SECONDS)
+            if model.active and model.serving in NOT_SERVED
+        }
+    except grpc.RpcError as error:
+        raise StartError(
+            ExitCode.FAILED,
+            f"{error.code().name}: models of workspaces are for admins; set {TOKEN_FILE}.",
+        ) from None
+    finally:
+        indexer.close()
     if lacking:
         name, named = next(iter(lacking.items()))
         raise StartError(
             ExitCode.MODEL,
-            f"{len(lacking)} of {looked_at} are searched with a model that embed does not serve, "
+            f"{len(lacking)} of {len(names)} are searched with a model that embed does not serve, "
             f"{name} with {named}: serve it (LODESTONE_EMBED_MODEL, LODESTONE_EMBED_EXTRA_MODELS), "
             "or add one that is served (`lodestone models add`) and activate it.",
         )
-    return f"{looked_at}, all with a model that is served"
+    return f"{len(names)}, all with a model that is served"
 
 
 def _unreachable(address: str, error: grpc.RpcError) -> str:
@@ -167,10 +155,6 @@ def _access(name: str, address: str) -> str:
                 hint = "see its log"
             raise StartError(ExitCode.FAILED, f"{code.name}: {hint}.") from None
     return f"may {_ABOUT[name]}"
-
-
-_NOT_SERVED = {2: "not served", 3: "other weights"}
-"""Values of `WorkspaceModel.Serving`."""
 
 
 def _list_roots(channel: grpc.Channel) -> object:

@@ -42,7 +42,8 @@ _FAILURES = (
 class Indexer:
     """A client of one indexer; errors of calls are StartErrors with one clear line."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, call_seconds: float = _CALL_SECONDS) -> None:
+        self._seconds = call_seconds
         self._channel = open_channel(address)
         self._runs = IndexRunServiceStub(self._channel)
         self._workspaces = WorkspaceServiceStub(self._channel)
@@ -64,7 +65,7 @@ class Indexer:
         request.workspace.display_name = tree.display_name
         with _explained():
             response = self._workspaces.CreateWorkspace(
-                request, timeout=_CALL_SECONDS, wait_for_ready=True
+                request, timeout=self._seconds, wait_for_ready=True
             )
         return response.workspace
 
@@ -72,7 +73,7 @@ class Indexer:
         """Lets a workspace be watched, or ends that; returns it."""
         request = workspaces_pb2.UpdateWorkspaceRequest(name=workspace, live=live)
         with _explained():
-            return self._workspaces.UpdateWorkspace(request, timeout=_CALL_SECONDS).workspace
+            return self._workspaces.UpdateWorkspace(request, timeout=self._seconds).workspace
 
     def list_workspaces(self) -> list[workspaces_pb2.Workspace]:
         """Returns all workspaces by name."""
@@ -81,7 +82,7 @@ class Indexer:
         while True:
             request = workspaces_pb2.ListWorkspacesRequest(page_size=_PAGE_SIZE, page_token=token)
             with _explained():
-                page = self._workspaces.ListWorkspaces(request, timeout=_CALL_SECONDS)
+                page = self._workspaces.ListWorkspaces(request, timeout=self._seconds)
             found.extend(page.workspaces)
             token = page.next_page_token
             if not token:
@@ -91,13 +92,13 @@ class Indexer:
         """Returns one workspace."""
         request = workspaces_pb2.GetWorkspaceRequest(name=name)
         with _explained():
-            return self._workspaces.GetWorkspace(request, timeout=_CALL_SECONDS).workspace
+            return self._workspaces.GetWorkspace(request, timeout=self._seconds).workspace
 
     def stats(self, workspace: str) -> workspaces_pb2.GetWorkspaceStatsResponse:
         """Returns what the tables hold of a workspace."""
         request = workspaces_pb2.GetWorkspaceStatsRequest(name=workspace)
         with _explained():
-            return self._workspaces.GetWorkspaceStats(request, timeout=_CALL_SECONDS)
+            return self._workspaces.GetWorkspaceStats(request, timeout=self._seconds)
 
     def create_run(
         self, workspace: str, *, full: bool, exclude: Sequence[str], only: Sequence[str] = ()
@@ -120,7 +121,7 @@ class Indexer:
             paths=only,
         )
         with _explained():
-            response = self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS)
+            response = self._runs.CreateIndexRun(request, timeout=self._seconds)
         return response.index_run, response.created
 
     def create_repair(self, workspace: str) -> runs_pb2.IndexRun:
@@ -132,7 +133,7 @@ class Indexer:
             if_running=runs_pb2.CreateIndexRunRequest.IF_RUNNING_QUEUE,
         )
         with _explained():
-            return self._runs.CreateIndexRun(request, timeout=_CALL_SECONDS).index_run
+            return self._runs.CreateIndexRun(request, timeout=self._seconds).index_run
 
     def watch_run(self, name: str, resume_token: str) -> Iterator[runs_pb2.WatchIndexRunResponse]:
         """Streams a run until it is finished; iterating raises RpcError."""
@@ -143,7 +144,7 @@ class Indexer:
         """Returns one run."""
         with _explained():
             response = self._runs.GetIndexRun(
-                runs_pb2.GetIndexRunRequest(name=name), timeout=_CALL_SECONDS
+                runs_pb2.GetIndexRunRequest(name=name), timeout=self._seconds
             )
         return response.index_run
 
@@ -151,32 +152,32 @@ class Indexer:
         """Asks a run to stop."""
         with _explained():
             self._runs.CancelIndexRun(
-                runs_pb2.CancelIndexRunRequest(name=name), timeout=_CALL_SECONDS
+                runs_pb2.CancelIndexRunRequest(name=name), timeout=self._seconds
             )
 
     def pause_run(self, name: str) -> runs_pb2.IndexRun:
         """Asks a run to pause; returns it."""
         request = runs_pb2.PauseIndexRunRequest(name=name)
         with _explained():
-            return self._runs.PauseIndexRun(request, timeout=_CALL_SECONDS).index_run
+            return self._runs.PauseIndexRun(request, timeout=self._seconds).index_run
 
     def resume_run(self, name: str) -> runs_pb2.IndexRun:
         """Puts a paused run back in the queue; returns it."""
         request = runs_pb2.ResumeIndexRunRequest(name=name)
         with _explained():
-            return self._runs.ResumeIndexRun(request, timeout=_CALL_SECONDS).index_run
+            return self._runs.ResumeIndexRun(request, timeout=self._seconds).index_run
 
     def retry_run(self, name: str) -> runs_pb2.IndexRun:
         """Queues a run over what is left of a finished one; returns the new one."""
         request = runs_pb2.RetryIndexRunRequest(name=name, request_id=str(uuid.uuid4()))
         with _explained():
-            return self._runs.RetryIndexRun(request, timeout=_CALL_SECONDS).index_run
+            return self._runs.RetryIndexRun(request, timeout=self._seconds).index_run
 
     def list_runs(self, workspace: str, limit: int) -> list[runs_pb2.IndexRun]:
         """Returns the newest runs; `workspaces/-` means those of all workspaces."""
         request = runs_pb2.ListIndexRunsRequest(parent=workspace, page_size=limit)
         with _explained():
-            return list(self._runs.ListIndexRuns(request, timeout=_CALL_SECONDS).index_runs)
+            return list(self._runs.ListIndexRuns(request, timeout=self._seconds).index_runs)
 
     def each_run(self, workspace: str, page_size: int) -> Iterator[runs_pb2.IndexRun]:
         """Yields runs, newest first; a page is asked for when it is needed."""
@@ -186,7 +187,7 @@ class Indexer:
                 parent=workspace, page_size=page_size, page_token=token
             )
             with _explained():
-                page = self._runs.ListIndexRuns(request, timeout=_CALL_SECONDS)
+                page = self._runs.ListIndexRuns(request, timeout=self._seconds)
             yield from page.index_runs
             token = page.next_page_token
             if not token:
@@ -210,7 +211,7 @@ class Indexer:
                 results=results,
             )
             with _explained():
-                page = self._runs.ListIndexRunOutcomes(request, timeout=_CALL_SECONDS)
+                page = self._runs.ListIndexRunOutcomes(request, timeout=self._seconds)
             found.extend(page.outcomes)
             token = page.next_page_token
             if not token:
@@ -224,7 +225,7 @@ class Indexer:
 
         with _explained():
             response: SearchNodesResponse = SearchServiceStub(self._channel).SearchNodes(
-                request, timeout=_CALL_SECONDS
+                request, timeout=self._seconds
             )
         tell_reranking(response.reranking)
         return response
@@ -234,7 +235,7 @@ class Indexer:
         from lodestone.indexer.v1.search_service_pb2_grpc import SearchServiceStub
 
         with _explained():
-            return SearchServiceStub(self._channel).BuildContext(request, timeout=_CALL_SECONDS)
+            return SearchServiceStub(self._channel).BuildContext(request, timeout=self._seconds)
 
 
 @contextlib.contextmanager

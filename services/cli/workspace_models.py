@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 _CALL_SECONDS = 60.0
 _COMPARE_SECONDS = 1800.0
 _PAGE_SIZE = 1000
-_SERVING = ("unknown", "ready", "not served", "other weights")
+SERVING = ("unknown", "ready", "not served", "other weights")
+"""What is said of `Serving`, by its numbers."""
+
+NOT_SERVED = (models_pb2.SERVING_ABSENT, models_pb2.SERVING_OTHER_FINGERPRINT)
+"""A search with such a model fails; of an unknown one it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,15 @@ class _Services:
 
     def of(self, workspace: str) -> list[models_pb2.WorkspaceModel]:
         """Returns the models of a workspace."""
-        request = models_pb2.ListWorkspaceModelsRequest(parent=workspace, page_size=_PAGE_SIZE)
-        return list(self.models.ListWorkspaceModels(request, timeout=_CALL_SECONDS).models)
+        return models_of(self.models, workspace, _CALL_SECONDS)
+
+
+def models_of(
+    stub: MaintenanceServiceStub, workspace: str, seconds: float
+) -> list[models_pb2.WorkspaceModel]:
+    """Returns the models of a workspace; raises RpcError."""
+    request = models_pb2.ListWorkspaceModelsRequest(parent=workspace, page_size=_PAGE_SIZE)
+    return list(stub.ListWorkspaceModels(request, timeout=seconds).models)
 
 
 def show_models(options: ModelsOptions) -> ExitCode:
@@ -144,7 +155,7 @@ def model_json(model: models_pb2.WorkspaceModel) -> dict[str, Any]:
         },
         "vector_bytes": model.vector_bytes,
         "texts_per_second": round(model.texts_per_second, 1),
-        "serving": _SERVING[model.serving],
+        "serving": SERVING[model.serving],
     }
 
 
