@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.search.blending import blended
+from services.indexer.search.weights import DEFAULTS
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
 
 if TYPE_CHECKING:
@@ -43,9 +44,9 @@ class RerankRules:
 
     top: int = 0
     """Hits that are scored; 0 is off."""
-    share: float = 0.5
+    share: float = DEFAULTS.rerank_share
     """What the reranker's place weighs."""
-    smoothing: float = 60
+    smoothing: float = DEFAULTS.rerank_smoothing
     """Added to places before they are inverted."""
     budget_seconds: float = 1.0
     """Longest time, reading the texts included."""
