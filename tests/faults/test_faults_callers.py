@@ -75,12 +75,7 @@ async def test_no_call_outlives_its_deadline_and_a_request_made_again_makes_one_
     proxy, channel = proxied
     name = f"called-{harm.replace('_', '-')}"
     write_generated(cluster.roots / name, name, files=6)
-    create = runs_pb2.CreateIndexRunRequest(
-        parent=f"workspaces/{name}",
-        request_id=str(uuid.uuid4()),
-        mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
-        if_running=_QUEUE,
-    )
+    create = _request(name)
     async with caller(cluster) as calls:
         await calls.create(name, name)
         before = await calls.run(name)
@@ -116,12 +111,7 @@ async def test_a_run_whose_answer_is_lost_is_found_by_the_retry_of_the_channel(
     proxy, channel = proxied
     name = "called-cut"
     write_generated(cluster.roots / name, name, files=6)
-    create = runs_pb2.CreateIndexRunRequest(
-        parent=f"workspaces/{name}",
-        request_id=str(uuid.uuid4()),
-        mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
-        if_running=_QUEUE,
-    )
+    create = _request(name)
     async with caller(cluster) as calls:
         await calls.create(name, name)
         cut = asyncio.create_task(proxy.cut_after(create.request_id.encode()))
@@ -134,6 +124,16 @@ async def test_a_run_whose_answer_is_lost_is_found_by_the_retry_of_the_channel(
     assert ended["state"] == "succeeded"
     assert await _count_runs(cluster, name) == 1
     await check_truth(cluster, name, name)
+
+
+def _request(name: str) -> runs_pb2.CreateIndexRunRequest:
+    """Returns a request for a run of a workspace, with an id of its own."""
+    return runs_pb2.CreateIndexRunRequest(
+        parent=f"workspaces/{name}",
+        request_id=str(uuid.uuid4()),
+        mode=runs_pb2.IndexRun.MODE_INCREMENTAL,
+        if_running=_QUEUE,
+    )
 
 
 async def _code(call: Awaitable[Any]) -> str:

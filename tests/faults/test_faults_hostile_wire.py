@@ -24,7 +24,7 @@ from tests.faults.cluster import free_ports
 from tests.faults.conftest import SEEDS, new_database
 from tests.faults.hostile_wire import ATTACKS, unspeakable
 from tests.faults.members import Member
-from tests.support.contract_fields import SERVICES, methods_of
+from tests.support.contract_fields import SERVICES, end_of, methods_of, start_call
 from tests.support.contract_requests import Resources, fill
 from tests.support.stack import wait_until
 
@@ -194,22 +194,12 @@ async def test_broken_messages_are_the_caller_s_fault(
 
     async def call(channel: grpc.aio.Channel, name: str, method: Any, seed: int) -> None:
         body = _spoiled(random.Random(f"{name} {seed}"), fill(method, _NAMES).SerializeToString())
-        kind = "stream_stream" if method.client_streaming else "unary_unary"
-        if method.server_streaming and not method.client_streaming:
-            kind = "unary_stream"
-        sent = iter([body]) if method.client_streaming else body
         async with slots:
-            started = getattr(channel, kind)(name)(sent, timeout=_CALL_SECONDS)
-            try:
-                if method.server_streaming:
-                    async for _ in started:
-                        pass
-                else:
-                    await started
-            except grpc.aio.AioRpcError as error:
-                codes.add(error.code())
-                if error.code() in _NO_ANSWERS:
-                    wrong.append(f"{name} seed {seed}: {error.code().name} {error.details()}")
+            _, error = await end_of(start_call(channel, name, method, body, seconds=_CALL_SECONDS))
+        if error is not None:
+            codes.add(error.code())
+            if error.code() in _NO_ANSWERS:
+                wrong.append(f"{name} seed {seed}: {error.code().name} {error.details()}")
 
     async with (
         unharmed(member),

@@ -141,10 +141,7 @@ async def test_a_service_stopped_in_a_call_ends_in_time_and_costs_the_run_a_wait
 ) -> None:
     name = f"stop-{service}"
     write_generated(cluster.roots / name, name)
-    member = cluster.io if service == "io" else cluster.embed
-    point = "io.read.before" if service == "io" else "embed.forward.before"
-    member.kill()
-    member.start(f"{point}=sleep:1.5@2+")
+    member = _start_standing(cluster, service, 1.5)
     async with caller(cluster) as calls:
         await calls.create(name, name)
         run = await calls.begin(name)
@@ -206,10 +203,7 @@ async def test_a_second_stop_in_the_drain_of_a_service_ends_it_at_once(
     """
     name = f"stop-drain-{service}"
     write_generated(cluster.roots / name, name)
-    member = cluster.io if service == "io" else cluster.embed
-    point = "io.read.before" if service == "io" else "embed.forward.before"
-    member.kill()
-    member.start(f"{point}=sleep:60@2+")
+    member = _start_standing(cluster, service, 60)
     async with caller(cluster) as calls:
         await calls.create(name, name)
         run = await calls.begin(name)
@@ -224,6 +218,15 @@ async def test_a_second_stop_in_the_drain_of_a_service_ends_it_at_once(
     assert code == ExitCode.INTERRUPTED
     assert (ended["state"], ended["attempt"], ended["nodes_failed"]) == ("succeeded", 1, 0)
     await check_truth(cluster, name, name)
+
+
+def _start_standing(cluster: Cluster, service: str, seconds: float) -> Member:
+    """Starts io or embed anew, so that calls after the first stand so long before their work."""
+    member = cluster.io if service == "io" else cluster.embed
+    point = "io.read.before" if service == "io" else "embed.forward.before"
+    member.kill()
+    member.start(f"{point}=sleep:{seconds}@2+")
+    return member
 
 
 @contextlib.asynccontextmanager

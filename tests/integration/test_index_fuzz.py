@@ -14,28 +14,21 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import grpc
 import pytest
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import message_factory
 from google.protobuf.descriptor import FieldDescriptor
 
 from lodestone.error.v1 import error_reason_pb2
-from services.embed.app import EmbedApp
-from services.indexer.app import IndexerApp
-from services.io.app import IoApp
 from services.runtime.channel import connect
 from services.runtime.status import read_rpc_error
 from tests.integration.oracle import broken_rules
 from tests.integration.samples import write_tree
+from tests.support.contract_fields import SERVICES, end_of, methods_of, start_call
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.integration.indexing import Indexing
 
-_SERVICES = {
-    "io": IoApp.service_names,
-    "embed": EmbedApp.service_names,
-    "indexer": IndexerApp.service_names,
-}
 _REASONS = frozenset(error_reason_pb2.ErrorReason.DESCRIPTOR.values_by_name)
 _MESSAGES = 25
 _CALL_SECONDS = 1.5
@@ -122,58 +115,40 @@ def _draw_value(draw: random.Random, field: Any, depth: int) -> Any:
 
 async def ask(channel: grpc.aio.Channel, name: str, descriptor: Any, request: Any) -> str:
     """Returns how a call ended: a code, with its reason if it has one."""
-    streams = (descriptor.client_streaming, descriptor.server_streaming)
-    kind = {
-        (False, False): "unary_unary",
-        (False, True): "unary_stream",
-        (True, True): "stream_stream",
-    }[streams]
-    call = getattr(channel, kind)(
-        name,
-        request_serializer=lambda message: message.SerializeToString(),
-        response_deserializer=lambda data: data,
-    )(iter([request]) if descriptor.client_streaming else request, timeout=_CALL_SECONDS)
-    try:
-        if descriptor.server_streaming:
-            async for _ in call:
-                pass
-        else:
-            await call
-    except grpc.aio.AioRpcError as error:
-        if error.code() in _UNDOCUMENTED:
-            return f"{error.code().name}: {error.details()}"
-        if error.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
-            return error.code().name
-        reason = read_rpc_error(error).reason
-        known = reason in _REASONS
-        return error.code().name if known else f"UNDOCUMENTED {error.code().name} {reason!r}"
-    return "OK"
+    call = start_call(channel, name, descriptor, request, seconds=_CALL_SECONDS)
+    _, error = await end_of(call)
+    if error is None:
+        return "OK"
+    if error.code() in _UNDOCUMENTED:
+        return f"{error.code().name}: {error.details()}"
+    if error.code() in {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED}:
+        return error.code().name
+    reason = read_rpc_error(error).reason
+    known = reason in _REASONS
+    return error.code().name if known else f"UNDOCUMENTED {error.code().name} {reason!r}"
 
 
-@pytest.mark.parametrize("service", sorted(_SERVICES))
+@pytest.mark.parametrize("service", sorted(SERVICES))
 async def test_any_message_gets_a_documented_answer(
     services: Indexing, roots: Path, service: str
 ) -> None:
     write_tree(roots / "tree")
     await services.create("tree", "tree")
     await services.succeed("tree")
-    pool = descriptor_pool.Default()
     wrong: list[str] = []
     ended: dict[str, int] = {}
     async with connect(f"unix:{services.folder}/{service}") as channel:
-        for service_name in _SERVICES[service]:
-            for method in pool.FindServiceByName(service_name).methods:
-                name = f"/{service_name}/{method.name}"
-                draw = random.Random(name)
-                requests = [draw_message(draw, method.input_type) for _ in range(_MESSAGES)]
-                answers = await asyncio.gather(
-                    *(ask(channel, name, method, request) for request in requests)
-                )
-                for request, answer in zip(requests, answers, strict=True):
-                    code = answer.partition(":")[0]
-                    ended[code] = ended.get(code, 0) + 1
-                    if code in {"INTERNAL", "UNKNOWN", "UNAVAILABLE"} or "UNDOC" in code:
-                        wrong.append(f"{name} {answer} for {request}")
+        for name, method in methods_of(service):
+            draw = random.Random(name)
+            requests = [draw_message(draw, method.input_type) for _ in range(_MESSAGES)]
+            answers = await asyncio.gather(
+                *(ask(channel, name, method, request) for request in requests)
+            )
+            for request, answer in zip(requests, answers, strict=True):
+                code = answer.partition(":")[0]
+                ended[code] = ended.get(code, 0) + 1
+                if code in {"INTERNAL", "UNKNOWN", "UNAVAILABLE"} or "UNDOC" in code:
+                    wrong.append(f"{name} {answer} for {request}")
         assert wrong == []
         assert ended["OK"] > 10
         assert ended["INVALID_ARGUMENT"] > 10

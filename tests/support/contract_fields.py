@@ -92,15 +92,22 @@ def set_field(request: Any, path: FieldPath, values: Sequence[Any]) -> None:
         setattr(holder, last.name, values[0])
 
 
-def start_call(channel: grpc.aio.Channel, name: str, method: Any, request: Any) -> Any:
-    """Returns the call of any method with one request; its answers are bytes."""
+def start_call(
+    channel: grpc.aio.Channel, name: str, method: Any, request: Any, *, seconds: float = 10
+) -> Any:
+    """Returns the call of any method with one request, also in bytes; its answers are bytes."""
     kind = _KINDS[method.client_streaming, method.server_streaming]
     call = getattr(channel, kind)(
         name,
-        request_serializer=lambda message: message.SerializeToString(),
+        request_serializer=_bytes_of,
         response_deserializer=lambda data: data,
     )
-    return call(iter([request]) if method.client_streaming else request, timeout=10)
+    return call(iter([request]) if method.client_streaming else request, timeout=seconds)
+
+
+def _bytes_of(request: Any) -> bytes:
+    data: bytes = request if isinstance(request, bytes) else request.SerializeToString()
+    return data
 
 
 async def failure_of(call: Any) -> grpc.aio.AioRpcError | None:
