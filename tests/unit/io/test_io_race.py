@@ -67,8 +67,6 @@ async def test_nothing_escapes_while_names_are_exchanged(
         monkeypatch.setattr(beneath, "_SYS_OPENAT2", 100_000)
     arena = make_arena(tmp_path)
     outside = held_outside(arena)
-    until = time.monotonic() + seconds
-    latest = until + CONTROL_SECONDS
     seen: Counter[str] = Counter()
 
     def is_enough(kind: str) -> bool:
@@ -81,7 +79,9 @@ async def test_nothing_escapes_while_names_are_exchanged(
             await once(channel, seen)
 
     async with serve(arena.top, tmp_path / "s", symlink_policy=policy) as channel:
-        await parse(channel, Counter())  # the parser has started
+        await parse(channel, Counter())  # the parser has started: the time counts from here
+        until = time.monotonic() + seconds
+        latest = until + CONTROL_SECONDS
         with exchanging(arena):
             await asyncio.gather(
                 repeat(read, channel),
@@ -90,7 +90,7 @@ async def test_nothing_escapes_while_names_are_exchanged(
                 repeat(check, channel),
                 repeat(edit, channel),
                 repeat(create, channel),
-                watch(channel, until, seen),
+                watch(channel, until, latest, seen),
                 asyncio.to_thread(open_again_and_again, arena, policy, until, seen),
             )
 
@@ -239,17 +239,19 @@ async def create(channel: grpc.aio.Channel, seen: Counter[str]) -> None:
         seen["create inside"] += 1
 
 
-async def watch(channel: grpc.aio.Channel, until: float, seen: Counter[str]) -> None:
+async def watch(channel: grpc.aio.Channel, until: float, latest: float, seen: Counter[str]) -> None:
     """A watch tells paths: one lies outside alone."""
     stub: Any = watch_service_pb2_grpc.WatchServiceStub(channel)
     call = stub.WatchTree(watch_service_pb2.WatchTreeRequest(tree=TREE))
     try:
-        async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-            while True:
+        async with asyncio.timeout(latest - time.monotonic()):
+            while time.monotonic() < until or not seen["watch inside"]:
                 for event in (await call.read()).events:
                     is_outside = "only_outside" in event.path
                     seen["watch escaped" if is_outside else "watch inside"] += 1
     except TimeoutError:
+        pass
+    finally:
         call.cancel()
 
 
