@@ -1,11 +1,13 @@
 """Fetches the source trees that tests and benchmarks read: `python tests/support/corpora.py DIR`.
 
-Each line of `tests/corpora.txt` names a folder, a pinned requirement, `wheel` or `sdist`, and the
-hash of its archive. A folder that holds what its line says is left alone.
+Each line of `tests/corpora.txt` names a folder, a pinned requirement, its kind (`wheel`, `sdist`
+or `npm`), and the hash of its archive. A folder that holds what its line says is left alone. Where
+there is no `npm`, what comes by it is left out with a word, and the tests that read it skip.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -48,9 +50,13 @@ def fetch(corpus: Corpus, root: Path) -> None:
     target, pin = root / corpus.name, root / f"{corpus.name}.pin"
     if target.is_dir() and pin.exists() and pin.read_text("utf-8") == corpus.pin:
         return
+    if corpus.kind == "npm" and not shutil.which("npm"):
+        sys.stderr.write(f"{corpus.name} is left out: it comes by npm, which is not here.\n")
+        return
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as scratch:
-        archive = _download(corpus, Path(scratch))
+        load = _pack if corpus.kind == "npm" else _download
+        archive = load(corpus, Path(scratch))
         tree = _unpack(archive, Path(scratch) / "tree")
         shutil.rmtree(target, ignore_errors=True)
         tree.rename(target)
@@ -68,6 +74,18 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     return archive
 
 
+def _pack(corpus: Corpus, folder: Path) -> Path:
+    """Fetches a package of npm, whose scripts do not run; npm knows no hash to hold it against."""
+    command = ["npm", "pack", "--silent", "--ignore-scripts", f"--cache={folder / 'cache'}"]
+    command += [f"--pack-destination={folder}", corpus.requirement]
+    subprocess.run(command, check=True, timeout=_TIMEOUT_SECONDS, stdout=subprocess.DEVNULL)
+    (archive,) = folder.glob("*.tgz")
+    digest = f"sha256:{hashlib.sha256(archive.read_bytes()).hexdigest()}"
+    if digest != corpus.digest:
+        raise ValueError(f"{corpus.requirement} has the hash {digest}, not {corpus.digest}.")
+    return archive
+
+
 def _only(corpus: Corpus) -> str:
     """Returns the option that asks for the kind; what reads an sdist's metadata may be a wheel."""
     if corpus.kind == "wheel":
@@ -76,7 +94,7 @@ def _only(corpus: Corpus) -> str:
 
 
 def _unpack(archive: Path, folder: Path) -> Path:
-    """Returns the unpacked tree; the one folder around all of an sdist is left away."""
+    """Returns the unpacked tree; the one folder around all of another is left away."""
     if archive.suffix == ".whl":
         with zipfile.ZipFile(archive) as wheel:
             wheel.extractall(folder)
