@@ -33,11 +33,21 @@ _SERVICE_CONFIG: dict[str, Any] = {
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                # A server that stops ends CANCELLED what it queued and had not begun. A call that
+                # its caller cancelled is not repeated.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ],
-    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+    # Half of the tokens, as many calls may fail in a burst before none is repeated: calls that many
+    # callers have in flight at a server that ends must not use them up.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 0.1},
+}
+_REPLICAS: dict[str, Any] = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    # Each replica tells when it cannot serve, and is left alone from then on: one that drains
+    # would else refuse its share of all calls for as long as it drains.
+    "healthCheckConfig": {"serviceName": ""},
 }
 
 
@@ -49,7 +59,9 @@ def connect(
     tls: TlsFiles | None = None,
     token_file: Path | None = None,
 ) -> grpc.aio.Channel:
-    """Returns a channel that retries UNAVAILABLE with backoff inside each call's deadline.
+    """Returns a channel that retries what a server that stops or is away did not do.
+
+    It does so with backoff inside each call's deadline.
 
     Calls are spread over the replicas that an address means: `dns:///name:port` for all addresses
     of a name, as of a headless service of Kubernetes, or `ipv4:host:port,host:port`.
@@ -96,13 +108,13 @@ def connect(
 
 
 def _service_config(address: str) -> dict[str, Any]:
-    """Returns how calls are made: replicas that an address means share them.
+    """Returns how calls are made: replicas that an address means share them while they serve.
 
     One that means one server keeps gRPC's default, which connects again with the next call; the
     other policy tries all the time and makes calls fail between two tries.
     """
     if address.startswith(_OF_REPLICAS):
-        return {**_SERVICE_CONFIG, "loadBalancingConfig": [{"round_robin": {}}]}
+        return {**_SERVICE_CONFIG, **_REPLICAS}
     return _SERVICE_CONFIG
 
 

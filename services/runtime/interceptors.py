@@ -48,18 +48,20 @@ the server starts its clock later, and deadlines travel rounded up."""
 
 @dataclass
 class Gate:
-    """Whether calls are let in, and how many are inside."""
+    """Whether calls are let in, how many are inside, and how many came while none was let in."""
 
     max_calls: int
     open: bool = False
     draining: bool = False
     calls: int = 0
+    refused: int = 0
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextmanager
     def inside(self) -> Iterator[None]:
         """Lets a call in and counts it until it is gone, or raises why not."""
         if self.draining or not self.open:
+            self.refused += 1
             what = "is stopping" if self.draining else "is starting"
             raise ShuttingDownError(f"The server {what}.", retry_after_seconds=0.5)
         if self.calls >= self.max_calls:

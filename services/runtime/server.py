@@ -46,6 +46,12 @@ _CANCEL_SECONDS = 0.4
 _CLOSE_SECONDS = 1.5
 """Least time for releasing what a service built, also when draining took all of the time."""
 
+_LEAVE_SECONDS = 0.05
+"""How long no call has come once callers have left a server that is to stop."""
+
+_LEAVE_TRIES = 20
+"""How often that is waited for."""
+
 _HEALTH_CALLS = 100
 """Most calls at once on the address of health checks, watches among them."""
 
@@ -310,16 +316,28 @@ class ServiceRun:
         if drain:
             # Watches end here; they would hold the server's stop for all of its time.
             await self._step("drain", self._app.drain(), deadline)
-        # As long as calls are inside, the gate tells new ones UNAVAILABLE. A server that is told to
-        # stop does not let them come that far: some would end CANCELLED, which nobody retries.
+        # Until then the gate tells new calls UNAVAILABLE. A server that is told to stop drops those
+        # in its queue: they end CANCELLED, which few clients retry.
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 await self._gate.wait_until_empty()
+                await self._until_left()
         await server.stop(max(0.0, deadline - clock()))
         # `stop` cancels what is left without waiting for it; it may still use what is closed next.
         left = max(deadline, clock() + _CANCEL_SECONDS)
         await self._step("calls", self._gate.wait_until_empty(), left)
         await self._step("close", self._app.close(), max(deadline, clock() + _CLOSE_SECONDS))
+
+    async def _until_left(self) -> None:
+        """Waits until callers that heed health have gone elsewhere; a second for those who do not.
+
+        Returns once no call was refused for a while.
+        """
+        for _ in range(_LEAVE_TRIES):
+            refused = self._gate.refused
+            await asyncio.sleep(_LEAVE_SECONDS)
+            if self._gate.refused == refused:
+                return
 
     async def _step(self, name: str, work: Coroutine[Any, Any, None], deadline: float) -> None:
         """Does one step of the stop; the next ones follow whatever comes of it."""

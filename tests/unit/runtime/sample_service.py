@@ -108,9 +108,8 @@ class SampleEmbed(embed_grpc.EmbedServiceServicer):
         match request.model.removeprefix("models/"):
             case "wait":
                 await self._wait()
-            case "flaky":
-                if self._app.events.count("called") < 3:
-                    raise DependencyUnavailableError("Not yet.")
+            case "flaky" | "dropped" as name:
+                await self._fail_at_first(name, context)
             case "onward":
                 assert self._app.onward is not None
                 inner = embed_pb2.EmbedRequest(
@@ -140,6 +139,13 @@ class SampleEmbed(embed_grpc.EmbedServiceServicer):
                 yield embed_pb2.EmbedStreamResponse(id=request.id, result=_result(request.text))
         finally:
             self._app.note("embed stream closed")
+
+    async def _fail_at_first(self, name: str, context: Any) -> None:
+        calls = self._app.events.count("called")
+        if name == "dropped" and calls == 1:
+            await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+        if name == "flaky" and calls < 3:
+            raise DependencyUnavailableError("Not yet.")
 
     async def _wait(self) -> None:
         self._app.note("inside")
