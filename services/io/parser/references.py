@@ -31,6 +31,9 @@ _MAX_BYTES = 200
 """Longer names, receivers and modules are no names."""
 _CHUNK_BYTES = 1 << 16
 _MATCH_LIMIT = 1024
+_MAX_DEPTH = 60_000
+"""Deeper syntax is not searched: tree-sitter counts depth by 16 bits, and beyond them keeps matches
+in work that it should drop, all of which it looks at again at each node."""
 _PLAIN = re.compile(r"[\w.$@?!~]+")
 _SUPER = re.compile(r"super\(.*\)", re.DOTALL)
 _EXPRESSION = "?"
@@ -99,6 +102,7 @@ def _matches(
         end = start + _CHUNK_BYTES
         cursor = QueryCursor(query, match_limit=_MATCH_LIMIT)
         cursor.set_byte_range(start, end)
+        cursor.set_max_start_depth(_MAX_DEPTH)
         anchored = [(_anchor(captures), captures) for _, captures in cursor.matches(root)]
         placed = [(anchor.start_byte, anchor, captures) for anchor, captures in anchored]
         # A match that reaches over the border is found on both sides of it.
