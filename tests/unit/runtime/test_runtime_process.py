@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
@@ -10,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+import grpc
 import pytest
 
 from services.runtime.channel import connect
@@ -19,6 +22,7 @@ from tests.unit.runtime.sample_service import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     StartProcess = Callable[..., "Process"]
 
@@ -232,3 +236,56 @@ async def test_a_collector_that_is_not_there_does_not_hold_up_the_stop(
 
     assert process.end()[0] == 0
     assert time.monotonic() - began < 4
+
+
+async def test_tokens_are_rotated_and_revoked_while_a_process_serves(
+    start_process: StartProcess, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command, as who operates it does; red where a process reads its file at the start."""
+    monkeypatch.setenv("LODESTONE_ACCEPTED_TOKENS_FILE", str(tmp_path / "accepted.json"))
+    old = _made_token()
+    process = start_process()
+    process.wait_for("started")
+    assert await _code_of(address, old["token"], tmp_path) == "OK"
+
+    new = _made_token()
+    await _until_code(address, new["token"], tmp_path, "OK")
+    assert await _code_of(address, old["token"], tmp_path) == "OK"
+
+    _lodestone("token", "revoke", old["id"])
+    await _until_code(address, old["token"], tmp_path, "UNAUTHENTICATED")
+    assert await _code_of(address, new["token"], tmp_path) == "OK"
+
+    process.signal(signal.SIGTERM)
+    assert process.end()[0] == 0
+
+
+def _made_token() -> dict[str, str]:
+    made: dict[str, str] = json.loads(_lodestone("token", "new", "bot", "--scope", "run", "--json"))
+    return made
+
+
+def _lodestone(*arguments: str) -> str:
+    command = [sys.executable, "-m", "services.cli", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_WAIT_SECONDS, check=True
+    )
+    return done.stdout
+
+
+async def _code_of(address: str, token: str, folder: Path) -> str:
+    own = folder / "own"
+    own.write_text(token, encoding="ascii")
+    async with connect(address, token_file=own) as channel:
+        try:
+            await embed(channel, "echo", wait_for_ready=True, timeout=5)
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+    return "OK"
+
+
+async def _until_code(address: str, token: str, folder: Path, code: str) -> None:
+    deadline = time.monotonic() + 5
+    while (told := await _code_of(address, token, folder)) != code:
+        assert time.monotonic() < deadline, told
+        await asyncio.sleep(0.05)
