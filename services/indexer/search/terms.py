@@ -56,10 +56,15 @@ def query_terms(query: str) -> tuple[str, ...]:
     return _terms(telling)
 
 
-@lru_cache(maxsize=4096)
 def name_terms(path: str, qualified_name: str) -> tuple[str, ...]:
     """Returns the different terms of a node's name and of its file's path."""
-    return _terms(_IDENTIFIER.findall(f"{path} {qualified_name}"))
+    return tuple(dict.fromkeys((*_terms_of(path), *_terms(_IDENTIFIER.findall(qualified_name)))))
+
+
+@lru_cache(maxsize=128)
+def _terms_of(path: str) -> tuple[str, ...]:
+    """Returns the different terms of a path; a file's nodes come one after the other."""
+    return _terms(_IDENTIFIER.findall(path))
 
 
 def written_terms(identifier: str) -> tuple[str, ...]:
