@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from services.runtime import failpoints
@@ -17,7 +18,6 @@ from tests.support.stack import clean_environment, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 READY_SECONDS = 30.0
 _READY = '"service_ready"'
@@ -68,6 +68,13 @@ class Member:
     def alive(self) -> bool:
         """Whether it runs, or is frozen."""
         return self.process is not None and self.process.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether it is stopped by SIGSTOP."""
+        with contextlib.suppress(FileNotFoundError), Path(f"/proc/{self.pid}/stat").open() as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "T"
+        return False
 
     @property
     def pid(self) -> int:

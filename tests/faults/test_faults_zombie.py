@@ -26,11 +26,6 @@ _POINTS = (
 """Where it falls asleep: with a plan to write, with claims, with vectors, with the end to tell."""
 
 
-def _frozen(member: Member) -> bool:
-    with open(f"/proc/{member.pid}/stat", encoding="ascii") as stat:  # noqa: PTH123 - as a file
-        return stat.read().rpartition(")")[2].split()[0] == "T"
-
-
 def _gave_up(member: Member) -> bool:
     """Whether it was refused, or found the transaction gone in which it fell asleep."""
     return any(event in member.log for event in ('"run_lost"', '"run_left"'))
@@ -52,7 +47,7 @@ async def test_a_zombie_is_refused_and_stops_by_itself(cluster: Cluster, point: 
     async with caller(cluster, [other]) as calls, caller(cluster, [zombie]) as asleep:
         await asleep.create(name, name)
         run = await asleep.begin(name)
-        await asyncio.to_thread(wait_until, lambda: _frozen(zombie), 20, "it is frozen")
+        await asyncio.to_thread(wait_until, lambda: zombie.frozen, 20, "it is frozen")
         other.start()
         ended = await calls.wait(run)
         zombie.signal(signal.SIGCONT)
@@ -83,7 +78,7 @@ async def test_a_zombie_that_wakes_while_the_other_works_disturbs_nothing(
     async with caller(cluster, [other]) as calls, caller(cluster, [zombie]) as asleep:
         await asleep.create(name, name)
         run = await asleep.begin(name)
-        await asyncio.to_thread(wait_until, lambda: _frozen(zombie), 20, "it is frozen")
+        await asyncio.to_thread(wait_until, lambda: zombie.frozen, 20, "it is frozen")
         other.start("indexer.commit.before=sleep:0.1@1+")
         taken = await calls.wait(run, lambda row: row["attempt"] == 2)
         await calls.wait(run, lambda row: row["forwards"] > taken["forwards"])
