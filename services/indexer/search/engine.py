@@ -118,11 +118,8 @@ class SearchEngine:
             )
         finally:
             vector.cancel()
-        arms = {
-            name: sorted((item for each, _ in found for item in each[name]), key=_best_first)
-            for name in found[0][0]
-        }
-        scores = {name: {item.node_id: item.score for item in arms[name]} for name in arms}
+        arms = {name: _joined([each[name] for each, _ in found]) for name in found[0][0]}
+        scores = {name: dict(arm) for name, arm in arms.items()}  # an item is a pair
         joined = Arms(scores["dense"], scores["lexical"], frozenset(scores["named"]))
         known = {node: hit for _, each in found for node, hit in each.items()}
         # In one order, whichever arm was the first: equal ones then always stand alike.
@@ -225,6 +222,13 @@ class SearchEngine:
         found = await work
         metrics.SEARCH_SECONDS.labels(arm).observe(time.perf_counter() - started)
         return found
+
+
+def _joined(arms: Sequence[list[Scored]]) -> list[Scored]:
+    """Returns what one arm found in some workspaces, in each the best first, as one such list."""
+    if len(arms) == 1:
+        return arms[0]
+    return sorted((item for arm in arms for item in arm), key=_best_first)
 
 
 def _best_first(item: Scored) -> tuple[float, int]:

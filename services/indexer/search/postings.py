@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from services.indexer.model import NodeId
 from services.indexer.search.weights import DEFAULTS
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from services.indexer.model import NodeId
     from services.indexer.search.weights import Ranking
 
     Numbers: TypeAlias = NDArray[np.float64]
@@ -108,10 +108,8 @@ class Candidates:
             kept = scores >= least
             nodes, scores = nodes[kept], scores[kept]
         order = np.lexsort((nodes, -scores))[:limit]
-        return [
-            (NodeId(node), score)
-            for node, score in zip(nodes[order].tolist(), scores[order].tolist(), strict=True)
-        ]
+        found = cast("list[NodeId]", nodes[order].tolist())
+        return list(zip(found, scores[order].tolist(), strict=True))
 
     def pieces(self, first: int, growth: int) -> Iterator[dict[NodeId, float]]:
         """Yields all scores, the best first, in pieces each so many times as long as the last."""
@@ -119,7 +117,7 @@ class Candidates:
         start, size = 0, first
         while start < len(order):
             piece = order[start : start + size]
-            nodes = map(NodeId, self.nodes[piece].tolist())
+            nodes = cast("list[NodeId]", self.nodes[piece].tolist())
             yield dict(zip(nodes, self.scores[piece].tolist(), strict=True))
             start, size = start + size, size * growth
 

@@ -172,7 +172,7 @@ class SearchStore:
                 limit,
                 *_filter_values(only),
             )
-        return [Scored(NodeId(row["node_id"]), row["score"]) for row in rows]
+        return list(map(Scored._make, rows))
 
     async def nearest_contents(
         self, workspace_id: WorkspaceId, model_id: ModelId, vector: bytes, limit: int
@@ -204,7 +204,7 @@ class SearchStore:
             rows = await nearest(connection, within, query, limit, probes)
         if len(rows) < limit:
             return None
-        return [Scored(NodeId(node), score) for node, score in rows]
+        return list(map(Scored._make, rows))
 
     async def lexical(
         self,
@@ -235,14 +235,14 @@ class SearchStore:
                 limit,
                 *_filter_values(only),
             )
-        return [Scored(NodeId(row["node_id"]), row["score"]) for row in rows]
+        return list(map(Scored._make, rows))
 
     async def _best(
         self, workspace_id: WorkspaceId, candidates: Candidates, only: SearchFilter, limit: int
     ) -> list[Scored]:
         """Returns the best candidates that a filter lets through; as many as there are."""
         if only == SearchFilter():
-            return [Scored(node, score) for node, score in candidates.best(limit)]
+            return list(map(Scored._make, candidates.best(limit)))
         found: list[Scored] = []
         statement = PASSING.format(filter=_filter_sql(only, 4))
         async with self._database.connection() as connection:

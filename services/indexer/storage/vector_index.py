@@ -315,7 +315,7 @@ async def nearest(
         limit,
         str(probes),
     )
-    return [(row[0], row[1]) for row in rows]
+    return list(map(tuple, rows))
 
 
 async def _scan(
