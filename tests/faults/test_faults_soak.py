@@ -50,12 +50,17 @@ _MOST_FILES = 50
 
 @pytest.fixture(scope="module")
 def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
-    """Two indexers; finished runs and texts that no node has are forgotten soon."""
+    """Two indexers; finished runs and texts that no node has are forgotten soon.
+
+    Connections are few. Each comes to hold the statements that it was asked, ten kilobytes apiece
+    and a hundred at most; where there are many that takes far longer than a soak.
+    """
     cluster = make_cluster(
         folder,
         roots,
         *urls,
         indexer={
+            "INDEXER_DATABASE_CONNECTIONS": "3",
             "INDEXER_RETENTION_RUNS": "20",
             "INDEXER_RETENTION_INTERVAL_SECONDS": "1",
             "INDEXER_CACHE_DAYS": "0.0002",

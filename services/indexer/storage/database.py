@@ -101,6 +101,9 @@ class Database:
                 timeout=_CONNECT_TIMEOUT_SECONDS,
                 init=_prepare,
                 reset=_leave_as_it_is,
+                # Bounded by number. By age, all that a process asks would be prepared anew, and
+                # take its memory twice, every five minutes.
+                max_cached_statement_lifetime=0,
                 server_settings={
                     "application_name": "lodestone-indexer",
                     "jit": "off",
