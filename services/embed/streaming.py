@@ -41,13 +41,16 @@ class EmbedSession:
     """One stream: reads while there is room, answers in any order, and can be asked to end.
 
     A group holds the texts that arrived while the groups before it were busy, so that a fast caller
-    gets full batches and a slow one no delay. At most `max_groups` groups are in flight, and one
-    more is read: the caller is held back by the transport.
+    gets full batches and a slow one no delay. At most `max_groups` groups are in flight, one more
+    is being answered, and one more is read: a caller that writes more than that, or does not read
+    its answers, is held back by the transport.
     """
 
     def __init__(self, registry: ModelRegistry, *, max_groups: int) -> None:
         self._registry = registry
         self._slots = asyncio.Semaphore(max_groups)
+        self._unread = asyncio.Semaphore(max_groups + 1)
+        """Groups begun whose answers are not all taken: of one that nobody reads no more begin."""
         self._inbox: asyncio.Queue[StreamText | None] = asyncio.Queue(_GROUP_TEXTS)
         self._outbox: asyncio.Queue[list[StreamAnswer] | None] = asyncio.Queue()
         self._held: StreamText | None = None
@@ -71,6 +74,7 @@ class EmbedSession:
             while (answers := await self._outbox.get()) is not None:
                 for answer in answers:
                     yield answer
+                self._unread.release()
             await pump
         finally:
             pump.cancel()
@@ -100,6 +104,7 @@ class EmbedSession:
 
     async def _next_group(self) -> list[StreamText]:
         """Waits for a slot and a text, then takes all that fit with it; empty at the end."""
+        await self._unread.acquire()
         await self._slots.acquire()
         first = self._held or await self._inbox.get()
         self._held = None

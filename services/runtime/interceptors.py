@@ -211,7 +211,10 @@ async def _stream_answers(inner: Any, request: Any, context: Any, observer: Call
     """
     async with aclosing(inner(request, context)) as responses:
         async for response in responses:
-            await context.write(response)
+            try:
+                await context.write(response)
+            except grpc.aio.InternalError as error:  # there is nobody to write to any more
+                raise asyncio.CancelledError from error
             observer.sent()
 
 

@@ -17,6 +17,7 @@ from lodestone.embed.v1 import rerank_service_pb2 as rerank_pb
 from lodestone.embed.v1 import rerank_service_pb2_grpc as rerank_grpc
 from services.runtime.status import read_rpc_error, read_status
 from tests.unit.embed.harness import service
+from tests.unit.runtime.running import Counters, samples
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -156,6 +157,48 @@ async def test_a_stream_answers_while_the_caller_still_writes(channel: grpc.aio.
     await call.done_writing()
 
     assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_stream_whose_answers_nobody_takes_is_read_no_further(
+    address: str,
+) -> None:
+    """Red where a group gives its slot back before its answers are taken: all texts are embedded.
+
+    What the transport takes beside what the session holds is a window of 64 KiB each way.
+    """
+    counted = Counters(samples())
+    texts = [f"x = {number}" + " + 1" * 400 for number in range(5000)]
+    fixed_window = [("grpc.http2.bdp_probe", 0)]
+    async with (
+        service(address),
+        grpc.aio.insecure_channel(address, options=fixed_window) as channel,
+    ):
+        call = embed_grpc.EmbedServiceStub(channel).EmbedStream(iter(_stream_requests(texts)))
+        await call.initial_metadata()
+        before = -1.0
+        while before < (now := counted.grown("lodestone_embed_texts_total")):
+            before = now
+            await asyncio.sleep(0.5)
+
+        assert 0 < before < 2000
+        assert len([answer async for answer in call]) == len(texts)
+
+
+async def test_a_caller_who_goes_while_it_is_answered_is_no_failure_of_the_server(
+    address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Red where a write that finds nobody ends the call INTERNAL, which alerts count."""
+    texts = [f"x = {number}" + " + 1" * 400 for number in range(2000)]
+    for _ in range(3):
+        async with service(address):
+            channel = grpc.aio.insecure_channel(address, options=[("grpc.http2.bdp_probe", 0)])
+            call = embed_grpc.EmbedServiceStub(channel).EmbedStream(iter(_stream_requests(texts)))
+            await call.initial_metadata()
+            await asyncio.sleep(0.7)  # the server waits in a write, for a window that is full
+            await channel.close()
+        del call
+
+    assert "call_failed" not in capfd.readouterr().err
 
 
 async def test_an_empty_stream_ends(channel: grpc.aio.Channel) -> None:
