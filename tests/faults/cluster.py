@@ -98,13 +98,16 @@ def make_cluster(
     *,
     replicas: int = 2,
     of_each: int = 1,
+    on_ports: bool = False,
     indexer: Mapping[str, str] | None = None,
 ) -> Cluster:
     """Returns a cluster that is not started.
 
-    With several of each service all listen on ports of loopback, and who calls them balances.
+    With several of each service, or `on_ports`, all listen on ports of loopback; who calls several
+    balances.
     """
-    ports = free_ports(2 * of_each + replicas) if of_each > 1 else [0] * (2 + replicas)
+    count = 2 * of_each + replicas
+    ports = free_ports(count) if on_ports or of_each > 1 else [0] * count
     io_settings = {"IO_ROOTS": f"trees={roots}", "IO_PARSE_WORKERS": "1", "IO_DRAIN_SECONDS": "2"}
     embed_settings = {"EMBED_MODEL": MODEL, "EMBED_DRAIN_SECONDS": "2"}
     ios = [

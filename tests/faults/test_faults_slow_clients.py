@@ -11,47 +11,123 @@ import contextlib
 import resource
 import socket
 import time
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import psutil
 import pytest
 
+from lodestone.embed.v1 import embed_service_pb2 as embed_pb2
+from lodestone.embed.v1 import embed_service_pb2_grpc as embed_grpc
+from lodestone.indexer.v1 import maintenance_service_pb2 as maintenance_pb2
+from lodestone.indexer.v1 import maintenance_service_pb2_grpc as maintenance_grpc
+from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+from lodestone.indexer.v1 import workspace_service_pb2_grpc as workspaces_grpc
 from lodestone.io.v1 import root_service_pb2, root_service_pb2_grpc, scan_service_pb2
 from lodestone.io.v1 import scan_service_pb2_grpc as scan_grpc
 from lodestone.io.v1.tree_pb2 import Tree
-from tests.faults.cluster import free_ports
-from tests.faults.members import Member
+from tests.faults.cluster import MODEL, ROOT, Cluster, caller, make_cluster
+from tests.faults.trees import write_generated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
+
+    from tests.faults.members import Member
 
 _IDLE = 1000
 _DAWDLING = 50
 _UNREAD = 60
 _FILES = 12_000
+_TEXTS = 3000
 _CALLS = 400
+_BURST_SECONDS = 30.0
 _FLOOR_SECONDS = 0.050
 _FLAT_BYTES = 80 << 20
+_NAME = "slow"
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _SETTINGS_FRAME = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 _HEADERS_CUT_SHORT = b"\x00\x10\x00\x01\x04\x00\x00\x00\x01"
 """The head of a frame that announces 4 KiB of headers, which never come."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """A service, what a good client asks of it, and a stream whose answers a bad one leaves."""
+
+    member: Callable[[Cluster], Member]
+    call: Callable[[grpc.aio.Channel], Any]
+    stream: Callable[[grpc.aio.Channel], Any]
+
+
+def _listed_roots(channel: grpc.aio.Channel) -> Any:
+    stub = root_service_pb2_grpc.RootServiceStub(channel)
+    return stub.ListRoots(root_service_pb2.ListRootsRequest(), timeout=10)
+
+
+def _scan(channel: grpc.aio.Channel) -> Any:
+    request = scan_service_pb2.ScanTreeRequest(tree=Tree(root=ROOT))
+    return scan_grpc.ScanServiceStub(channel).ScanTree(request)
+
+
+_OPTIONS = embed_pb2.EmbedOptions(purpose=embed_pb2.PURPOSE_DOCUMENT)
+_MODEL = f"models/{MODEL.partition(':')[0]}"
+
+
+def _embedded(channel: grpc.aio.Channel) -> Any:
+    request = embed_pb2.EmbedRequest(model=_MODEL, options=_OPTIONS, texts=["def f(): pass"])
+    return embed_grpc.EmbedServiceStub(channel).Embed(request, timeout=10)
+
+
+def _embed_many(channel: grpc.aio.Channel) -> Any:
+    async def texts() -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
+        for number in range(_TEXTS):
+            yield embed_pb2.EmbedStreamRequest(
+                id=number, model=_MODEL, options=_OPTIONS, text=f"x = {number}"
+            )
+
+    return embed_grpc.EmbedServiceStub(channel).EmbedStream(texts())
+
+
+def _listed_workspaces(channel: grpc.aio.Channel) -> Any:
+    stub = workspaces_grpc.WorkspaceServiceStub(channel)
+    return stub.ListWorkspaces(workspaces_pb2.ListWorkspacesRequest(), timeout=10)
+
+
+def _check(channel: grpc.aio.Channel) -> Any:
+    request = maintenance_pb2.CheckIndexRequest(parent=f"workspaces/{_NAME}", sample_ratio=1)
+    return maintenance_grpc.MaintenanceServiceStub(channel).CheckIndex(request)
+
+
+_TARGETS = {
+    "io": Target(lambda cluster: cluster.io, _listed_roots, _scan),
+    "embed": Target(lambda cluster: cluster.embed, _embedded, _embed_many),
+    "indexer": Target(lambda cluster: cluster.indexers[0], _listed_workspaces, _check),
+}
+
+
 @pytest.fixture(scope="module")
-def io_service(folder: Path, roots: Path) -> Iterator[Member]:
-    """An io service on a port, over a tree whose scan fills a stream's window."""
+def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
+    """All services on ports, over a tree whose scan fills a stream's window."""
     for number in range(_FILES):
         path = roots / "wide" / f"d{number % 40}" / f"{'n' * 100}{number}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x = 1\n", encoding="utf-8")
-    settings = {"IO_ROOTS": f"trees={roots}", "IO_PARSE_WORKERS": "1", "IO_DRAIN_SECONDS": "2"}
-    member = Member("slow", "io", folder, settings, port=free_ports(1)[0])
-    member.start()
-    yield member
-    assert member.terminate() == 0
+    write_generated(roots / _NAME, _NAME)
+    cluster = make_cluster(folder, roots, *urls, replicas=1, on_ports=True)
+    cluster.start()
+    asyncio.run(_indexed(cluster))
+    yield cluster
+    for target in _TARGETS.values():
+        assert target.member(cluster).terminate() == 0
+    cluster.kill()
+
+
+async def _indexed(cluster: Cluster) -> None:
+    async with caller(cluster) as calls:
+        await calls.create(_NAME, _NAME)
+        assert (await calls.run(_NAME))["state"] == "succeeded"
 
 
 def opened(member: Member, first: bytes = b"") -> socket.socket:
@@ -61,17 +137,33 @@ def opened(member: Member, first: bytes = b"") -> socket.socket:
     return connection
 
 
-async def p99_of_calls(member: Member) -> float:
+async def p99_of_calls(member: Member, target: Target) -> float:
     """Returns the 99th percentile of a small call's seconds."""
     times = []
     async with grpc.aio.insecure_channel(member.address) as channel:
-        stub = root_service_pb2_grpc.RootServiceStub(channel)
         for _ in range(_CALLS):
             begin = time.perf_counter()
-            await stub.ListRoots(root_service_pb2.ListRootsRequest(), timeout=10)
+            await target.call(channel)
             times.append(time.perf_counter() - begin)
             await asyncio.sleep(0)
     return sorted(times)[int(len(times) * 0.99)]
+
+
+async def _until_served(channel: grpc.aio.Channel, target: Target) -> None:
+    """Returns once what streams sent at first, before they were held back, is worked off."""
+    deadline = time.monotonic() + _BURST_SECONDS
+    while True:
+        try:
+            await target.call(channel)
+        except grpc.aio.AioRpcError as error:
+            if (
+                error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED
+                or time.monotonic() > deadline
+            ):
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            return
 
 
 async def dawdle(connections: list[socket.socket]) -> None:
@@ -83,26 +175,29 @@ async def dawdle(connections: list[socket.socket]) -> None:
         await asyncio.sleep(1)
 
 
-async def test_slow_clients_cost_a_good_one_little(io_service: Member) -> None:
+@pytest.mark.parametrize("service", _TARGETS)
+async def test_slow_clients_cost_a_good_one_little(cluster: Cluster, service: str) -> None:
+    target = _TARGETS[service]
+    member = target.member(cluster)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4 * _IDLE)), hard))
-    process = psutil.Process(io_service.pid)
-    await p99_of_calls(io_service)  # warms both sides
-    alone = await p99_of_calls(io_service)
+    process = psutil.Process(member.pid)
+    await p99_of_calls(member, target)  # warms both sides
+    alone = await p99_of_calls(member, target)
     before = process.memory_info().rss
 
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(opened(io_service)) for _ in range(_IDLE)]
+        connections = [stack.enter_context(opened(member)) for _ in range(_IDLE)]
         for _ in range(_DAWDLING):
             half = _PREFACE + _SETTINGS_FRAME + _HEADERS_CUT_SHORT
-            stack.enter_context(opened(io_service, half))
+            stack.enter_context(opened(member, half))
         dawdling = asyncio.create_task(dawdle(connections[:_DAWDLING]))
-        async with grpc.aio.insecure_channel(io_service.address) as channel:
-            request = scan_service_pb2.ScanTreeRequest(tree=Tree(root="roots/trees"))
-            unread = [scan_grpc.ScanServiceStub(channel).ScanTree(request) for _ in range(_UNREAD)]
+        async with grpc.aio.insecure_channel(member.address) as channel:
+            unread = [target.stream(channel) for _ in range(_UNREAD)]
             for call in unread:
                 await call.initial_metadata()
-            beside = min([await p99_of_calls(io_service) for _ in range(3)])
+            await _until_served(channel, target)
+            beside = min([await p99_of_calls(member, target) for _ in range(3)])
             grown = process.memory_info().rss - before
             for call in unread:
                 call.cancel()
@@ -110,9 +205,9 @@ async def test_slow_clients_cost_a_good_one_little(io_service: Member) -> None:
 
     assert beside < max(2 * alone, _FLOOR_SECONDS)
     assert grown < _FLAT_BYTES
-    after = await p99_of_calls(io_service)
+    after = await p99_of_calls(member, target)
     assert after < max(2 * alone, _FLOOR_SECONDS)
     deadline = time.monotonic() + 15
-    while io_service.descriptors() > _DAWDLING:
-        assert time.monotonic() < deadline, io_service.descriptors()
+    while member.descriptors() > _DAWDLING:
+        assert time.monotonic() < deadline, member.descriptors()
         await asyncio.sleep(0.1)
