@@ -172,7 +172,6 @@ async def test_what_changes_while_blocks_are_made_stays_noted(corpus: Corpus) ->
 
 async def test_nothing_is_made_of_few_nodes_during_a_run_or_by_two_at_once(corpus: Corpus) -> None:
     stores = corpus.stores
-    assert await index(corpus, least_nodes=0).step() == 0
     await stores.queue(corpus.workspace)
     assert await index(corpus).step() == 0
     await stores.ledger.finish(await stores.take(), None)
@@ -181,6 +180,31 @@ async def test_nothing_is_made_of_few_nodes_during_a_run_or_by_two_at_once(corpu
 
     await corpus.remove([f"f{number}.py" for number in range(FILES - 5)])
     assert await index(corpus).step() == 1
+    assert await stores.value("SELECT count(*) FROM term_blocks") == 0
+    assert await stores.value("SELECT count(*) FROM term_postings") == 0
+
+
+@pytest.mark.parametrize("least_nodes", [0, 10_000])
+async def test_a_workspace_without_blocks_keeps_few_notes(corpus: Corpus, least_nodes: int) -> None:
+    """Red where nothing is looked at that is to have no blocks: each edit is noted for ever."""
+    stores = corpus.stores
+    noted = "SELECT count(*) FROM term_changes"
+    assert await index(corpus, least_nodes=least_nodes, most_noted=10_000).step() == 0
+    assert await stores.value(noted) > 0
+
+    assert await index(corpus, least_nodes=least_nodes, most_noted=100).step() == 1
+    assert await stores.value(noted) == 0
+    assert await index(corpus, least_nodes=least_nodes, most_noted=100).step() == 0
+    assert await stores.value("SELECT count(*) FROM term_blocks") == 0
+
+
+async def test_blocks_go_when_none_are_wanted_any_more(corpus: Corpus) -> None:
+    stores = corpus.stores
+    assert await index(corpus).step() == 1
+
+    await corpus.write([f"f{number}.py" for number in range(5)])
+
+    assert await index(corpus, least_nodes=0, least_changed=10).step() == 1
     assert await stores.value("SELECT count(*) FROM term_blocks") == 0
     assert await stores.value("SELECT count(*) FROM term_postings") == 0
 

@@ -33,6 +33,12 @@ LEAST_CHANGED, _CHANGED_SHARE, _MOST_CHANGED = 500, 0.01, 2000
 Each costs every search some microsecond, and the first one of each process some thirty.
 """
 
+MOST_NOTED = 5000
+"""Changes that are noted, though for nothing, of a workspace that is too small for blocks."""
+
+_NEVER = 1 << 62
+"""More nodes than a workspace has."""
+
 _MOST_DRIFT = 0.05
 """Change of the mean length, as a share, from which on all blocks are made anew."""
 
@@ -47,7 +53,7 @@ LEFT JOIN (SELECT workspace_id, sum(cardinality(nodes)) AS amount
   FROM term_changes GROUP BY 1) c ON c.workspace_id = w.id
 LEFT JOIN (SELECT workspace_id, sum(nodes) AS nodes, bool_or(recipe <> '{RECIPE}') AS old
   FROM term_blocks GROUP BY 1) b ON b.workspace_id = w.id
-WHERE CASE WHEN b.nodes IS NULL THEN c.amount > 0 AND greatest(c.amount, t.reltuples) >= $1
+WHERE CASE WHEN b.nodes IS NULL THEN c.amount >= $3 OR c.amount > 0 AND t.reltuples >= $1
     ELSE b.old OR c.amount >= least({_MOST_CHANGED}, greatest($2, {_CHANGED_SHARE} * b.nodes)) END
   AND NOT EXISTS (SELECT FROM runs r WHERE r.workspace_id = w.id AND r.finished_at IS NULL)
 ORDER BY c.amount LIMIT 1
@@ -122,6 +128,8 @@ class TermIndex:
         least_nodes: size of a workspace from which on it has blocks; 0 makes none.
         least_changed: changes that are left to searches, in a small workspace.
         block_nodes: most nodes of a block.
+        most_noted: changes from which on a workspace without blocks is looked at: it is given
+            blocks if it is large enough by now, and what is noted of it goes in any case.
     """
 
     def __init__(
@@ -131,22 +139,22 @@ class TermIndex:
         least_nodes: int,
         least_changed: int = LEAST_CHANGED,
         block_nodes: int = MOST_BLOCK_NODES,
+        most_noted: int = MOST_NOTED,
     ) -> None:
         self._database = database
-        self._least_nodes = least_nodes
+        self._least_nodes = least_nodes or _NEVER
+        self._most_noted = min(most_noted, self._least_nodes)
         self._least_changed = least_changed
         self._block_nodes = block_nodes
 
     async def step(self) -> int:
-        """Makes the blocks of a workspace that wants them; returns how many, 0 or 1."""
-        if self._least_nodes == 0:
-            return 0
+        """Brings the blocks of one workspace up to date; returns how many it did, 0 or 1."""
         # Not a lock of the transaction: that would see a state of before it had the lock.
         async with self._database.alone(_LOCK_KEY) as connection:
             if connection is None:
                 return 0
             workspace_id = await connection.fetchval(
-                _WANTED, self._least_nodes, self._least_changed
+                _WANTED, self._least_nodes, self._least_changed, self._most_noted
             )
             if workspace_id is None:
                 return 0
