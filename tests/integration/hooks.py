@@ -29,8 +29,10 @@ class Hook:
         self.poison = ""
         """Calls with a text that holds this end as if the process had died."""
         self.code = grpc.StatusCode.UNAVAILABLE
-        self.spoil: Callable[[embed_service_pb2.EmbedResponse], object] = lambda _: None
-        """Changes each answer in place: what is right by the model is sent wrong."""
+        self.spoil: Callable[[embed_service_pb2.EmbedResponse, Sequence[str]], object] = (
+            lambda _response, _texts: None
+        )
+        """Changes each answer in place, given its texts: what the model made is sent wrong."""
 
     def app(self, settings: EmbedSettings) -> App:
         """Returns the service; pass this method as `embed`."""
@@ -63,7 +65,7 @@ class _Servicer(EmbedServicer):
     ) -> embed_service_pb2.EmbedResponse:
         await self.hook.before(request.texts, context)
         response = await super().Embed(request, context)
-        self.hook.spoil(response)
+        self.hook.spoil(response, request.texts)
         return response
 
 

@@ -21,7 +21,7 @@ from tests.integration.oracle import broken_rules, check
 from tests.integration.samples import edit, write_tree
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
     from tests.integration.hooks import Hook
@@ -70,32 +70,32 @@ async def _stored(services: Indexing) -> dict[str, int]:
         await connection.close()
 
 
-def _right(_response: Any) -> None:
+def _right(_response: Any, _texts: Any = None) -> None:
     pass
 
 
-def _less(response: Any) -> None:
+def _less(response: Any, _texts: Any = None) -> None:
     del response.results[-1]
 
 
-def _more(response: Any) -> None:
+def _more(response: Any, _texts: Any = None) -> None:
     response.results.add().CopyFrom(response.results[0])
 
 
-def _other_model(response: Any) -> None:
+def _other_model(response: Any, _texts: Any = None) -> None:
     response.model_fingerprint = "f" * 64
 
 
-def _short(response: Any) -> None:
+def _short(response: Any, _texts: Any = None) -> None:
     vector = response.results[-1].embedding
     vector.vector = vector.vector[:-2]
 
 
-def _wide(response: Any) -> None:
+def _wide(response: Any, _texts: Any = None) -> None:
     response.results[0].embedding.vector += b"\0\0"
 
 
-EMBED_ANSWERS: dict[str, tuple[Callable[[Any], None], str]] = {
+EMBED_ANSWERS: dict[str, tuple[Callable[[Any, Any], None], str]] = {
     "one vector less": (_less, "another number of vectors"),
     "one vector more": (_more, "another number of vectors"),
     "vectors of another model": (_other_model, "vectors of another model"),
@@ -135,8 +135,7 @@ BAD_VECTORS: dict[str, list[float]] = {
 async def test_a_vector_that_cannot_be_searched_fails_its_node_alone(
     services: Indexing, hook: Hook, kind: str
 ) -> None:
-    def spoil(response: Any) -> None:
-        texts = hook.calls[-1]
+    def spoil(response: Any, texts: Sequence[str]) -> None:
         for text, result in zip(texts, response.results, strict=True):
             if "json.loads" in text and "def parse_body" in text:
                 result.embedding.vector = np.array(BAD_VECTORS[kind], dtype="<f2").tobytes()

@@ -45,9 +45,15 @@ class Script:
     )
     created: list[bool] = field(default_factory=lambda: [True])
     cancelled: threading.Event = field(default_factory=threading.Event)
+    may_end: threading.Event = field(default_factory=threading.Event)
+    """Whether a run that was cancelled ends; it is set at first."""
+
     watching: threading.Event = field(default_factory=threading.Event)
     tokens: list[str] = field(default_factory=list)
     runs_made: int = 0
+
+    def __post_init__(self) -> None:
+        self.may_end.set()
 
 
 class _Runs(runs_grpc.IndexRunServiceServicer):
@@ -71,6 +77,7 @@ class _Runs(runs_grpc.IndexRunServiceServicer):
                 context.abort(step, "scripted")
             if step == State.STATE_CANCELLED:
                 assert self._script.cancelled.wait(10)
+                assert self._script.may_end.wait(30)
             yield runs_pb2.WatchIndexRunResponse(index_run=run_in(step), resume_token=f"t{number}")
             self._script.watching.set()
 
