@@ -172,6 +172,7 @@ async def test_what_changes_while_blocks_are_made_stays_noted(corpus: Corpus) ->
 
 async def test_nothing_is_made_of_few_nodes_during_a_run_or_by_two_at_once(corpus: Corpus) -> None:
     stores = corpus.stores
+    assert await index(corpus, least_nodes=0).step() == 0
     await stores.queue(corpus.workspace)
     assert await index(corpus).step() == 0
     await stores.ledger.finish(await stores.take(), None)

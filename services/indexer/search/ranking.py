@@ -77,7 +77,7 @@ def rank(ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]) 
             ranked.append((*place, hit, fused, factors))
     ranked.sort()
     return [
-        tuple.__new__(Ranked, (hit.scored(-loss), fused, factors))
+        Ranked(hit.scored(-loss), fused, factors)
         for loss, _, _, _, _, hit, fused, factors in ranked
     ]
 
