@@ -62,6 +62,8 @@ class Contract:
     spans: Mapping[str, Mapping[str, Any]]
     attributes: Mapping[str, Mapping[str, Any]]
     events: Mapping[str, Mapping[str, Any]]
+    fields: Mapping[str, Mapping[str, Any]]
+    """Fields of log lines, beside those of every line."""
 
     def by_series(self) -> dict[str, Metric]:
         """Returns each series' metric."""
@@ -90,6 +92,7 @@ def load() -> Contract:
         spans=_by_name_of(text["spans"]),
         attributes=text["span_attributes"],
         events=_by_name_of(text["events"]),
+        fields=text["event_fields"],
     )
 
 

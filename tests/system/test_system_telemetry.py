@@ -181,6 +181,18 @@ def test_log_lines_are_those_declared(told: Told, contract: Contract) -> None:
             assert set(line) - LINE_FIELDS <= set(declared["fields"]), line
 
 
+def test_fields_of_log_lines_keep_their_bounds(told: Told, contract: Contract) -> None:
+    """Planted once: a bound of 1 where a process tells two addresses."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for service in SERVICES:
+        for line in told.lines[service]:
+            for name in set(line) - LINE_FIELDS:
+                values[service, name].add(str(line[name]))
+    for (service, name), found in values.items():
+        bound = contract.fields[name]["bound"]
+        assert isinstance(bound, str) or len(found) <= bound, (service, name, found)
+
+
 def test_every_query_of_every_dashboard_has_data(told: Told) -> None:
     """Planted once: a query of a label's value that never is."""
     _needs_prometheus()

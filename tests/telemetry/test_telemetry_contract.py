@@ -136,3 +136,18 @@ def test_every_span_of_the_source_is_declared_and_the_other_way_round(contract: 
     assert undone == stages
     attributes = {name for span in contract.spans.values() for name in span["attributes"]}
     assert attributes == set(contract.attributes)
+
+
+_GROWS_WITH = frozenset({"measured", "runs", "workspaces", "models", "places"})
+
+
+def test_every_attribute_and_field_has_a_meaning_a_unit_and_a_bound(contract: Contract) -> None:
+    """Planted once: a field that no event has, and a bound left out."""
+    used = {name for event in contract.events.values() for name in event["fields"]}
+    assert used == set(contract.fields)
+    for name, told in (*contract.fields.items(), *contract.attributes.items()):
+        assert told["meaning"], name
+        assert isinstance(told["unit"], str), name
+        bound = told["bound"]
+        assert bound in _GROWS_WITH if isinstance(bound, str) else bound > 0, name
+        assert not told["unit"] or bound == "measured" or isinstance(bound, int), name
