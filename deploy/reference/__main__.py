@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from deploy.reference.settings import PAGE, page
+from deploy.reference import limits, settings
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), "utf-8")
-    sys.stdout.write(f"{PAGE}\n")
+    for written in (settings, limits):
+        written.PAGE.write_text(written.page(), "utf-8")
+        sys.stdout.write(f"{written.PAGE}\n")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
+from deploy.reference import limits
 from deploy.reference.settings import PAGE, page
 from services.cli.commands import cli
 from services.embed.settings import EmbedSettings
@@ -22,6 +23,19 @@ _PAGES = ("operations.md", "runbook.md", "security.md")
 def test_the_page_of_settings_is_what_the_code_says() -> None:
     """Planted once: a default changed in the page."""
     assert PAGE.read_text("utf-8") == page(), "run `make docs`"
+
+
+def test_the_page_of_limits_is_what_the_contracts_say() -> None:
+    """Planted once: a bound of a contract changed."""
+    assert limits.PAGE.read_text("utf-8") == limits.page(), "run `make docs`"
+
+
+def test_every_field_of_a_request_has_its_limit_there() -> None:
+    """Planted once: numbers that are free left out of `FREE`."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", limits.PAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert len(rows) > 100
+    assert not [name for name, told in rows if not told]
 
 
 def test_every_setting_stands_there_with_what_it_means() -> None:

@@ -1,4 +1,4 @@
-"""What bounds each field of a request: a rule of the contracts, or something named here."""
+"""What bounds each field of a request: a rule, or what the page of limits names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from deploy.reference.limits import FREE
 from tests.support.contract_fields import FIELD_RULES
 
 if TYPE_CHECKING:
@@ -18,30 +19,6 @@ LONGEST_BYTES = 4 << 20
 
 MOST_ITEMS = 100_000
 """No field may have more items: these are the nodes of a scoped run."""
-
-FREE = {
-    # Numbers of a fixed size that are compared, taken as a smaller one or given back: no work and
-    # no memory grows with them.
-    "page_size": "more than the largest page is taken as that",
-    "max_nodes": "as page_size",
-    "max_file_bytes": "the server's own limit counts if it is smaller",
-    "start_line": "held against the file",
-    "end_line": "held against the file",
-    "start_byte": "held against the file: a range beyond its end fails that item alone",
-    "end_byte": "held against the file",
-    "size": "compared with the file's signature",
-    "mtime_ns": "compared with the file's signature",
-    "ctime_ns": "compared with the file's signature",
-    "inode": "compared with the file's signature",
-    "id": "given back with the answer",
-    # As long as the whole message may be (`max_message_bytes`), which gRPC holds them to. A text
-    # has a limit of its own besides, LODESTONE_EMBED_MAX_TEXT_CHARS, and fails alone.
-    "texts": "the message",
-    "text": "the message",
-    "replacement": "the message",
-    "content": "the message",
-}
-"""Fields that no rule bounds from above, by name, with what does."""
 
 _TEXTS = {FieldDescriptor.CPPTYPE_STRING}
 _NUMBERS = {

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from deploy.reference.limits import FREE
 from services.runtime.errors import InvalidRequestError
 from services.runtime.validation import validate
 from tests.support.contract_fields import SERVICES, fields_of, methods_of, set_field
 from tests.support.contract_requests import Resources, fill
-from tests.support.request_limits import FREE, excesses_of
+from tests.support.request_limits import excesses_of
 
 RESOURCES = Resources("some", "workspaces/some/indexRuns/1", "some")
 METHODS = dict(item for process in SERVICES for item in methods_of(process))
