@@ -28,8 +28,9 @@ SPREAD_AFTER_SECONDS = 0.005
 read fastest by one, as threads of Python hinder each other; a slow disk is read faster by more."""
 
 AT_ONCE_SECONDS = 0.001
-"""Time for which a call reads in the loop's own thread what is in memory: the way to another thread
-and back takes as long as eight small files do. What is left then goes to a thread."""
+"""Time for which calls read in the loop's own thread, in one turn of the loop, what is in memory:
+the way to another thread and back takes as long as eight small files do, and threads that read what
+is in memory take Python's lock from each other more than they read."""
 
 AT_ONCE_FILE_BYTES = 128 << 10
 """Largest file that is read in the loop: digesting it takes a tenth of a millisecond."""
@@ -54,7 +55,7 @@ class Reader:
     Memory is bounded: a thread that reads has a permit and holds one file at a time, and at most
     `MAX_CALLS` calls hold answers. Whoever has a permit waits for nothing but the disk, so one
     permit is enough for any number of calls. A call begins without one in the loop's own thread,
-    which reads what needs no disk and holds no file when it stops.
+    which reads what needs no disk, one call in a turn of the loop, and holds no file between turns.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Reader:
         self._loader = loader
         self._calls = asyncio.Semaphore(MAX_CALLS)
         self._permits = asyncio.Semaphore(permits)
+        self._turn = asyncio.Lock()
         self._max_answer_bytes = max_answer_bytes
 
     async def read_snippets(
@@ -83,7 +85,7 @@ class Reader:
     ) -> list[ResultT | LodestoneError]:
         batch = _Batch(refs, kind, open_tree, self._loader, self._max_answer_bytes)
         async with self._calls:
-            batch.work_at_once()
+            await self._read_at_once(batch)
             if not batch.waiting:
                 return batch.answer.results()
             await self._permits.acquire()
@@ -95,6 +97,17 @@ class Reader:
                 spreading.stop()
                 batch.stop()
         return batch.answer.results()
+
+    async def _read_at_once(self, batch: _Batch[RefT, ResultT]) -> None:
+        """Reads in the loop's thread what is in memory, turn by turn; leaves what would wait.
+
+        The lock is given to who has waited longest, so that calls take turns.
+        """
+        while True:
+            async with self._turn:
+                if not batch.work_at_once():
+                    return
+                await asyncio.sleep(0)  # whatever else there is to do comes first
 
     async def spread(self, batch: _Batch[RefT, ResultT]) -> None:
         """Has more threads help the first one."""
@@ -200,8 +213,12 @@ class _Batch(Generic[RefT, ResultT]):
         elif not self.threads:
             self.done.set_result(None)
 
-    def work_at_once(self) -> None:
-        """Reads file after file in the loop, as long as that takes no waiting and little time."""
+    def work_at_once(self) -> bool:
+        """Reads file after file in the loop, as long as that takes no waiting and little time.
+
+        Returns:
+            Whether time alone ended it: there is more that may be in memory.
+        """
         until = time.perf_counter() + AT_ONCE_SECONDS
         files = self._files
         with suppress(WouldWaitError), self._open_tree(waits=False) as tree:
@@ -211,6 +228,8 @@ class _Batch(Generic[RefT, ResultT]):
                     tree, path, items, min(AT_ONCE_FILE_BYTES, self._at_once_bytes // len(items))
                 )
                 del files[0]
+            return bool(files)
+        return False
 
     def work(self) -> None:
         """Reads file after file until none is left; for any number of threads at once."""

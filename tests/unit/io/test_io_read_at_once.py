@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
@@ -127,28 +128,52 @@ async def test_what_takes_long_is_read_by_a_thread(
     assert threads.handed == handed
 
 
-async def test_a_call_leaves_the_loop_when_its_time_is_over(
+async def test_calls_take_turns_in_the_loop_and_others_come_between(
     threads: CountingThreads, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rest goes to a thread, and nothing is read twice or lost."""
-    clock = iter(range(100))
+    """Red when a call reads to its end, when one goes to a thread for want of time, and when two
+    read in one turn of the loop."""
+    clock = iter(range(1000))
     monkeypatch.setattr("services.io.reader.time.perf_counter", lambda: next(clock))
-    monkeypatch.setattr(reader, "AT_ONCE_SECONDS", 3)
-    refs = []
-    for number in range(10):
-        (top / f"f{number}").write_bytes(b"%d" % number)
-        refs.append(ref(f"f{number}", b"%d" % number, 1))
-    opened: list[str] = []
+    monkeypatch.setattr(reader, "AT_ONCE_SECONDS", 3)  # two files
+    names = [f"{call}{number}" for call in "ab" for number in range(6)]
+    for name in names:
+        (top / name).write_bytes(name.encode())
+    told: list[str] = []
     plain = Tree.open_file
 
     def noted(tree: Tree, path: str) -> Any:
-        opened.append(f"{path} {tree.waits}")
+        told.append(path)
         return plain(tree, path)
 
+    async def others() -> None:
+        while True:
+            told.append("|")
+            await asyncio.sleep(0)
+
     monkeypatch.setattr(Tree, "open_file", noted)
-    assert await read(threads, top, refs) == [b"%d" % number for number in range(10)]
-    assert opened == [f"f{number} {number >= 2}" for number in range(10)]
-    assert threads.handed == 1
+    own = Reader(threads, FileLoader(4 * MIB), permits=2, max_answer_bytes=4 * MIB)
+    async with asyncio.TaskGroup() as group:
+        calls = [
+            group.create_task(
+                own.read_snippets(
+                    partial(open_tree, top),
+                    [ref(name, name.encode(), 2) for name in names if name[0] == call],
+                )
+            )
+            for call in "ab"
+        ]
+        other = group.create_task(others())
+        await asyncio.wait(calls)
+        other.cancel()
+    assert [call.result() for call in calls] == [
+        [name.encode() for name in names if name[0] == call] for call in "ab"
+    ]
+    turns = [turn for turn in "".join(told).split("|") if turn]
+    assert sorted("".join(turns)) == sorted("".join(names))
+    assert max(len(turn) for turn in turns) == len("a0a1")
+    assert turns[:4] == ["a0a1", "b0b1", "a2a3", "b2b3"]
+    assert threads.handed == 0
 
 
 @pytest.mark.parametrize("what", ["network", "old kernel", "no file system that tells"])
