@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import socket
 import time
 import urllib.request
@@ -22,11 +23,12 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
+from lodestone.embed.v1 import embed_service_pb2, embed_service_pb2_grpc
 from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
 from tests.support import promql, telemetry_contract
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.promql import alert_operands, uses_of
-from tests.support.stack import lodestone, wait_until
+from tests.support.stack import finish, lodestone, wait_until
 from tests.support.telemetry_contract import LINE_FIELDS, Contract
 
 if TYPE_CHECKING:
@@ -36,9 +38,7 @@ if TYPE_CHECKING:
     from tests.support.stack import Lodestone
 
 SERVICES = ("io", "embed", "indexer")
-_NOTHING_TO_TIME = ("lodestone_indexer_freshness_seconds", "lodestone_embed_turn_wait_seconds")
-"""Histograms of live workspaces and of several models, which this run has not: their quantiles are
-NaN, which is an answer and no data."""
+_SECOND_MODEL = "words"
 
 
 @dataclass
@@ -80,15 +80,18 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @pytest.fixture(scope="module")
 def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Runs the product once: two runs, searches, an error, all scraped and traced."""
+    """Runs the product once: runs, a live workspace, searches, two models, an error; all scraped
+    and traced."""
     told = Told()
     tree = tmp_path_factory.mktemp("tree") / "flask"
     shutil.copytree(flask_source / "src" / "flask", tree)
+    live = tmp_path_factory.mktemp("live")
     ports = {name: _free_port() for name in (*SERVICES, "prometheus")}
     listen = {f"{name.upper()}_METRICS_LISTEN": f"127.0.0.1:{ports[name]}" for name in SERVICES}
     with ExitStack() as opened:
         endpoint = opened.enter_context(_collecting(told))
         settings = {"EMBED_MODEL": "hashing", "OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
+        settings["EMBED_EXTRA_MODELS"] = f"{_SECOND_MODEL}=hashing:128"
         settings["INDEXER_QUEUE_LOOK_SECONDS"] = "0.5"
         for product in lodestone(**settings, **listen):
             assert product.run("up").code == 0
@@ -102,10 +105,10 @@ def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
                     )
                 )
                 wait_until(partial(_all_up, scraping), 20, "all targets are scraped")
-                _work(product, tree)
-                _ask(scraping, told, partial(_change, product, tree))
+                _work(product, tree, live)
+                _ask(scraping, told, partial(_change, product, tree, live))
             else:
-                _work(product, tree)
+                _work(product, tree, live)
             told.metrics = {name: _scrape(ports[name]) for name in SERVICES}
             assert product.run("down").code == 0
             told.lines = {name: _lines(product, name) for name in SERVICES}
@@ -233,9 +236,7 @@ def _needs_prometheus() -> None:
 
 def _has_data(told: Told, expr: str) -> bool:
     """Whether a query has a number for an answer."""
-    answers = told.answers.get(expr, [])
-    timed = any(name.startswith(_NOTHING_TO_TIME) for name, _ in uses_of(expr).selectors)
-    return any(each["value"][1] != "NaN" for each in answers) or (timed and bool(answers))
+    return any(each["value"][1] != "NaN" for each in told.answers.get(expr, []))
 
 
 def _is_of_lost_services(expr: str) -> bool:
@@ -246,12 +247,13 @@ def _is_of_lost_services(expr: str) -> bool:
     )
 
 
-def _work(product: Lodestone, tree: Path) -> None:
+def _work(product: Lodestone, tree: Path, live: Path) -> None:
     """Indexes, changes, indexes again, searches, and watches until the deadline."""
     (tree / "data.bin").write_bytes(bytes(range(256)))
     product.index(tree)
     assert product.search("where is a request dispatched", tree)
-    _change(product, tree)
+    _let_live(product, live)
+    _change(product, tree, live)
     with grpc.insecure_channel(product.state.processes["io"].address) as channel:
         watch = watch_service_pb2_grpc.WatchServiceStub(channel)
         where = tree_pb2.Tree(root="roots/local", directory=str(tree)[1:])
@@ -259,12 +261,47 @@ def _work(product: Lodestone, tree: Path) -> None:
             list(watch.WatchTree(watch_service_pb2.WatchTreeRequest(tree=where), timeout=0.5))
 
 
-def _change(product: Lodestone, tree: Path) -> None:
-    """Changes a file to what it never held, indexes it and searches for it."""
+def _let_live(product: Lodestone, live: Path) -> None:
+    """Makes a folder a live workspace, which the services watch from then on."""
+    (live / "first.py").write_text("def first():\n    return 1\n", "utf-8")
+    watch = product.start("watch", str(live), "--keep")
+
+    def is_watched() -> bool:
+        shown = product.run("status", "--json").json["workspaces"]
+        states = [(each["watch"] or {}).get("state") for each in shown if each["live"]]
+        return states == ["watching"]
+
+    wait_until(is_watched, 30, "the live workspace is watched")
+    watch.send_signal(signal.SIGINT)
+    assert finish(watch).code == 0
+
+
+def _change(product: Lodestone, tree: Path, live: Path) -> None:
+    """Changes a file to what it never held, indexes it and searches for it; the other is live."""
     name = f"changed_{time.monotonic_ns()}"
-    (tree / "app.py").write_text(f"def {name}():\n    return 1\n", "utf-8")
+    for path in (tree / "app.py", live / "first.py"):
+        path.write_text(f"def {name}():\n    return 1\n", "utf-8")
+    _ask_two_models(product.state.processes["embed"].address)
     product.index(tree)
     assert product.search(name, tree)
+
+
+def _ask_two_models(address: str) -> None:
+    """Has two models work at the same time, so that one waits for the other's turn."""
+    texts = [f"{number} " * 500 for number in range(128)]
+
+    def embed(model: str) -> None:
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        request = embed_service_pb2.EmbedRequest(
+            model=f"models/{model}",
+            options=embed_service_pb2.EmbedOptions(purpose=embed_service_pb2.PURPOSE_DOCUMENT),
+            texts=texts,
+        )
+        for _ in range(5):
+            stub.Embed(request, timeout=20)
+
+    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(2) as threads:
+        list(threads.map(embed, ("hashing", _SECOND_MODEL)))
 
 
 def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
