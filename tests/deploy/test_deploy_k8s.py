@@ -90,8 +90,9 @@ def _validate(manifest: Manifest, version: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", _VALID_SIZES)
 def test_combinations_of_components_are_valid(size: int) -> None:
-    """Any three together, all of them, and all but one: what two do to each other shows there. In
-    the night every combination.
+    """Any three together, all of them, and all but one: what two do to each other shows there.
+
+    At night every combination.
 
     Planted once: a misspelt field in a component, and a patch of a container that is not.
     """

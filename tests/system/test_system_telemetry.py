@@ -80,8 +80,7 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 @pytest.fixture(scope="module")
 def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Runs the product once: runs, a live workspace, searches, two models, an error; all scraped
-    and traced."""
+    """Runs the product once: runs, a live tree, searches, two models; all scraped and traced."""
     told = Told()
     tree = tmp_path_factory.mktemp("tree") / "flask"
     shutil.copytree(flask_source / "src" / "flask", tree)

@@ -131,8 +131,7 @@ async def test_what_takes_long_is_read_by_a_thread(
 async def test_calls_take_turns_in_the_loop_and_others_come_between(
     threads: CountingThreads, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Red when a call reads to its end, when one goes to a thread for want of time, and when two
-    read in one turn of the loop."""
+    """Red when a call reads to its end, goes to a thread for want of time, or waits for no turn."""
     clock = iter(range(1000))
     monkeypatch.setattr("services.io.reader.time.perf_counter", lambda: next(clock))
     monkeypatch.setattr(reader, "AT_ONCE_SECONDS", 3)  # two files
