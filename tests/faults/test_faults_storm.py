@@ -32,7 +32,7 @@ _KINDS = ("kill", "kill", "stop", "freeze")
 _LONGEST_FREEZE_SECONDS = 2.5
 """Longer than a lease and its take-over: a frozen owner may wake as one that lost its run."""
 
-_SLEEP = LEASE_SECONDS + REAP_SECONDS + 0.5
+_SLEEP_SECONDS = LEASE_SECONDS + REAP_SECONDS + 0.5
 """Seconds that an indexer sleeps which froze itself."""
 
 _STOP_SECONDS = 15.0
@@ -127,8 +127,11 @@ async def _keep_alive(cluster: Cluster) -> None:
                 await asyncio.to_thread(_kill_and_start, member, "")
             elif not member.frozen:
                 asleep.pop(member.pid, None)
-            elif time.monotonic() > asleep.setdefault(member.pid, time.monotonic()) + _SLEEP:
+            elif (
+                time.monotonic() > asleep.setdefault(member.pid, time.monotonic()) + _SLEEP_SECONDS
+            ):
                 member.signal(signal.SIGCONT)
+                asleep.pop(member.pid)  # who freezes again sleeps as long again
 
 
 def _kill_and_start(member: Member, failing: str) -> None:
