@@ -87,8 +87,8 @@ class IndexerSettings(ServiceSettings):
     """Longest time of one request to embed; a text that needs more alone ends as timed out."""
 
     dependency_patience_seconds: Annotated[float, Field(gt=0, le=86400)] = 120.0
-    """Time that a run waits for a service that does not answer, or is overloaded all the while, before
-    it ends failed."""
+    """Time that a run waits for a service that does not answer, or is overloaded all the while,
+    before it ends failed."""
 
     search_candidates: Annotated[int, Field(ge=10, le=10_000)] = 300
     """Nodes that each arm of a search hands on."""
