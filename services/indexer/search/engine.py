@@ -176,7 +176,7 @@ class SearchEngine:
                 "lexical", self._store.lexical(workspace.id, asked.terms, only, limit)
             ),
             "named": self._timed(
-                "named", self._store.definitions(workspace.id, asked.own_names, only)
+                "named", self._store.definitions(workspace.id, asked.spelled_names, only)
             ),
         }
         found = await asyncio.gather(*arms.values())

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from services.indexer.search.asides import Aside, asides_of
 from services.indexer.search.terms import stems
 
 if TYPE_CHECKING:
@@ -26,13 +27,6 @@ _TEST_NAMES = re.compile(
 _DOCUMENTS = re.compile(
     r"\.(md|mdx|mkd|markdown|rst|txt|adoc|rdoc|pod|org|ipynb)$|(^|/)(docs?|docs_src|documentation|"
     r"man)/|(^|/)(change(s|log)|readme|licen[cs]e|news|history|authors|copying)[^/]*$",
-    re.IGNORECASE,
-)
-_ASIDE = re.compile(
-    r"(^|/)(examples?|samples?|demos?|tutorials?|vendor(ed)?|third[_-]party|node_modules|external|"
-    r"_?deprecated|_?legacy|_?compat|dist|generated|gen|locales?|i18n)(?=[/.])"
-    r"|[._]min\.(js|css)$|\.d\.ts$|\.pb\.(go|cc|h)$|_pb2(_grpc)?\.pyi?$|\.lock$"
-    r"|(^|/)(deprecated|legacy|compat)[^/]*$|[._-]generated\.[^/]*$|\.g\.(dart|cs)$",
     re.IGNORECASE,
 )
 _VERSION = re.compile(r"(?:(?<=/)|^)v(\d+)(?=/)")
@@ -52,8 +46,8 @@ class Place:
 
     is_test: bool
     is_document: bool
-    aside: frozenset[str]
-    """Stems of what names the file an example, vendored, generated, or kept for old callers."""
+    asides: frozenset[Aside]
+    """Why it stands beside the main code, if it does."""
 
     versions: tuple[tuple[str, int], ...]
     """Folders `v<number>` in the path, each as what is before it, and the number."""
@@ -66,13 +60,12 @@ def read_place(path: str) -> Place:
     base = name.lstrip("._").partition(".")[0]
     if base.lower().strip("_") in _NAMELESS and folder:
         base = folder.rpartition("/")[2]
-    aside = _ASIDE.search(path)
     return Place(
         subject=stems(base),
         folders=frozenset(stems(folder)),
         is_test=bool(_TEST_FOLDERS.search(path) or _TEST_NAMES.search(path)),
         is_document=bool(_DOCUMENTS.search(path)) and name != "CMakeLists.txt",
-        aside=frozenset(stems(aside[0])) if aside else frozenset(),
+        asides=asides_of(path),
         versions=tuple((path[: at.start()], int(at[1])) for at in _VERSION.finditer(path)),
     )
 

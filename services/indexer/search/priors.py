@@ -45,7 +45,7 @@ class FilePriors:
             factors["test"] = ranking.test_factor
         if place.is_document and not question.wants_documents:
             factors["document"] = ranking.document_factor
-        if place.aside and place.aside.isdisjoint(self._terms):
+        if place.asides and place.asides.isdisjoint(question.wants_aside):
             factors["aside"] = ranking.aside_factor
         if place.versions:
             old = superseded(path, newest)

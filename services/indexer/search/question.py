@@ -6,17 +6,39 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.indexer.search.terms import query_terms, stems, telling_words
+from services.indexer.search.asides import Aside, spoken_of
+from services.indexer.search.terms import query_terms, stems, telling_words, words
 
 _MOST_NAMES, _MOST_TERMS, _MOST_WORDS = 8, 128, 64
 """What is looked at of a long question, such as a pasted file."""
 
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
 _SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
-_PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?")
+_PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?|[\w.@+-]+/")
+_CHOICE = re.compile(r"[A-Za-z]+/[A-Za-z]+")
+"""`read/write`, `TCP/IP`: prose writes so too, and what is called so is found by its words."""
+
 _CODE = re.compile(
-    r"[{};]|=>|\w\([^)\n]{0,200}\)\s*[:{.;]|^\s*(?:def|fn|func|class|import|from|return)\s"
+    r"""
+    [{};][ \t]*$ | ;[^;\n]{1,200};                      # as lines of code end, and heads of loops
+    | \{[^{}\n]{0,200}[;:,=(][^{}\n]{0,200}\}           # a block or an object on one line
+    | => | [^=\s]\s(?:==|!=|:=|&&|\|\||[-+*/%]=)\s\S     # operators that prose has not
+    | \w\([^)\n]{0,200}\)\s*[:{.;]                      # a call, or a head, that goes on
+    | ^[ \t]*@[\w.]+\(                                  # a decorator
+    | ^[ \t]*(?:(?:async|export|pub|public|private|protected|static|abstract|final)[ ]+)*
+      (?:def|fn|func|fun|function|class|struct|interface|trait|impl|enum)[ ]+[\w.$]+\s*[(:{<]
+    | ^[ \t]*(?:for|while|if|elif|try|with|except)\b[^\n]{0,200}:[ \t]*$
+    | ^[ \t]*(?:let|const|var|val)?[ ]*[\w.$\[\]]+(?::[ ]*\w+)?[ ]=[ ]\S
+    | ^[ \t]*import[ ]+[\w.*{}"'<>/@-]+(?:,[ ]*[\w.]+)*(?:[ ]as[ ]\w+)?[ \t]*$
+    | ^[ \t]*import[ ][^\n]{0,200}[ ]from[ ]["']
+    | ^[ \t]*from[ ][\w.]+[ ]import[ ]
+    | ^[ \t]*(?:\#[ ]*include|using|package|require)\s*[<"'(]
+    | ^[ \t]*return[ ]+[\w.$]+[(\[.][\w)\]"']
+    """,
+    re.VERBOSE | re.MULTILINE,
 )
+"""What only code has: a keyword alone begins sentences too."""
+
 _NAME = re.compile(r"[$\w]+(?:(?:::|\.)[$\w]+)*")
 _INNER_CAPITAL = re.compile(r"[a-z0-9][A-Z]|[A-Z]{2}[a-z]")
 
@@ -48,13 +70,23 @@ class Question:
     names: tuple[tuple[str, ...], ...]
     """Names in it that only code has, each as its parts, lower case: `Store::get` is two parts."""
 
+    is_word: bool
+    """Whether it is one word that prose has too: it may name something, or speak of it."""
+
     wants_tests: bool
     wants_documents: bool
+    wants_aside: frozenset[Aside]
+    """Kinds of files beside the main code that it speaks of."""
 
     @property
     def own_names(self) -> tuple[str, ...]:
         """The last parts of its names: what definitions are called."""
         return tuple(dict.fromkeys(name[-1] for name in self.names))
+
+    @property
+    def spelled_names(self) -> tuple[str, ...]:
+        """The same as a definition may be spelled: Ruby's `save!` and `valid?` are names too."""
+        return tuple(f"{name}{end}" for name in self.own_names for end in ("", "!", "?"))
 
 
 def read_question(text: str) -> Question:
@@ -68,15 +100,17 @@ def read_question(text: str) -> Question:
         terms=terms,
         words=telling_words(text)[:_MOST_WORDS],
         names=_names(text, kind),
+        is_word=kind is QuestionKind.SYMBOL and text.strip().isalpha() and not _is_code(text),
         wants_tests=not said.isdisjoint(_TEST_WORDS),
         wants_documents=not said.isdisjoint(_DOCUMENT_WORDS),
+        wants_aside=spoken_of(words(text)),
     )
 
 
 def kind_of(text: str) -> QuestionKind:
     """Returns how a question is put: one name, one path, a piece of code, or words."""
     stripped = text.strip()
-    if _PATH.fullmatch(stripped):
+    if _PATH.fullmatch(stripped) and not _CHOICE.fullmatch(stripped):
         return QuestionKind.PATH
     if _SYMBOL.fullmatch(stripped):
         return QuestionKind.SYMBOL

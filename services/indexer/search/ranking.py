@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from services.indexer.search.weights import Ranking
 
 _OUTLINES = frozenset({NodeKind.WINDOW, NodeKind.BLOCK, NodeKind.MODULE, NodeKind.SECTION})
+_MARKS = "$@!?"
+"""What languages put before and after names, and a question may leave out."""
+
 _DEFINES = frozenset({NodeKind.CLASS, NodeKind.FUNCTION, NodeKind.METHOD, NodeKind.BLOCK})
 
 
@@ -67,9 +70,10 @@ def rank(ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]) 
         arms: what was found, with scores.
         hits: what is known of the nodes found; those that are gone by now may miss.
     """
-    by_file = _by_file(ranking, question, arms, hits)
+    share = _dense_share(ranking, question, arms)
+    by_file = _by_file(ranking, question, arms, hits, share)
     newest = newest_versions(frozenset(path for _, path in by_file))
-    priors, pooling = FilePriors(ranking, question), _Pooling.of(ranking, question)
+    priors, pooling = FilePriors(ranking, question), _Pooling.of(ranking, question, share)
     ranked: list[tuple[float, str, str, int, int, Hit, float, Mapping[str, float]]] = []
     for (workspace, path), candidates in by_file.items():
         for score, hit, fused, factors in _rank_file(pooling, candidates, priors.of(path, newest)):
@@ -83,11 +87,11 @@ def rank(ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]) 
 
 
 def _by_file(
-    ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]
+    ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit], share: float
 ) -> Mapping[tuple[str, str], list[_Candidate]]:
     """Returns hits with what they are worth, by workspace and path."""
     by_file: dict[tuple[str, str], list[_Candidate]] = defaultdict(list)
-    share, own_names = ranking.dense_share(question.kind), frozenset(question.own_names)
+    own_names = frozenset(question.own_names)
     dense_of, lexical_of = _spread(arms.dense).get, _to_best(arms.lexical).get
     definition = 0.0
     for number, hit in enumerate(hits):
@@ -102,6 +106,18 @@ def _by_file(
     return by_file
 
 
+def _dense_share(ranking: Ranking, question: Question, arms: Arms) -> float:
+    """Returns what the vectors weigh: all where no term is found.
+
+    A word that prose has too, and that nothing is called, is no name but what is looked for.
+    """
+    if not arms.lexical:
+        return 1.0
+    if question.is_word and not arms.named:
+        return ranking.dense_share(QuestionKind.NATURAL)
+    return ranking.dense_share(question.kind)
+
+
 class _Pooling(NamedTuple):
     """How the scores of a file's nodes are added up, and what later ones lose."""
 
@@ -111,11 +127,11 @@ class _Pooling(NamedTuple):
     saturation: float
 
     @classmethod
-    def of(cls, ranking: Ranking, question: Question) -> _Pooling:
-        """Returns what weights say of a question."""
+    def of(cls, ranking: Ranking, question: Question, share: float) -> _Pooling:
+        """Returns what weights say of a question in which the vectors have a share."""
         places = range(1 + int(ranking.pool_limit))
         return cls(
-            ranking.dense_share(question.kind),
+            share,
             [ranking.dense_pool**place for place in places],
             [ranking.lexical_pool**place for place in places],
             ranking.saturation(question),
@@ -151,10 +167,10 @@ def _rank_file(
 
 def _definition(ranking: Ranking, question: Question, own_names: frozenset[str], hit: Hit) -> float:
     """Returns what is added for a node that is called as the question names."""
-    own_name = hit.qualified_name.rpartition(".")[2].lstrip("$@").lower()
+    own_name = hit.qualified_name.rpartition(".")[2].strip(_MARKS).lower()
     if own_name not in own_names or hit.kind not in _DEFINES:
         return 0.0
-    parts = [part.lstrip("$@").lower() for part in hit.qualified_name.split(".")]
+    parts = [part.strip(_MARKS).lower() for part in hit.qualified_name.split(".")]
     worth = _of_kind(ranking, hit.kind) * (ranking.later_part_factor if hit.part else 1.0)
     if any(len(name) > 1 and tuple(parts[-len(name) :]) == name for name in question.names):
         worth *= ranking.scope_factor

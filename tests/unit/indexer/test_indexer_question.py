@@ -28,6 +28,34 @@ from services.indexer.search.subjects import SubjectMatcher
         ("for (int i = 0; i < n; i++)", "code"),
         ("def load(path):", "code"),
         ("items.map(x => x.id)", "code"),
+        ("func main() {", "code"),
+        ("return self.value", "code"),
+        ("return load(path)", "code"),
+        ("import numpy as np", "code"),
+        ("import os, sys", "code"),
+        ("from flask import g", "code"),
+        ("import {z} from 'zod'", "code"),
+        ('#include "hiredis.h"', "code"),
+        ("use std::io;", "code"),
+        ("const total = items.length", "code"),
+        ("for item in items:\n    yield item", "code"),
+        ('@app.route("/")', "code"),
+        ("{a: 1, b: 2}", "code"),
+        ("if (a == b)", "code"),
+        ("class that renders templates", "natural"),
+        ("import a module lazily", "natural"),
+        ("return early when the cache is warm", "natural"),
+        ("return a value.", "natural"),
+        ("from dict to model", "natural"),
+        ("func pointers", "natural"),
+        ("route with {id} in its path", "natural"),
+        ("wait; then retry", "natural"),
+        ("read/write", "natural"),
+        ("TCP/IP", "natural"),
+        ("src/app.py", "path"),
+        ("./src", "path"),
+        ("app/", "path"),
+        ("a-b/c_d", "path"),
         ("how are routes registered", "natural"),
         ("ZodError structure", "natural"),
         ("", "natural"),
@@ -59,7 +87,25 @@ def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
     assert read_question("with").terms == ("with",)
 
 
-@pytest.mark.parametrize("piece", ["a(", "word_x ", "A::", "/a", "x.", "def ", "zZ9_"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a(",
+        "word_x ",
+        "A::",
+        "/a",
+        "x.",
+        "def ",
+        "zZ9_",
+        "{,",
+        "{",
+        "\n",
+        "; ",
+        "a = ",
+        "import ",
+        ",",
+    ],
+)
 def test_a_long_question_costs_little(piece: str) -> None:
     """8 KiB that a pattern might take long over; the time is of this process alone."""
     text = piece * (8192 // len(piece))
@@ -131,13 +177,60 @@ def test_what_only_sounds_like_a_document_is_none(path: str) -> None:
         ("dist/app.min.js", True),
         ("pkg/_compat/v2.py", True),
         ("deprecated.go", True),
+        ("js/thirdparty/a.js", True),
+        ("api/a.gen.go", True),
+        ("src/__generated__/a.ts", True),
+        ("Forms/Main.Designer.cs", True),
+        ("src/parser.tab.c", True),
+        ("six/py2_compat.py", True),
+        ("ios/Pods/A/a.swift", True),
+        ("lib/site-packages/a.py", True),
         ("src/exampled.go", False),
+        ("distutils/dist.py", False),
+        ("src/i18n.py", False),
+        ("pkg/external.go", False),
         ("src/generator.py", False),
         ("lib/distance.py", False),
     ],
 )
 def test_what_stands_aside_is_known(path: str, *, aside: bool) -> None:
-    assert bool(read_place(path).aside) is aside
+    assert bool(read_place(path).asides) is aside
+
+
+@pytest.mark.parametrize(
+    ("question", "path"),
+    [
+        ("an example of streaming", "examples/stream.py"),
+        ("sample app", "examples/app.py"),
+        ("vendored copy of requests", "third_party/requests/a.py"),
+        ("third party code", "vendor/a.go"),
+        ("generated protobuf stubs", "api/user_pb2.py"),
+        ("generated grpc code", "api/user.pb.go"),
+        ("minified bundle", "static/app.min.js"),
+        ("compatibility layer", "lib/compat/old.py"),
+        ("deprecated functions", "legacy/a.c"),
+        ("translations of messages", "conf/locale/de.py"),
+        ("typings of the client", "index.d.ts"),
+    ],
+)
+def test_a_question_asks_for_what_stands_aside_by_any_of_its_words(
+    question: str, path: str
+) -> None:
+    assert not read_place(path).asides.isdisjoint(read_question(question).wants_aside)
+
+
+@pytest.mark.parametrize(
+    ("question", "path"),
+    [
+        ("tree node insertion", "node_modules/a.js"),
+        ("call external services", "external/a.c"),
+        ("generate an id", "generated/a.py"),
+        ("examples", "vendor/a.go"),
+    ],
+)
+def test_a_word_that_stands_in_a_path_by_chance_asks_for_nothing(question: str, path: str) -> None:
+    """Red when the words of the path itself are what a question may ask for."""
+    assert read_place(path).asides.isdisjoint(read_question(question).wants_aside)
 
 
 @pytest.mark.parametrize(

@@ -301,3 +301,33 @@ def test_a_weight_changes_the_scores_that_it_is_named_for(
         assert after[0].hit.score > before[0].hit.score
     else:
         assert after[0].hit.score == pytest.approx(before[0].hit.score * times)
+
+
+def test_where_no_term_is_found_the_vectors_tell_the_order() -> None:
+    """Red when a question of one word, which may be a name, leaves them no share."""
+    hits = [_hit(node) for node in (1, 2, 3)]
+    arms = Arms(dense={NodeId(1): 0.2, NodeId(2): 0.6, NodeId(3): 0.4})
+
+    for word in ("zweckdienlich", "\u8ba4\u8bc1", "NotThere", "not/there.py"):
+        assert _ids(rank(Ranking(), read_question(word), arms, hits)) == [2, 3, 1], word
+
+
+def test_a_word_that_nothing_is_called_is_looked_for_by_vectors_too() -> None:
+    """A name that only code has stays a name; so does a word that something is called."""
+    hits = [_hit(1), _hit(2)]
+    lexical = {NodeId(1): 2.0, NodeId(2): 1.9}
+    arms = Arms(dense={NodeId(1): 0.1, NodeId(2): 0.9}, lexical=lexical)
+    named = Arms(dense=arms.dense, lexical=lexical, named=frozenset({NodeId(1)}))
+
+    assert _ids(rank(Ranking(), read_question("authentication"), arms, hits)) == [2, 1]
+    assert _ids(rank(Ranking(), read_question("authentication"), named, hits)) == [1, 2]
+    assert _ids(rank(Ranking(), read_question("AuthHandler"), arms, hits)) == [1, 2]
+
+
+@pytest.mark.parametrize("query", ["Record.save!", "save!", "save"])
+def test_a_definition_is_found_with_and_without_its_mark(query: str) -> None:
+    """Red when the mark of Ruby's names is taken off the question and not off the name."""
+    other, marked = _hit(1, name="Record.other"), _hit(2, name="Record.save!")
+
+    assert _ids(_rank(query, {other: 2.0, marked: 1.0})) == [2, 1]
+    assert "save!" in read_question(query).spelled_names
