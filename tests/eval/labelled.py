@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.eval.rig import rig
 from tests.eval.scoring import Score, Target, interval, score
@@ -79,14 +79,14 @@ def read_questions(repository: Repository, folder: Path) -> list[Labelled]:
     """Returns a repository's questions; a target is a path, or an object with lines too."""
     file = (OWN_QUESTIONS if repository.part == "own" else folder) / f"{repository.name}.json"
     return [
-        Labelled(
-            repository,
-            item["query"],
-            item["category"],
-            tuple(map(_target, [*item["relevant"], *item["secondary"]])),
-        )
+        Labelled(repository, item["query"], item["category"], _targets(item))
         for item in json.loads(file.read_text("utf-8"))
     ]
+
+
+def read_targets(file: Path) -> list[tuple[str, tuple[Target, ...]]]:
+    """Returns the questions of a file with what each should find."""
+    return [(item["query"], _targets(item)) for item in json.loads(file.read_text("utf-8"))]
 
 
 def missing(repositories: Iterable[Repository], sources: Path, questions: Path) -> list[str]:
@@ -207,6 +207,10 @@ def say(text: str) -> None:
 
 def _ndcg(scored: Sequence[tuple[Labelled, Score]]) -> float:
     return mean(each.ndcg for _, each in scored)
+
+
+def _targets(item: Mapping[str, Any]) -> tuple[Target, ...]:
+    return tuple(map(_target, [*item["relevant"], *item["secondary"]]))
 
 
 def _target(raw: str | dict[str, str | int]) -> Target:

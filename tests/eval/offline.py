@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from tests.eval import gate
 from tests.eval.plot import bars
 from tests.eval.rig import rig
 from tests.eval.scoring import Score, interval, score
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-RECORDED = HERE / "recorded.json"
 PAGE = ROOT / "docs" / "search-quality.md"
 PLOT = ROOT / "docs" / "search-quality.svg"
 BEGIN, END = "<!-- begin of make eval -->", "<!-- end of make eval -->"
@@ -63,9 +63,6 @@ PACKAGES = (
     Package("tokenizers", "tokenizers-lib", "rust"),
     Package("hiredis", "vendor/hiredis", "c"),
 )
-GATE = Package("flask", "src/flask")
-"""What the test of the recorded score asks about: small."""
-
 Scored = list[tuple[Task, Score]]
 
 
@@ -124,18 +121,6 @@ def table(results: Mapping[str, Mapping[str, Scored]], packages: Sequence[Packag
     return "\n".join(lines)
 
 
-def record(scored: Scored) -> dict[str, float]:
-    """Returns what the test of the score holds a later run to."""
-    values = [each.ndcg for _, each in scored]
-    low, high = interval(values)
-    return {
-        "tasks": len(values),
-        "ndcg": round(mean(values), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-    }
-
-
 def main() -> int:
     """Measures and prints; the last line is JSON."""
     parser = argparse.ArgumentParser()
@@ -159,8 +144,7 @@ def main() -> int:
         before, after = page.partition(BEGIN)[0], page.partition(END)[2]
         PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
         PLOT.write_text(bars("NDCG@10 by package and stage", means), encoding="utf-8")
-        gate = asyncio.run(measure(GATE, {"fused + priors": {}}))["fused + priors"]
-        RECORDED.write_text(json.dumps(record(gate), indent=1) + "\n", encoding="utf-8")
+        gate.write_record(asyncio.run(gate.measure()))
     sys.stdout.write(json.dumps(means) + "\n")
     return 0
 
