@@ -108,6 +108,24 @@ async def test_of_two_equal_texts_each_is_found_by_its_name(
     assert lines == {"A": 5, "B": 10}
 
 
+async def test_a_node_is_not_found_in_its_twin_that_a_filter_leaves_out(
+    services: Indexing, tree: Path
+) -> None:
+    """Red when a changed file is matched with the hits of the page alone."""
+    twin = "    def close(self):\n        return 'router json body'\n"
+    (tree / "twins.py").write_text(f"class Alpha:\n{twin}\n\nclass Beta:\n{twin}")
+    await services.succeed("tree")
+    (tree / "twins.py").write_text(f"# above\nclass Alpha:\n{twin}")
+
+    only = search_pb2.SearchFilter(symbols=["Beta.close"])
+    filtered = await _verified(services, filter=only)
+    both = await _verified(services, filter=search_pb2.SearchFilter(paths=["twins.py"]))
+
+    assert {name: hit.freshness for name, hit in filtered.items()} == {"twins.py:Beta.close": GONE}
+    states = {name.partition(":")[2]: hit.freshness for name, hit in both.items()}
+    assert (states["Alpha.close"], states["Beta.close"]) == (MOVED, GONE)
+
+
 async def test_a_file_that_became_something_else_is_changed(services: Indexing, tree: Path) -> None:
     (tree / "app.py").write_bytes(b"\0binary")
 
