@@ -70,14 +70,17 @@ class Explainer:
         node: NodeId,
         *,
         rerank: bool | None = None,
+        at_least: int = 0,
     ) -> Explanation:
         """Searches, and returns how it ranks a node, also one that it does not find.
+
+        What is told is of a search of these arguments: see `SearchEngine.trace`.
 
         Raises:
             NotFoundError: there is no such node, or it has no vector yet.
             StateConflictError: a workspace was never indexed, or they have different models.
         """
-        trace = await self._engine.trace(workspaces, query, only, rerank=rerank)
+        trace = await self._engine.trace(workspaces, query, only, rerank=rerank, at_least=at_least)
         told = await self.explain_trace(workspaces, query, trace, [node])
         if not told:
             name = workspaces[0].name
