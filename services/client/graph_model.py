@@ -72,7 +72,8 @@ class Surroundings:
     starts: tuple[Hit, ...]
     """The nodes that the walk started from, on the first page."""
     truncated: bool
-    """Whether the walk was too large to be finished."""
+    """Whether the walk left something out: it was too large to be finished, or went on with a part
+    of what it met, such as a class of more than 1000 members."""
     next_page_token: str
     """For the next call; empty at the end."""
 
