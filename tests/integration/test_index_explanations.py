@@ -114,6 +114,8 @@ async def test_an_explanation_adds_up_to_the_hits_score(services: Indexing, tree
     search.explain = True
     explained = (await services.searches.SearchNodes(search)).explanations
     assert len(explained) == len(hits)
+    assert {hit.kind for hit in hits} >= {"function", "module"}
+    pooling: dict[str, float] = {}
 
     for place, hit in enumerate(hits, start=1):
         told = await services.searches.ExplainHit(
@@ -127,6 +129,14 @@ async def test_an_explanation_adds_up_to_the_hits_score(services: Indexing, tree
         assert told.hit.node_id == hit.node_id
         assert told.hit.score == pytest.approx(hit.score)
         assert hit.score == pytest.approx(told.fused_score * math.prod(told.priors.values()))
+        worth = told.arms_score * told.outline_factor + told.definition
+        assert told.fused_score == pytest.approx(worth * told.pooling_factor)
+        assert (told.definition > 0) == (hit.qualified_name == "parse_body")
+        assert 0 <= told.arms_score <= 1
+        assert told.outline_factor == (1 if hit.kind in {"class", "function", "method"} else 0.9)
+        if worth:
+            pooling.setdefault(hit.path, told.pooling_factor)
+            assert told.pooling_factor == pytest.approx(pooling[hit.path])
         assert {arm.arm for arm in told.arms} == {"dense", "lexical", "named"}
         assert any(arm.rank for arm in told.arms)
         assert told.index_run == run
