@@ -18,6 +18,10 @@ def explanation_json(explanation: search_pb2.ExplainHitResponse) -> dict[str, ob
         "rank": explanation.rank,
         "score": explanation.hit.score,
         "fused_score": explanation.fused_score,
+        "arms_score": explanation.arms_score,
+        "outline_factor": explanation.outline_factor,
+        "definition": explanation.definition,
+        "pooling_factor": explanation.pooling_factor,
         "arms": {item.arm: {"rank": item.rank, "score": item.score} for item in explanation.arms},
         "priors": dict(explanation.priors),
         "rerank": _rerank_json(explanation),
@@ -44,6 +48,10 @@ def print_explanation(explanation: search_pb2.ExplainHitResponse) -> None:
         for item in explanation.arms
     )
     click.echo(f"       arms    {arms}; fused {explanation.fused_score:.5f}")
+    click.echo(
+        f"       fused   (arms {explanation.arms_score:.4g} x{explanation.outline_factor:.3g} "
+        f"+ definition {explanation.definition:.4g}) x{explanation.pooling_factor:.3g}"
+    )
     priors = ", ".join(
         f"{name} x{factor:.3g}" for name, factor in sorted(explanation.priors.items())
     )

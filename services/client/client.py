@@ -103,7 +103,8 @@ class Lodestone(RunCalls, GraphCalls):
             signatures: whether that is the head of a declaration alone, where it has a body.
             verify: whether each hit is held against the live file; one that moved is found there.
             rerank: whether the first hits are reranked; None is as the server is set.
-            page_token: from the previous page; the rest must be the same.
+            page_token: from the previous page; the rest must be the same. Pages end with what the
+                first one was wide enough for: 300 nodes of each arm, or its `limit` if larger.
         """
         request = search_pb2.SearchNodesRequest(
             parent=await self._parent(workspace),

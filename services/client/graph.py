@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.client import convert, convert_graph
-from services.client.calls import Calls
+from services.client.calls import Calls, full_name
 from services.client.errors import InvalidCallError
 from services.client.graph_model import Direction, EdgeKind, Explanation, Surroundings
 from services.client.model import Filter
@@ -29,24 +29,33 @@ class GraphCalls(Calls):
         hit: Hit | int,
         *,
         workspace: str = "",
+        other_workspaces: Sequence[str] = (),
+        limit: int = 10,
         only: Filter = _ALL,
         rerank: bool | None = None,
     ) -> Explanation:
         """Returns how a search ranks a hit, also a node that it does not find.
 
+        It searches again: what is not as it was in the search may give another rank and score.
+
         Args:
             query: what was looked for.
             hit: a hit of the search, or the id of a node.
-            workspace: what was searched; of a hit that is known.
+            workspace: what was searched; of a hit that is known, but of one of the others.
+            other_workspaces: more that were searched with it, as in the search.
+            limit: most hits of the first page, as in the search.
             only: what could be found, as in the search.
             rerank: whether the first hits are reranked, as in the search.
         """
         node = hit if isinstance(hit, int) else hit.node_id
-        known = "" if isinstance(hit, int) else hit.workspace
+        others = list(map(full_name, other_workspaces))
+        known = "" if isinstance(hit, int) or hit.workspace in others else hit.workspace
         request = search_pb2.ExplainHitRequest(
             search=search_pb2.SearchNodesRequest(
                 parent=await self._parent(workspace or known),
                 query=query,
+                other_parents=others,
+                page_size=limit,
                 filter=convert.filter_to_proto(only),
                 rerank=rerank,
             ),

@@ -72,7 +72,8 @@ class Surroundings:
     starts: tuple[Hit, ...]
     """The nodes that the walk started from, on the first page."""
     truncated: bool
-    """Whether the walk was too large to be finished."""
+    """Whether the walk left something out: it was too large to be finished, or went on with a part
+    of what it met, such as a class of more than 1000 members."""
     next_page_token: str
     """For the next call; empty at the end."""
 
@@ -125,7 +126,17 @@ class Explanation:
     rank: int
     """Place among the hits, from 1; 0 when no arm found it."""
     fused_score: float
-    """Of the arms together, before the priors."""
+    """Before the priors: `arms_score` times `outline_factor`, and `definition` added to it, times
+    `pooling_factor`."""
+    arms_score: float
+    """What the arms together give the node by itself, of 1."""
+    outline_factor: float
+    """Of a node that outlines or is a window of a file; 1 for others."""
+    definition: float
+    """What is added where the node is the definition of a name in the query."""
+    pooling_factor: float
+    """What the nodes of the file say together, over its best one alone: equal for all its hits, but
+    1 for one to which the arms and its name give nothing."""
     priors: Mapping[str, float]
     """Factors by name: the score is their product with the fused one, unless it was reranked."""
     arms: tuple[ArmPlace, ...]

@@ -195,6 +195,10 @@ def explanation_to_proto(explanation: Explanation) -> search_service_pb2.Explain
         hit=_plain(explanation.hit),
         rank=explanation.place,
         fused_score=explanation.fused_score,
+        arms_score=explanation.parts.arms,
+        outline_factor=explanation.parts.outline,
+        definition=explanation.parts.definition,
+        pooling_factor=explanation.pooling_factor,
         reranking=reranking_to_proto(explanation.reranking),
         rerank=search_service_pb2.RerankExplanation(
             rank=rerank.place, score=rerank.score, rank_before=rerank.place_before

@@ -203,6 +203,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
             only,
             NodeId(request.node_id),
             rerank=convert_graph.rerank_of(search),
+            at_least=page_size(search.page_size, _DEFAULT_HITS),
         )
         return convert_graph.explanation_to_proto(explanation)
 

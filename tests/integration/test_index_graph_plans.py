@@ -79,7 +79,7 @@ async def test_no_statement_reads_all_of_a_table(migrated_url: str, database: Da
         "by path": (graph.BY_PATH, (["d5/f5.py"],)),
         "first": (graph.FIRST, (files,)),
         "shown": (graph.SHOWN, (ids,)),
-        "stored": (truth.STORED, (ids,)),
+        "twins": (truth.TWINS, (ids,)),
         "origin": (truth.ORIGIN, (ids,)),
     }
 

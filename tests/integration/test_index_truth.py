@@ -1,9 +1,8 @@
-"""Hits are held against the files; pages stay as they were found; explanations add up."""
+"""Hits are held against the files; pages stay as they were found."""
 
 from __future__ import annotations
 
 import asyncio
-import math
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -106,6 +105,24 @@ async def test_of_two_equal_texts_each_is_found_by_its_name(
 
     lines = {name: hits[f"twins.py:{name}.same"].start_line for name in "AB"}
     assert lines == {"A": 5, "B": 10}
+
+
+async def test_a_node_is_not_found_in_its_twin_that_a_filter_leaves_out(
+    services: Indexing, tree: Path
+) -> None:
+    """Red when a changed file is matched with the hits of the page alone."""
+    twin = "    def close(self):\n        return 'router json body'\n"
+    (tree / "twins.py").write_text(f"class Alpha:\n{twin}\n\nclass Beta:\n{twin}")
+    await services.succeed("tree")
+    (tree / "twins.py").write_text(f"# above\nclass Alpha:\n{twin}")
+
+    only = search_pb2.SearchFilter(symbols=["Beta.close"])
+    filtered = await _verified(services, filter=only)
+    both = await _verified(services, filter=search_pb2.SearchFilter(paths=["twins.py"]))
+
+    assert {name: hit.freshness for name, hit in filtered.items()} == {"twins.py:Beta.close": GONE}
+    states = {name.partition(":")[2]: hit.freshness for name, hit in both.items()}
+    assert (states["Alpha.close"], states["Beta.close"]) == (MOVED, GONE)
 
 
 async def test_a_file_that_became_something_else_is_changed(services: Indexing, tree: Path) -> None:
@@ -242,80 +259,3 @@ async def test_while_a_run_is_at_work_nothing_of_an_old_generation_is_found(
         last = [hit for hit in (await _search(services, "canary")).hits if hit.path == path.name]
         assert {hit.qualified_name for hit in last} == set(names)
         assert {hit.file_digest for hit in last} == {blake3(path.read_bytes()).digest()}
-
-
-async def test_an_explanation_adds_up_to_the_hits_score(services: Indexing, tree: Path) -> None:
-    search = search_pb2.SearchNodesRequest(
-        parent="workspaces/tree", query="parse_body json", page_size=100
-    )
-    hits = (await services.searches.SearchNodes(search)).hits
-    run = (await _search(services, "x")).index_run
-    search.explain = True
-    explained = (await services.searches.SearchNodes(search)).explanations
-    assert len(explained) == len(hits)
-
-    for place, hit in enumerate(hits, start=1):
-        told = await services.searches.ExplainHit(
-            search_pb2.ExplainHitRequest(search=search, node_id=hit.node_id)
-        )
-        own = explained[place - 1]
-        assert told.age.ToNanoseconds() >= own.age.ToNanoseconds() > 0
-        own.age.CopyFrom(told.age)
-        assert own == told
-        assert told.rank == place
-        assert told.hit.node_id == hit.node_id
-        assert told.hit.score == pytest.approx(hit.score)
-        assert hit.score == pytest.approx(told.fused_score * math.prod(told.priors.values()))
-        assert {arm.arm for arm in told.arms} == {"dense", "lexical", "named"}
-        assert any(arm.rank for arm in told.arms)
-        assert told.index_run == run
-        assert told.hit.file_digest == blake3((tree / hit.path).read_bytes()).digest()
-        assert 0 <= told.age.ToSeconds() < 60
-        assert "hashing" in told.model_fingerprint or len(told.model_fingerprint) >= 32
-
-
-async def test_a_page_explains_its_own_hits_and_later_ones_none(
-    services: Indexing, tree: Path
-) -> None:
-    request: dict[str, Any] = {
-        "parent": "workspaces/tree",
-        "query": "parse_body json",
-        "page_size": 2,
-    }
-    first = await services.searches.SearchNodes(
-        search_pb2.SearchNodesRequest(**request, explain=True)
-    )
-    plain = await services.searches.SearchNodes(search_pb2.SearchNodesRequest(**request))
-
-    assert [item.hit.node_id for item in first.explanations] == [hit.node_id for hit in first.hits]
-    assert [item.rank for item in first.explanations] == [1, 2]
-    assert not plain.explanations
-    with pytest.raises(grpc.aio.AioRpcError, match="Later pages") as caught:
-        await services.searches.SearchNodes(
-            search_pb2.SearchNodesRequest(**request, explain=True, page_token=first.next_page_token)
-        )
-    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_a_node_that_a_search_leaves_out_is_explained_too(
-    services: Indexing, tree: Path
-) -> None:
-    (hit,) = (await _search(services, "price", page_size=1)).hits
-    search = search_pb2.SearchNodesRequest(
-        parent="workspaces/tree",
-        query="price",
-        filter=search_pb2.SearchFilter(paths=["nowhere/**"]),
-    )
-
-    told = await services.searches.ExplainHit(
-        search_pb2.ExplainHitRequest(search=search, node_id=hit.node_id)
-    )
-
-    assert [(arm.rank, arm.score) for arm in told.arms] == [(0, 0), (0, 0), (0, 0)]
-    assert told.rank == 0
-    assert told.hit.score == 0
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await services.searches.ExplainHit(
-            search_pb2.ExplainHitRequest(search=search, node_id=999_999)
-        )
-    assert caught.value.code() == grpc.StatusCode.NOT_FOUND

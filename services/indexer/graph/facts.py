@@ -7,7 +7,7 @@ until none is missing. So a step takes a few statements, however many names it l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +25,9 @@ class Known(Generic[Key, Value]):
     def __init__(self) -> None:
         self._known: dict[Key, Sequence[Value]] = {}
         self._missing: set[Key] = set()
+        self._cut: set[Key] = set()
+        self.gave_part = False
+        """Whether a list was given that was cut, since this was last set to false."""
 
     def get(self, key: Key) -> Sequence[Value]:
         """Returns a list, empty when it is not known yet."""
@@ -32,6 +35,8 @@ class Known(Generic[Key, Value]):
         if found is None:
             self._missing.add(key)
             return ()
+        if key in self._cut:
+            self.gave_part = True
         return found
 
     def take_missing(self, most: int) -> list[Key]:
@@ -40,10 +45,15 @@ class Known(Generic[Key, Value]):
         self._missing.clear()
         return keys
 
-    def put(self, keys: Iterable[Key], found: Mapping[Key, Sequence[Value]]) -> None:
-        """Notes what was fetched; a key without a list has an empty one."""
+    def put(
+        self, keys: Iterable[Key], found: Mapping[Key, Sequence[Value]], most: int | None = None
+    ) -> None:
+        """Notes what was fetched; a key without a list has an empty one, a long one is cut."""
         for key in keys:
-            self._known[key] = found.get(key, ())
+            values = self._known[key] = found.get(key, ())
+            if most is not None and len(values) > most:
+                self._known[key] = values[:most]
+                self._cut.add(key)
 
 
 class Facts:
@@ -64,3 +74,22 @@ class Facts:
         """What a class inherits from."""
         self.first: Known[FileId, GraphNode] = Known()
         """The first node of a file, which stands for its module."""
+        self.has_part_of_bases = False
+        """Whether bases were left out: those of all classes are fetched in one list."""
+        self.has_part_of_module = False
+        """Whether a module had more files than are looked at, since `begin`."""
+
+    def begin(self) -> None:
+        """Forgets which lists were given that were cut: names are tried from the start."""
+        self.has_part_of_module = False
+        for known in self._may_be_cut():
+            known.gave_part = False
+
+    @property
+    def gave_part(self) -> bool:
+        """Whether what names mean, since `begin`, was read from a part of what there is."""
+        gave_part = any(known.gave_part for known in self._may_be_cut())
+        return self.has_part_of_bases or self.has_part_of_module or gave_part
+
+    def _may_be_cut(self) -> tuple[Known[Any, Any], ...]:
+        return self.imports, self.by_name, self.by_stem, self.by_folder

@@ -83,13 +83,18 @@ class Imports:
         stem = modules.stem_of(place)
         found = modules.choose_files(module, file.path, language, self._named((stem, place)))
         if language == "python":
-            return [item for item in found if self._starts_at_a_root(module, item)][:MAX_FILES]
+            return self._few([item for item in found if self._starts_at_a_root(module, item)])
         if not found:
             folder = place.rpartition("/")[2]
             found = modules.choose_in_folder(
                 module, file.path, language, self._facts.by_folder.get(folder)
             )
-        return found[:MAX_FILES]
+        return self._few(found)
+
+    def _few(self, files: list[SourceFile]) -> list[SourceFile]:
+        """Returns as many files as are looked at."""
+        self._facts.has_part_of_module |= len(files) > MAX_FILES
+        return files[:MAX_FILES]
 
     def _named(self, names: Iterable[str]) -> list[SourceFile]:
         """Returns the files whose own name is the last part of one of these, each once."""

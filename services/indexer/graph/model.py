@@ -17,7 +17,13 @@ MAX_NODES = 2000
 MAX_USES = 5000
 """Most names that one step of a walk looks up."""
 MAX_SAME_NAME = 500
-"""Most definitions of one name that are looked at."""
+"""Most definitions of one name that are looked at, and most aliases of the names of one step."""
+MAX_SAME_PLACE = 200
+"""Most files of one stem or folder that are looked at."""
+MAX_IMPORTS = 1000
+"""Most imports of one file that are looked at."""
+MAX_MEMBERS = 1000
+"""Most nodes of one container that are told."""
 MAX_GUESSES = 5
 """Most definitions that are told of a name that may mean each of them."""
 

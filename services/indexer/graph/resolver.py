@@ -84,6 +84,8 @@ class Resolver:
                 return _told(found, Resolution.IMPORTED)
         if language in _IMPLICIT_SELF and (found := self._inherited(owner, use.name)):
             return _told(found, Resolution.LOCAL)
+        if language in _SCOPED - _NEIGHBOURS:
+            return []
         candidates = self._candidates(use, methods=language in _IMPLICIT_SELF)
         if language in _NEIGHBOURS:
             near = [node for node in candidates if _are_neighbours(node, owner)]

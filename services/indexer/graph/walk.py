@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from services.indexer.graph.facts import Facts
 from services.indexer.graph.model import (
+    MAX_MEMBERS,
+    MAX_SAME_NAME,
     MAX_USES,
     Edge,
     EdgeKind,
@@ -44,11 +46,12 @@ class View(Protocol):
 
     async def nodes(self, ids: Sequence[NodeId]) -> dict[NodeId, GraphNode]: ...
     async def uses(self, nodes: Sequence[NodeId], kinds: Sequence[ReferenceKind]) -> list[Use]: ...
+    async def aliases(self, names: Sequence[str]) -> list[str]: ...
     async def users(
         self, names: Sequence[str], kinds: Sequence[ReferenceKind], most: int
     ) -> list[Use]: ...
     async def importers(self, stems: Sequence[str]) -> list[Use]: ...
-    async def members(self, nodes: Sequence[NodeId]) -> list[tuple[NodeId, GraphNode]]: ...
+    async def members(self, nodes: Sequence[NodeId]) -> dict[NodeId, list[GraphNode]]: ...
     async def fill(self, facts: Facts) -> bool: ...
 
 
@@ -73,6 +76,9 @@ class GraphWalk:
         self._nodes: dict[NodeId, GraphNode] = {}
         self._edges: dict[tuple[NodeId, NodeId, EdgeKind], Edge] = {}
         self._truncated = False
+        """Whether there was too much to go on with."""
+        self._left_out = False
+        """Whether something was left out of what the walk went on with."""
 
     async def from_nodes(self, starts: Sequence[GraphNode]) -> Walked:
         """Returns what is found from nodes; in the order of distance, then of path and place."""
@@ -92,7 +98,7 @@ class GraphWalk:
             edge for edge in self._edges.values() if {edge.source, edge.target} <= {*self._nodes}
         ]
         walked.edges = sorted(kept, key=lambda edge: (edge.source, edge.target, edge.kind))
-        walked.truncated = self._truncated
+        walked.truncated = self._truncated or self._left_out
         return walked
 
     async def _step(self, frontier: Sequence[GraphNode]) -> list[GraphNode]:
@@ -100,9 +106,11 @@ class GraphWalk:
         found: dict[NodeId, GraphNode] = {}
         ids = [node.id for node in frontier]
         if self._spec.goes_out(EdgeKind.CONTAINS):
-            for container, member in await self._view.members(ids):
-                found[member.id] = member
-                self._add(Edge(container, member.id, EdgeKind.CONTAINS, Resolution.SYNTAX, 0))
+            for container, members in (await self._view.members(ids)).items():
+                self._left_out |= len(members) > MAX_MEMBERS
+                for member in members[:MAX_MEMBERS]:
+                    found[member.id] = member
+                    self._add(Edge(container, member.id, EdgeKind.CONTAINS, Resolution.SYNTAX, 0))
         if self._spec.goes_in(EdgeKind.CONTAINS):
             for node in await self._containers(frontier):
                 found[node.id] = node
@@ -138,12 +146,15 @@ class GraphWalk:
         if spec.goes_in(EdgeKind.TESTS) and ReferenceKind.CALL not in kinds:
             kinds.append(ReferenceKind.CALL)
         names = sorted({node.name for node in frontier if node.is_definition})
-        self._truncated |= len(names) > MAX_NAMES
         uses = []
         if names and kinds:
+            self._truncated |= len(names) > MAX_NAMES
             names = names[:MAX_NAMES]
             most = max(MAX_USES // len(names), 1)
-            uses = await self._view.users(names, kinds, most + 1)
+            aliases = await self._view.aliases(names)
+            self._left_out |= len(aliases) > MAX_SAME_NAME
+            wanted = sorted({*names, *aliases[:MAX_SAME_NAME]})
+            uses = await self._view.users(wanted, kinds, most + 1)
             counts = Counter(use.name for use in uses)
             self._truncated |= max(counts.values(), default=0) > most
         if spec.goes_in(EdgeKind.IMPORTS):
@@ -163,9 +174,11 @@ class GraphWalk:
     async def _resolve(self, uses: list[Use]) -> list[tuple[Use, list[Target]]]:
         """Returns what names mean; tried again until no fact is missing."""
         for _ in range(MOST_ROUNDS):
+            self._facts.begin()
             # Thousands of names take a while, and the event loop serves others.
             targets = await asyncio.to_thread(lambda: [self._resolver.resolve(use) for use in uses])
             if not await self._view.fill(self._facts):
+                self._left_out |= self._facts.gave_part
                 return list(zip(uses, targets, strict=True))
         self._truncated = True
         return list(zip(uses, targets, strict=True))

@@ -11,7 +11,7 @@ from services.indexer import metrics
 from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
 from services.indexer.search.priors import FilePriors
 from services.indexer.search.question import read_question
-from services.indexer.search.ranking import Arms, rank
+from services.indexer.search.ranking import Arms, parts_of, rank
 from services.indexer.search.signatures import signature_of
 from services.runtime.errors import StateConflictError
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from services.indexer.model import ModelId, RegisteredModel
     from services.indexer.search.model import Hit, SearchFilter
     from services.indexer.search.question import Question
+    from services.indexer.search.ranking import Parts
     from services.indexer.search.reranking import Reranked, Reranker
     from services.indexer.search.weights import Ranking
     from services.indexer.storage.search import Scored, SearchStore
@@ -119,8 +120,7 @@ class SearchEngine:
         finally:
             vector.cancel()
         arms = {name: _joined([each[name] for each, _ in found]) for name in found[0][0]}
-        scores = {name: dict(arm) for name, arm in arms.items()}  # an item is a pair
-        joined = Arms(scores["dense"], scores["lexical"], frozenset(scores["named"]))
+        joined = _as_arms(arms)
         known = {node: hit for _, each in found for node, hit in each.items()}
         # In one order, whichever arm was the first: equal ones then always stand alike.
         ranked = rank(self._ranking, asked, joined, [known[node] for node in sorted(known)])
@@ -146,6 +146,10 @@ class SearchEngine:
     def priors(self, query: str, hit: Hit) -> dict[str, float]:
         """Returns the factors that ranking applies to a hit's file for itself alone, by name."""
         return FilePriors(self._ranking, read_question(query)).of(hit.path, {})
+
+    def parts(self, query: str, trace: SearchTrace) -> dict[NodeId, Parts]:
+        """Returns what each hit of a search is worth in its file."""
+        return parts_of(self._ranking, read_question(query), _as_arms(trace.arms), trace.hits)
 
     async def read(self, workspace: Workspace, hits: Sequence[Hit]) -> list[FoundText]:
         """Returns hits with their text, read from the files and verified against the digest."""
@@ -222,6 +226,11 @@ class SearchEngine:
         found = await work
         metrics.SEARCH_SECONDS.labels(arm).observe(time.perf_counter() - started)
         return found
+
+
+def _as_arms(found: Mapping[str, Sequence[Scored]]) -> Arms:
+    scores = {name: dict(arm) for name, arm in found.items()}  # an item is a pair
+    return Arms(scores["dense"], scores["lexical"], frozenset(scores["named"]))
 
 
 def _joined(arms: Sequence[list[Scored]]) -> list[Scored]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer.search.blending import rerank_places
+from services.indexer.search.ranking import Parts
 from services.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from services.indexer.storage.search import Scored
     from services.indexer.storage.truth import Origin, TruthStore
     from services.indexer.storage.workspaces import WorkspaceStore
+
+
+_NO_PARTS = Parts(0.0, 1.0, 0.0)
+"""Of a node that no arm found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Explanation:
     hit: Hit
     place: int
     fused_score: float
+    """Score before the priors: what it is worth in its file by `parts`, times `pooling_factor`."""
+    parts: Parts
     arms: tuple[ArmPlace, ...]
     priors: Mapping[str, float]
     origin: Origin
@@ -52,6 +59,11 @@ class Explanation:
     reranking: RerankOutcome
     rerank: RerankPlace | None
     """None where the reranker did not score it."""
+
+    @property
+    def pooling_factor(self) -> float:
+        """What the nodes of the file say together, as a factor of what its best one is worth."""
+        return self.fused_score / self.parts.worth if self.parts.worth else 1.0
 
 
 class Explainer:
@@ -70,14 +82,17 @@ class Explainer:
         node: NodeId,
         *,
         rerank: bool | None = None,
+        at_least: int = 0,
     ) -> Explanation:
         """Searches, and returns how it ranks a node, also one that it does not find.
+
+        What is told is of a search of these arguments: see `SearchEngine.trace`.
 
         Raises:
             NotFoundError: there is no such node, or it has no vector yet.
             StateConflictError: a workspace was never indexed, or they have different models.
         """
-        trace = await self._engine.trace(workspaces, query, only, rerank=rerank)
+        trace = await self._engine.trace(workspaces, query, only, rerank=rerank, at_least=at_least)
         told = await self.explain_trace(workspaces, query, trace, [node])
         if not told:
             name = workspaces[0].name
@@ -108,11 +123,13 @@ class Explainer:
                 origins[node] = origin, model.fingerprint
         arms = {name: _places(arm) for name, arm in trace.arms.items()}
         reranked = _rerank_places(trace)
+        parts = self._engine.parts(query, trace)
         return [
             Explanation(
                 known[node],
                 places.get(node, 0),
                 trace.fused.get(node, 0.0),
+                parts.get(node, _NO_PARTS),
                 tuple(ArmPlace(name, *arm.get(node, (0, 0.0))) for name, arm in arms.items()),
                 trace.factors.get(node) or self._engine.priors(query, known[node]),
                 *origins[node],

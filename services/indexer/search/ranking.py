@@ -55,6 +55,22 @@ class Ranked(NamedTuple):
     factors: Mapping[str, float]
 
 
+class Parts(NamedTuple):
+    """What a hit is worth in its file: what the arms give, times a factor, and what its name adds.
+
+    Its score before factors is this times what the nodes of its file say together.
+    """
+
+    arms: float
+    outline: float
+    definition: float
+
+    @property
+    def worth(self) -> float:
+        """All of it."""
+        return self.arms * self.outline + self.definition
+
+
 _Candidate: TypeAlias = "tuple[float, int, int, Hit, float, float, float]"
 """A hit in its file, in the order that they sort by: what it is worth there less than zero, its
 start, its number among all hits, which no other has, the hit, and what the arms and its name give.
@@ -84,6 +100,19 @@ def rank(ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]) 
         Ranked(hit.scored(-loss), fused, factors)
         for loss, _, _, _, _, hit, fused, factors in ranked
     ]
+
+
+def parts_of(
+    ranking: Ranking, question: Question, arms: Arms, hits: Iterable[Hit]
+) -> dict[NodeId, Parts]:
+    """Returns what hits are worth in their files, as `rank` has it."""
+    parts: dict[NodeId, Parts] = {}
+    for candidates in _by_file(ranking, question, arms, hits).values():
+        for loss, _, _, hit, _, _, definition in candidates:
+            outline = ranking.outline_factor if hit.kind in _OUTLINES else 1.0
+            own = -loss - definition
+            parts[hit.node_id] = Parts(own / outline if outline else 0.0, outline, definition)
+    return parts
 
 
 def _by_file(

@@ -61,19 +61,23 @@ class Truth:
                 changed[item.hit.path].append(item.hit)
         if changed and workspace.active_model_id is not None:
             model = await self._workspaces.model(workspace.active_model_id)
+            ids = [hit.node_id for hits in changed.values() for hit in hits]
+            stored = await self._store.twins(workspace.id, ids)
             paths = list(changed)
             for start in range(0, len(paths), FILES_AT_ONCE):
                 part = {path: changed[path] for path in paths[start : start + FILES_AT_ONCE]}
-                again = await self._look_for(workspace, model.max_tokens, part)
+                again = await self._look_for(workspace, model.max_tokens, part, stored)
                 seen.update((item.hit.node_id, item) for item in again)
         return [seen[hit.node_id] for hit in hits]
 
     async def _look_for(
-        self, workspace: Workspace, max_tokens: int, changed: Mapping[str, Sequence[Hit]]
+        self,
+        workspace: Workspace,
+        max_tokens: int,
+        changed: Mapping[str, Sequence[Hit]],
+        stored: Mapping[NodeId, Sequence[StoredNode]],
     ) -> list[Verified]:
         """Returns what became of hits, by file, whose file changed."""
-        ids = [hit.node_id for hits in changed.values() for hit in hits]
-        stored = await self._store.stored(workspace.id, ids)
         files = [(path, b"") for path in changed]
         found: list[Verified] = []
         for outcome in await self._io.parse(workspace.tree, files, max_tokens):
@@ -110,10 +114,14 @@ def _at_first(hit: Hit, text: str | Failure) -> Verified:
 
 
 def _in_file(
-    parsed: ParsedFile, hits: Sequence[Hit], stored: Mapping[NodeId, StoredNode]
+    parsed: ParsedFile, hits: Sequence[Hit], stored: Mapping[NodeId, Sequence[StoredNode]]
 ) -> list[Verified]:
-    """Returns what a file holds of hits; equal texts are told apart by name, as a run does it."""
-    plan = match_nodes(parsed.nodes, [stored[hit.node_id] for hit in hits if hit.node_id in stored])
+    """Returns what a file holds of hits; equal texts are told apart by name, as a run does it.
+
+    So all stored nodes of the hits' texts take part, also those that are no hits.
+    """
+    known = next((stored[hit.node_id] for hit in hits if hit.node_id in stored), ())
+    plan = match_nodes(parsed.nodes, known)
     places = {
         kept: node for kept, node in zip(plan.kept, parsed.nodes, strict=True) if kept is not None
     }

@@ -5,7 +5,17 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from services.indexer.graph.model import MAX_SAME_NAME, MAX_USES, GraphNode, Import, SourceFile, Use
+from services.indexer.graph.model import (
+    MAX_IMPORTS,
+    MAX_MEMBERS,
+    MAX_SAME_NAME,
+    MAX_SAME_PLACE,
+    MAX_USES,
+    GraphNode,
+    Import,
+    SourceFile,
+    Use,
+)
 from services.indexer.model import FileId, NodeId, NodeKind, ReferenceKind
 from services.indexer.search.model import Hit
 
@@ -20,12 +30,6 @@ if TYPE_CHECKING:
 
 MOST_KEYS = 2000
 """Most keys of one statement; those left over are fetched by the next."""
-MOST_IMPORTS = 1000
-"""Most imports of one file that are looked at."""
-MOST_FILES = 200
-"""Most files of one stem or folder that are looked at."""
-MOST_MEMBERS = 1000
-"""Most nodes of one class that are told."""
 
 _NODE = "n.id, n.file_id, f.path, f.language, n.kind, n.qualified_name, n.parent_id, n.ordinal"
 _FILE = "JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id"
@@ -172,31 +176,32 @@ class GraphView:
         """Returns the names in nodes; one more than `MAX_USES` tells that there are more."""
         return _uses(await self._fetch(USES, nodes, [kind.value for kind in kinds], MAX_USES + 1))
 
+    async def aliases(self, names: Sequence[str]) -> list[str]:
+        """Returns what imports call names; one more than `MAX_SAME_NAME` tells of more."""
+        return [row["alias"] for row in await self._fetch(ALIASES, names, MAX_SAME_NAME + 1)]
+
     async def users(
         self, names: Sequence[str], kinds: Sequence[ReferenceKind], most: int
     ) -> list[Use]:
-        """Returns where names are used, of each so often at most; aliases of theirs too."""
-        aliases = await self._fetch(ALIASES, names, MAX_SAME_NAME)
-        wanted = sorted({*names, *(row["alias"] for row in aliases)})
-        return _uses(await self._fetch(USERS, wanted, [kind.value for kind in kinds], most))
+        """Returns where names are used, of each so often at most."""
+        return _uses(await self._fetch(USERS, names, [kind.value for kind in kinds], most))
 
     async def importers(self, stems: Sequence[str]) -> list[Use]:
         """Returns imports of modules whose last part is one of these."""
         return _uses(await self._fetch(IMPORTERS, stems, MAX_USES + 1))
 
-    async def members(self, nodes: Sequence[NodeId]) -> list[tuple[NodeId, GraphNode]]:
-        """Returns what nodes contain, with the container."""
-        rows = await self._fetch(MEMBERS, nodes, MOST_MEMBERS)
-        return [(NodeId(row["asked"]), _node(row)) for row in rows]
+    async def members(self, nodes: Sequence[NodeId]) -> dict[NodeId, list[GraphNode]]:
+        """Returns what nodes contain; of one, one more than `MAX_MEMBERS` tells of more."""
+        rows = await self._fetch(MEMBERS, nodes, MAX_MEMBERS + 1)
+        return _grouped((NodeId(row["asked"]), _node(row)) for row in rows)
 
     async def fill(self, facts: Facts) -> bool:
         """Fetches the facts that are missing; returns whether any was."""
         filled = False
         if keys := facts.imports.take_missing(MOST_KEYS):
-            rows = await self._fetch(IMPORTS_OF, keys, MOST_IMPORTS)
-            facts.imports.put(
-                keys, _grouped((row["key"], Import(row[2], row[1], row[3])) for row in rows)
-            )
+            rows = await self._fetch(IMPORTS_OF, keys, MAX_IMPORTS + 1)
+            imports = _grouped((row["key"], Import(row[2], row[1], row[3])) for row in rows)
+            facts.imports.put(keys, imports, MAX_IMPORTS)
             filled = True
         if pairs := facts.in_file.take_missing(MOST_KEYS):
             rows = await self._fetch(IN_FILE, [pair[0] for pair in pairs], [p[1] for p in pairs])
@@ -204,18 +209,21 @@ class GraphView:
             facts.in_file.put(pairs, _grouped(((node.file_id, node.name), node) for node in nodes))
             filled = True
         if names := facts.by_name.take_missing(MOST_KEYS):
-            rows = await self._fetch(BY_NAME, names, MAX_SAME_NAME)
-            facts.by_name.put(names, _grouped((row["key"], _node(row)) for row in rows))
+            rows = await self._fetch(BY_NAME, names, MAX_SAME_NAME + 1)
+            named = _grouped((row["key"], _node(row)) for row in rows)
+            facts.by_name.put(names, named, MAX_SAME_NAME)
             filled = True
         for known, sql in ((facts.by_stem, BY_STEM), (facts.by_folder, BY_FOLDER)):
             if stems := known.take_missing(MOST_KEYS):
-                known.put(stems, _files(await self._fetch(sql, stems, MOST_FILES)))
+                places = _files(await self._fetch(sql, stems, MAX_SAME_PLACE + 1))
+                known.put(stems, places, MAX_SAME_PLACE)
                 filled = True
         if paths := facts.by_path.take_missing(MOST_KEYS):
             facts.by_path.put(paths, _files(await self._fetch(BY_PATH, paths)))
             filled = True
         if classes := facts.bases.take_missing(MOST_KEYS):
             uses = await self.uses(classes, [ReferenceKind.INHERIT])
+            facts.has_part_of_bases |= len(uses) > MAX_USES
             facts.bases.put(classes, _grouped((use.owner.id, use) for use in uses))
             filled = True
         if files := facts.first.take_missing(MOST_KEYS):

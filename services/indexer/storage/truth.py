@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,13 @@ if TYPE_CHECKING:
     from services.indexer.model import WorkspaceId
     from services.indexer.storage.database import Database
 
-STORED = """
-SELECT id, kind, qualified_name, part, content_hash FROM nodes
-WHERE workspace_id = $1 AND id = ANY ($2)
+TWINS = """
+WITH asked AS MATERIALIZED (
+    SELECT file_id, content_hash FROM nodes WHERE workspace_id = $1 AND id = ANY ($2))
+SELECT n.file_id, n.id, n.kind, n.qualified_name, n.part, n.content_hash
+FROM (SELECT DISTINCT file_id FROM asked) a
+JOIN nodes n ON n.workspace_id = $1 AND n.file_id = a.file_id
+WHERE n.content_hash IN (SELECT content_hash FROM asked)
 """
 ORIGIN = """
 SELECT id, embedded_run, extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age
@@ -38,22 +43,26 @@ class TruthStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def stored(
+    async def twins(
         self, workspace_id: WorkspaceId, nodes: Sequence[NodeId]
-    ) -> dict[NodeId, StoredNode]:
-        """Returns what matching needs of nodes, those that are gone left out."""
+    ) -> dict[NodeId, list[StoredNode]]:
+        """Returns what matching needs of nodes: of each, all in its file that have an asked text.
+
+        Those that are gone are left out. Other texts of a file take no part in matching these.
+        """
         async with self._database.connection() as connection:
-            rows = await connection.fetch(STORED, workspace_id, nodes)
-        return {
-            NodeId(row["id"]): StoredNode(
+            rows = await connection.fetch(TWINS, workspace_id, nodes)
+        by_file: dict[int, list[StoredNode]] = defaultdict(list)
+        for row in rows:
+            node = StoredNode(
                 NodeId(row["id"]),
                 NodeKind(row["kind"]),
                 row["qualified_name"],
                 row["part"],
                 row["content_hash"],
             )
-            for row in rows
-        }
+            by_file[row["file_id"]].append(node)
+        return {node.id: found for found in by_file.values() for node in found}
 
     async def origins(
         self, workspace_id: WorkspaceId, nodes: Sequence[NodeId]

@@ -92,3 +92,18 @@ def test_an_explanation_tells_what_the_reranker_made_of_a_hit(
     json = explanation_json(search_pb2.ExplainHitResponse(rerank=place))
     assert json["rerank"] == {"rank": 2, "score": 0.75, "rank_before": 5}
     assert explanation_json(search_pb2.ExplainHitResponse())["rerank"] is None
+
+
+def test_an_explanation_shows_what_the_fused_score_is_made_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    told = search_pb2.ExplainHitResponse(
+        fused_score=1.2, arms_score=0.5, outline_factor=0.8, definition=0.2, pooling_factor=2
+    )
+
+    print_explanation(told)
+
+    assert "fused   (arms 0.5 x0.8 + definition 0.2) x2" in capsys.readouterr().out
+    json = explanation_json(told)
+    assert (json["arms_score"], json["outline_factor"]) == (0.5, 0.8)
+    assert (json["definition"], json["pooling_factor"]) == (0.2, 2)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.indexer.model import NodeId, NodeKind
 from services.indexer.search.model import Hit
 from services.indexer.search.question import read_question
-from services.indexer.search.ranking import Arms, Ranked, rank
+from services.indexer.search.ranking import Arms, Ranked, parts_of, rank
 from services.indexer.search.weights import WEIGHTS, Ranking, read_weights
 
 _SCORES = st.dictionaries(
@@ -233,6 +233,27 @@ def test_several_middling_nodes_of_a_file_say_more_than_a_lucky_one() -> None:
     ordered = _rank("x y", {**many, _hit(9): 1.0, _hit(10): 0.0})
 
     assert ordered[0].hit.path == "many.py"
+
+
+def test_what_hits_are_worth_in_their_file_tells_their_scores_but_for_one_factor() -> None:
+    """Red when the bonus of a definition, or the factor of a window, is told among the arms."""
+    hits = [
+        _hit(1, path="a.py", name="find_it"),
+        _hit(2, path="a.py", kind=NodeKind.WINDOW),
+        _hit(3, path="a.py"),
+    ]
+    arms = Arms({NodeId(1): 0.5, NodeId(2): 0.9, NodeId(3): 0.1}, {NodeId(3): 2.0})
+    question, ranking = read_question("where is find_it"), Ranking()
+
+    parts = parts_of(ranking, question, arms, hits)
+
+    share = ranking.dense_share(question.kind)
+    assert parts[NodeId(1)] == pytest.approx((share / 2, 1, ranking.mention_bonus))
+    assert parts[NodeId(2)] == pytest.approx((share, ranking.outline_factor, 0))
+    assert parts[NodeId(3)] == pytest.approx((1 - share, 1, 0))
+    ranked = rank(ranking, question, arms, hits)
+    pooling = [item.fused / parts[item.hit.node_id].worth for item in ranked]
+    assert pooling == pytest.approx([pooling[0]] * 3)
 
 
 def test_a_hit_tells_the_factors_of_its_score() -> None:
