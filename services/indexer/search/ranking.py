@@ -107,7 +107,8 @@ def parts_of(
 ) -> dict[NodeId, Parts]:
     """Returns what hits are worth in their files, as `rank` has it."""
     parts: dict[NodeId, Parts] = {}
-    for candidates in _by_file(ranking, question, arms, hits).values():
+    share = _dense_share(ranking, question, arms)
+    for candidates in _by_file(ranking, question, arms, hits, share).values():
         for loss, _, _, hit, _, _, definition in candidates:
             outline = ranking.outline_factor if hit.kind in _OUTLINES else 1.0
             own = -loss - definition
