@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lodestone.indexer.v1.search_service_pb2 import SearchFilter
 from services.cli.trees import check_workspace_id, tree_path
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.globs import beneath, whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +28,7 @@ class Scope:
     @property
     def globs(self) -> tuple[str, ...]:
         """Globs of what lies beneath the folder; none for the tree."""
-        return (self.folder, f"{self.folder}/**") if self.folder else ()
+        return whole_folder(self.folder) if self.folder else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class Filters:
         """Returns the filter of a request; globs are of what lies beneath the scope's folder."""
         globs = scope.globs
         if self.globs:
-            globs = tuple(_beneath(scope.folder, glob) for glob in self.globs)
+            globs = tuple(beneath(scope.folder, glob) for glob in self.globs)
         return SearchFilter(
             paths=globs,
             languages=self.languages,
@@ -105,10 +106,3 @@ def around(trees: Iterable[tuple[str, str, str]], path: Path, roots: str) -> Sco
         if best is None or len(tree.parts) > best[0]:
             best = (len(tree.parts), Scope(name, "" if inner == "." else inner))
     return best[1] if best else None
-
-
-def _beneath(folder: str, glob: str) -> str:
-    """Returns a glob of a folder; one without a slash matches names in any folder below it."""
-    if not folder:
-        return glob
-    return f"{folder}/{glob.removeprefix('/')}" if "/" in glob else f"{folder}/**/{glob}"

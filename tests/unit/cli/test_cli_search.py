@@ -43,9 +43,11 @@ def test_the_innermost_tree_around_a_path_is_searched(path: str, scope: Scope | 
     [
         ("", (), []),
         ("", ("*.py", "a/**"), ["*.py", "a/**"]),
-        ("src", (), ["src", "src/**"]),
-        ("src", ("*.py",), ["src/**/*.py"]),
-        ("src", ("a/**", "/b.py"), ["src/a/**", "src/b.py"]),
+        ("src", (), ["/src", "/src/**"]),
+        ("src", ("*.py",), ["/src/**/*.py"]),
+        ("src", ("a/**", "/b.py"), ["/src/a/**", "/src/b.py"]),
+        ("we*rd", (), [r"/we\*rd", r"/we\*rd/**"]),
+        ("we*rd", (r"\*.py",), [r"/we\*rd/**/\*.py"]),
     ],
 )
 def test_globs_are_of_what_lies_beneath_the_folder(
