@@ -111,7 +111,7 @@ def _show(found: SearchNodesResponse, options: SearchOptions) -> None:
         why = {node: {"explanation": explanation_json(item)} for node, item in told.items()}
         click.echo(json.dumps([hit_json(hit) | why.get(hit.node_id, {}) for hit in hits]))
     else:
-        print_hits(hits, options.text, told)
+        print_hits(hits, options.text, told, verified=options.verify)
 
 
 def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions) -> None:

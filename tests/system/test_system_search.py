@@ -93,3 +93,34 @@ def test_a_path_that_cannot_be_searched_is_refused(
             assert (done.code, done.stdout) == (ExitCode.USAGE, "")
             assert words in done.stderr
             assert "Traceback" not in done.stderr
+
+
+def test_verify_tells_what_became_of_each_hit(stack: Lodestone, tmp_path: Path) -> None:
+    """Red when --verify is not sent, or the text does not tell what moved where."""
+    for name in ("fresh", "moved", "gone"):
+        (tmp_path / f"{name}.py").write_text(
+            f"def verify_canary_{name}():\n    return 1\n", "utf-8"
+        )
+    stack.index(tmp_path)
+    moved = tmp_path / "moved.py"
+    moved.write_text(f"import os\n\n\n{moved.read_text('utf-8')}", "utf-8")
+    (tmp_path / "gone.py").unlink()
+    asked = ("search", "verify_canary", "--path", str(tmp_path), "--kind", "function")
+
+    hits = stack.run(*asked, "--verify", "--text", "none", "--json").json
+    shown = stack.run(*asked, "--verify")
+    unasked = stack.run(*asked, "--text", "none")
+
+    told = {hit["path"]: (hit["freshness"], hit["start_line"], hit["end_line"]) for hit in hits}
+    assert told == {
+        "fresh.py": ("fresh", 1, 2),
+        "moved.py": ("moved", 4, 5),
+        "gone.py": ("gone", 1, 2),
+    }
+    heads = {line.partition(":")[0]: line for line in shown.stdout.splitlines() if ".py:" in line}
+    assert heads["fresh.py"].endswith("(fresh)")
+    assert heads["moved.py"].startswith("moved.py:4-5 ")
+    assert heads["moved.py"].endswith("(moved to lines 4-5)")
+    assert heads["gone.py"].endswith("(gone)")
+    assert "     4 def verify_canary_moved():" in shown.stdout
+    assert "(" not in unasked.stdout
