@@ -67,7 +67,7 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     Raises:
         StartError: there is none, or more than one, or the path lies not in the one that was named.
     """
-    path = _existing(filters.path) if filters.path else None
+    path = existing_path(filters.path) if filters.path else None
     if filters.workspace:
         name = f"workspaces/{check_workspace_id(filters.workspace)}"
         return Scope(name) if path is None else _inside(indexer.get_workspace(name), path, roots)
@@ -95,7 +95,7 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     )
 
 
-def _existing(path: str) -> Path:
+def existing_path(path: str) -> Path:
     """Returns a path, absolute and links resolved. Raises StartError when nothing is there."""
     resolved = Path(os.path.realpath(path))  # of a loop of links Path.resolve makes another error
     if not resolved.exists():
