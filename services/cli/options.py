@@ -45,5 +45,12 @@ def given_once(_context: click.Context, _option: click.Parameter, values: tuple[
     return values[0] if values else ""
 
 
+def not_blank(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Returns a question as it is; one of blanks alone would find anything."""
+    if value is not None and not value.strip():  # a shell that completes words has none
+        raise click.BadParameter("It is empty.")
+    return value
+
+
 def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:
     return value.absolute() if value is not None else default_root(os.environ)

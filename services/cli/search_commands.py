@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.options import common, data_folder, given_once
+from services.cli.options import common, data_folder, given_once, not_blank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", callback=not_blank)
 @_filters
 @click.option(
     "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
@@ -91,7 +91,7 @@ def search(**options: Any) -> ExitCode:
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", callback=not_blank)
 @_filters
 @click.option(
     "--budget",
@@ -129,7 +129,7 @@ def context(**options: Any) -> ExitCode:
 
 
 @click.command()
-@click.argument("symbol")
+@click.argument("symbol", callback=not_blank)
 @_once("--workspace", "Workspace. Default: the one around this folder.")
 @_once("--path", "The workspace around this folder.")
 @click.option("--callers", is_flag=True, help="What calls it.")

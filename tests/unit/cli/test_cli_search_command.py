@@ -9,6 +9,7 @@ import pytest
 from lodestone.indexer.v1.search_service_pb2 import SearchFilter, SearchNodesRequest
 from services.cli import search_commands
 from services.cli.__main__ import main
+from services.cli.commands import cli
 from services.cli.scope import Scope
 from services.cli.search import search_request
 from services.runtime.exits import ExitCode
@@ -96,6 +97,30 @@ def test_what_is_searched_is_named_once(
     assert (twice, empty) == (ExitCode.USAGE, ExitCode.USAGE)
     assert f"'{option}': It is given once" in told
     assert f"'{option}': It is empty" in told
+
+
+@pytest.mark.parametrize("command", ["search", "context", "graph"])
+@pytest.mark.parametrize("asked", ["", " \n"])
+def test_an_empty_question_is_refused(
+    command: str, asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when blanks are searched for, which finds anything."""
+    assert main([command, asked]) == ExitCode.USAGE
+    assert "It is empty" in capsys.readouterr().err
+
+
+def test_an_argument_that_is_no_text_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bytes that are no UTF-8 end in no traceback."""
+
+    def call(**_arguments: object) -> None:
+        SearchNodesRequest(query="\udcff")
+
+    monkeypatch.setattr(cli, "main", call)
+
+    assert main(["search", "\udcff"]) == ExitCode.USAGE
+    assert "not UTF-8" in capsys.readouterr().err
 
 
 def _fields(message: SearchNodesRequest | SearchFilter) -> set[str]:
