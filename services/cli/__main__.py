@@ -26,6 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _fail(ExitCode.INTERRUPTED, "Interrupted.")
+    except UnicodeEncodeError as error:
+        if not any("\udc80" <= sign <= "\udcff" for sign in str(error.object)):
+            raise
+        return _fail(ExitCode.USAGE, "An argument, or a path that it leads to, is not UTF-8.")
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -16,13 +16,24 @@ if TYPE_CHECKING:
     from lodestone.indexer.v1.search_service_pb2 import ExplainHitResponse
 
 _SHOWN_LINES = 20
-_LOST = {NodeHit.FRESHNESS_CHANGED: "the file changed since", NodeHit.FRESHNESS_GONE: "gone"}
+_NOTES = {
+    NodeHit.FRESHNESS_MOVED: "moved to lines {0.start_line}-{0.end_line}",
+    NodeHit.FRESHNESS_CHANGED: "the file changed since",
+    NodeHit.FRESHNESS_GONE: "gone",
+}
+_VERIFIED_NOTES = {
+    NodeHit.FRESHNESS_UNSPECIFIED: "not verified: its file cannot be read",
+    NodeHit.FRESHNESS_FRESH: "fresh",
+    **_NOTES,
+}
 
 
 def print_hits(
     hits: Sequence[NodeHit],
     text: str = "short",
     told: Mapping[int, ExplainHitResponse] | None = None,
+    *,
+    verified: bool = False,
 ) -> None:
     """Prints where each hit lies, what it is, its score, why, and its code.
 
@@ -31,12 +42,14 @@ def print_hits(
         text: `short` prints the first lines of the code, `full` and `signature` all that came,
             `none` none.
         told: why, by the hit's node, where it was asked for.
+        verified: whether hits were held against the live files; each then says what it is.
     """
+    notes = _VERIFIED_NOTES if verified else _NOTES
     if not hits:
         click.echo("Nothing was found.")
     for hit in hits:
         click.secho(f"{hit.path}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
-        note = f"  ({_LOST[hit.freshness]})" if hit.freshness in _LOST else ""
+        note = f"  ({notes[hit.freshness].format(hit)})" if hit.freshness in notes else ""
         name = f"  {hit.qualified_name}" if hit.qualified_name else ""
         click.echo(f"{name}  {hit.kind}  {hit.score:.3f}{note}")
         if told and hit.node_id in told:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.cli.channels import TOKEN_FILE
-from services.cli.scope import around
+from services.cli.scope import around, existing_path
 from services.cli.stack import Stack
 from services.cli.trees import resolve_tree, tree_path
 from services.client import CallError, Lodestone
@@ -67,11 +67,16 @@ class StackBackend:
         return self._client
 
     def place_of(self, folder: str, workspaces: Sequence[Workspace]) -> Place | None:
-        """Returns the innermost workspace around a folder of this machine."""
+        """Returns the innermost workspace around a folder of this machine, or None."""
         if not Path(folder).is_absolute():
             return None
         trees = [(each.name, each.root, each.directory) for each in workspaces]
-        found = around(trees, Path(folder).resolve(), self._roots)
+        try:
+            found = around(trees, existing_path(folder), self._roots)
+        except StartError as error:
+            raise BackendError(error.message) from error
+        except OSError as error:
+            raise BackendError(f"{folder}: {error.strerror}.") from error
         return None if found is None else Place(found.workspace, found.folder)
 
     def folder_of(self, workspace: Workspace) -> str:

@@ -33,5 +33,24 @@ def data_folder(function: Callable[..., Any]) -> Callable[..., Any]:
     return option(function)
 
 
+def given_once(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> str:
+    """Returns the value of an option that is declared as one of many; empty when it is not given.
+
+    Of several, click itself takes the last one without a word.
+    """
+    if len(values) > 1:
+        raise click.BadParameter("It is given once at most.")
+    if values and not values[0]:
+        raise click.BadParameter("It is empty.")
+    return values[0] if values else ""
+
+
+def not_blank(_context: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Returns a question as it is; one of blanks alone would find anything."""
+    if value is not None and not value.strip():  # a shell that completes words has none
+        raise click.BadParameter("It is empty.")
+    return value
+
+
 def _absolute(_context: click.Context, _option: click.Parameter, value: Path | None) -> Path:
     return value.absolute() if value is not None else default_root(os.environ)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +11,12 @@ from typing import TYPE_CHECKING
 from lodestone.indexer.v1.search_service_pb2 import SearchFilter
 from services.cli.trees import check_workspace_id, tree_path
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.globs import beneath, whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from lodestone.indexer.v1.workspace_service_pb2 import Workspace
     from services.cli.indexer import Indexer
 
 
@@ -27,7 +31,7 @@ class Scope:
     @property
     def globs(self) -> tuple[str, ...]:
         """Globs of what lies beneath the folder; none for the tree."""
-        return (self.folder, f"{self.folder}/**") if self.folder else ()
+        return whole_folder(self.folder) if self.folder else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +51,7 @@ class Filters:
         """Returns the filter of a request; globs are of what lies beneath the scope's folder."""
         globs = scope.globs
         if self.globs:
-            globs = tuple(_beneath(scope.folder, glob) for glob in self.globs)
+            globs = tuple(beneath(scope.folder, glob) for glob in self.globs)
         return SearchFilter(
             paths=globs,
             languages=self.languages,
@@ -61,18 +65,21 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     """Returns the workspace that was named, or the one around the path or the current folder.
 
     Raises:
-        StartError: there is none, or more than one.
+        StartError: there is none, or more than one, or the path lies not in the one that was named.
     """
+    path = existing_path(filters.path) if filters.path else None
     if filters.workspace:
-        return Scope(f"workspaces/{check_workspace_id(filters.workspace)}")
+        name = f"workspaces/{check_workspace_id(filters.workspace)}"
+        return Scope(name) if path is None else _inside(indexer.get_workspace(name), path, roots)
     workspaces = indexer.list_workspaces()
     trees = [(each.name, each.tree.root, each.tree.directory) for each in workspaces]
-    if filters.path:
-        found = around(trees, Path(filters.path).resolve(), roots)
+    if path is not None:
+        found = around(trees, path, roots)
         if found is None:
+            folder = shlex.quote(str(path if path.is_dir() else path.parent))
             raise StartError(
                 ExitCode.USAGE,
-                f"{filters.path} is not indexed: run `lodestone index {filters.path}` first.",
+                f"{filters.path} is not indexed: run `lodestone index {folder}` first.",
             )
         return found
     found = around(trees, Path.cwd(), roots)
@@ -86,6 +93,29 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     raise StartError(
         ExitCode.USAGE, f"Say what to search with --workspace or --path. There are: {names}"
     )
+
+
+def existing_path(path: str) -> Path:
+    """Returns a path, absolute and links resolved. Raises StartError when nothing is there."""
+    resolved = Path(os.path.realpath(path))  # of a loop of links Path.resolve makes another error
+    if not resolved.exists():
+        raise StartError(ExitCode.USAGE, f"{path}: there is no such file or folder.")
+    return resolved
+
+
+def _inside(workspace: Workspace, path: Path, roots: str) -> Scope:
+    """Returns a path as what is searched of a workspace. Raises StartError when it is not in it."""
+    tree = workspace.tree
+    found = around([(workspace.name, tree.root, tree.directory)], path, roots)
+    if found is None:
+        name = workspace.name.removeprefix("workspaces/")
+        folder = tree_path(tree.root, tree.directory, roots)
+        raise StartError(
+            ExitCode.USAGE,
+            f"{path} does not lie in {folder or 'the folder'}, which {name} is of: name a path in "
+            "it, or leave out --workspace or --path.",
+        )
+    return found
 
 
 def around(trees: Iterable[tuple[str, str, str]], path: Path, roots: str) -> Scope | None:
@@ -105,10 +135,3 @@ def around(trees: Iterable[tuple[str, str, str]], path: Path, roots: str) -> Sco
         if best is None or len(tree.parts) > best[0]:
             best = (len(tree.parts), Scope(name, "" if inner == "." else inner))
     return best[1] if best else None
-
-
-def _beneath(folder: str, glob: str) -> str:
-    """Returns a glob of a folder; one without a slash matches names in any folder below it."""
-    if not folder:
-        return glob
-    return f"{folder}/{glob.removeprefix('/')}" if "/" in glob else f"{folder}/**/{glob}"

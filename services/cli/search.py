@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lodestone.indexer.v1.search_service_pb2 import SearchNodesResponse
     from services.cli.indexer import Indexer
-    from services.cli.scope import Filters
+    from services.cli.scope import Filters, Scope
 
 _POLL_SECONDS = 0.5
 
@@ -55,17 +55,7 @@ def run_search(options: SearchOptions) -> ExitCode:
     indexer, roots = connect(options.root)
     try:
         scope = find_scope(indexer, options.filters, roots)
-        request = SearchNodesRequest(
-            parent=scope.workspace,
-            query=options.query,
-            page_size=options.limit,
-            with_text=options.text != "none",
-            signatures=options.text == "signature",
-            verify=options.verify,
-            filter=options.filters.message(scope),
-            rerank=options.rerank,
-            explain=options.explain,
-        )
+        request = search_request(options, scope)
         if options.watch:
             _watch(indexer, request, options)
         else:
@@ -73,6 +63,21 @@ def run_search(options: SearchOptions) -> ExitCode:
     finally:
         indexer.close()
     return ExitCode.OK
+
+
+def search_request(options: SearchOptions, scope: Scope) -> SearchNodesRequest:
+    """Returns what is asked of the indexer."""
+    return SearchNodesRequest(
+        parent=scope.workspace,
+        query=options.query,
+        page_size=options.limit,
+        with_text=options.text != "none",
+        signatures=options.text == "signature",
+        verify=options.verify,
+        filter=options.filters.message(scope),
+        rerank=options.rerank,
+        explain=options.explain,
+    )
 
 
 def find(indexer: Indexer, workspace: str, query: str, limit: int) -> list[NodeHit]:
@@ -106,7 +111,7 @@ def _show(found: SearchNodesResponse, options: SearchOptions) -> None:
         why = {node: {"explanation": explanation_json(item)} for node, item in told.items()}
         click.echo(json.dumps([hit_json(hit) | why.get(hit.node_id, {}) for hit in hits]))
     else:
-        print_hits(hits, options.text, told)
+        print_hits(hits, options.text, told, verified=options.verify)
 
 
 def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions) -> None:

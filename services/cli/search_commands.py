@@ -6,32 +6,40 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.options import common, data_folder
+from services.cli.options import common, data_folder, given_once, not_blank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from services.cli.search import SearchOptions
     from services.runtime.exits import ExitCode
 
 _KINDS = ("module", "class", "function", "method", "block", "section", "window")
 
 
+def _once(name: str, text: str, metavar: str | None = None) -> Callable[..., Any]:
+    """An option that is given once at most."""
+    return click.option(name, multiple=True, callback=given_once, metavar=metavar, help=text)
+
+
 def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds the options that say what is searched."""
     options = (
-        click.option("--workspace", default="", help="Default: the one around this folder."),
-        click.option("--path", default="", help="Search what lies beneath this folder or file."),
+        _once("--workspace", "Default: the one around this folder."),
+        _once("--path", "Search what lies beneath this folder or file."),
         click.option(
-            "--glob", "globs", multiple=True, help="Paths to search, e.g. '*.py', 'a/**'."
+            "--glob",
+            "globs",
+            multiple=True,
+            help="Paths beneath it to search, e.g. '*.py', 'a/**', '/top.py', 'a\\*star.py'.",
         ),
         click.option("--lang", "languages", multiple=True, help="Language, e.g. python."),
         click.option("--kind", "kinds", multiple=True, type=click.Choice(_KINDS)),
         click.option("--symbol", "symbols", multiple=True, help="Qualified name, e.g. Router.add."),
-        click.option(
+        _once(
             "--changed-since",
-            default="",
+            "Only what this run, by its name, or a later one put into the index as it is.",
             metavar="RUN",
-            help="Only what this run, by its name, or a later one put into the index as it is.",
         ),
         click.option(
             "--rerank/--no-rerank",
@@ -45,7 +53,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", callback=not_blank)
 @_filters
 @click.option(
     "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
@@ -68,12 +76,12 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 def search(**options: Any) -> ExitCode:
     """Find the code that is closest to QUERY, in words or code.
 
-    Options that name what is searched can be repeated: any of the values will do.
+    --glob, --lang, --kind and --symbol can be repeated: any of the values will do.
     """
     from services.cli import caller
-    from services.cli.search import SearchOptions, run_search
+    from services.cli.search import run_search
 
-    wanted = SearchOptions(filters=_taken(options), **options)
+    wanted = search_options(options)
     if wanted.watch:  # each of its looks is a trace of its own
         return run_search(wanted)
     with caller.command_span("lodestone.cli.search", wanted.root) as span:
@@ -83,7 +91,7 @@ def search(**options: Any) -> ExitCode:
 
 
 @click.command()
-@click.argument("query")
+@click.argument("query", callback=not_blank)
 @_filters
 @click.option(
     "--budget",
@@ -121,9 +129,9 @@ def context(**options: Any) -> ExitCode:
 
 
 @click.command()
-@click.argument("symbol")
-@click.option("--workspace", default="", help="Workspace. Default: the one around this folder.")
-@click.option("--path", default="", help="The workspace around this folder.")
+@click.argument("symbol", callback=not_blank)
+@_once("--workspace", "Workspace. Default: the one around this folder.")
+@_once("--path", "The workspace around this folder.")
 @click.option("--callers", is_flag=True, help="What calls it.")
 @click.option("--callees", is_flag=True, help="What it calls.")
 @click.option("--tests", is_flag=True, help="Tests that call it.")
@@ -165,6 +173,13 @@ def mcp(**options: Any) -> ExitCode:
     from services.cli.mcp import run_mcp
 
     return run_mcp(**options)
+
+
+def search_options(options: dict[str, Any]) -> SearchOptions:
+    """Returns what the command line asks of `search`, out of its parameters."""
+    from services.cli.search import SearchOptions
+
+    return SearchOptions(filters=_taken(options), **options)
 
 
 def _taken(options: dict[str, Any]) -> Any:

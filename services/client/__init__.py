@@ -35,6 +35,7 @@ from services.client.model import (
     Status,
     Workspace,
 )
+from services.runtime.globs import escape_glob
 
 __all__ = [
     "AccessError",
@@ -66,4 +67,5 @@ __all__ = [
     "Surroundings",
     "UnavailableError",
     "Workspace",
+    "escape_glob",
 ]

@@ -77,7 +77,10 @@ class Filter:
     """What is searched; empty fields take all, a set field takes what equals one of its values."""
 
     paths: tuple[str, ...] = ()
-    """Globs: `*` stays in a folder, `**` crosses folders, no slash matches names anywhere."""
+    r"""Globs: `*` stays in a folder, `**` crosses folders, no slash matches names anywhere.
+
+    A slash at the beginning is the top; `\` takes the next sign as it is (`escape_glob`).
+    """
     languages: tuple[str, ...] = ()
     """Names such as `python`."""
     kinds: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from lodestone.indexer.v1 import search_service_pb2
 from services.indexer.model import NodeKind
+from services.indexer.search.globs import is_open
 from services.indexer.search.highlight import matched_ranges
 from services.indexer.search.model import SearchFilter
 from services.runtime.errors import InvalidRequestError
@@ -27,6 +28,11 @@ def filter_of(
         raise InvalidRequestError(
             f"There is no kind {unknown[0]!r}; kinds are {', '.join(sorted(kinds))}.",
             metadata={"filter.kinds": "unknown kind"},
+        )
+    if any(is_open(glob) for glob in message.paths):
+        raise InvalidRequestError(
+            "A glob of paths ends in an open escape: write a backslash as two.",
+            metadata={"filter.paths": "open escape"},
         )
     return SearchFilter(
         languages=tuple(message.languages),

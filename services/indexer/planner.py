@@ -14,9 +14,10 @@ from services.indexer.model import Failure, ParsedFile, ParseOutcome, Signature
 from services.indexer.outcomes import failed_file
 from services.indexer.patience import Patience
 from services.indexer.run import Outcome, Run, RunCounters, RunMode
-from services.indexer.scope import PathScope, literal
+from services.indexer.scope import PathScope
 from services.indexer.tree_diff import TreeDiff
 from services.runtime.failpoints import failpoint
+from services.runtime.globs import escape_glob
 from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Planner:
         self._recipe = f"{await self._patience.call(self._io.recipe)}/{self._model.max_tokens}"
         repair = self._run.mode is RunMode.REPAIR
         marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
-        entries = [*self._run.paths, *map(literal, marked)]
+        entries = [*self._run.paths, *map(escape_glob, marked)]
         scope = PathScope(entries) if self._run.is_scoped else None
         if repair:
             await self._ledger.put_back_marked(self._run, self._model.id)

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import PathOutsideTreeError
-from services.indexer.search.globs import glob_to_regex
+from services.indexer.search.globs import glob_to_regex, is_open
 from services.runtime.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -14,12 +14,7 @@ if TYPE_CHECKING:
 
 _GLOB = re.compile(r"^(?:[^\\*?]|\\.)*[*?]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\$")
-_SPECIAL = re.compile(r"([\\*?])")
 _IGNORE_SPECIAL = re.compile(r"([\\*?\[\]!# ])")
-_PRIVATE = 0xF0000
-"""First character of a plane that no text uses."""
-
 _MOST_INCLUDES = 256
 """Most patterns of one scan, by io's contract."""
 
@@ -76,13 +71,8 @@ def normal_entries(paths: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_normal(path) for path in paths))
 
 
-def literal(path: str) -> str:
-    """Returns the entry that names this file alone, whatever characters its name has."""
-    return _SPECIAL.sub(r"\\\1", path)
-
-
 def _normal(path: str) -> str:
-    if "\0" in path or _OPEN_ESCAPE.search(path):
+    if "\0" in path or is_open(path):
         raise InvalidRequestError(
             "A path holds a NUL, or ends in an open escape.", metadata={"paths": "not a path"}
         )
@@ -101,14 +91,4 @@ def _slashes(path: str) -> list[int]:
 
 
 def _compiled(glob: str) -> re.Pattern[str]:
-    """Returns the expression of a glob; escaped characters stand aside while it is translated."""
-    aside: list[str] = []
-
-    def put_aside(found: re.Match[str]) -> str:
-        aside.append(found[1])
-        return chr(_PRIVATE + len(aside) - 1)
-
-    regex = glob_to_regex(_ESCAPED.sub(put_aside, glob))
-    for number, character in enumerate(aside):
-        regex = regex.replace(chr(_PRIVATE + number), re.escape(character))
-    return re.compile(regex, re.DOTALL)
+    return re.compile(glob_to_regex(glob), re.DOTALL)

@@ -39,13 +39,14 @@ Query = Annotated[
         "piece of code.",
         min_length=1,
         max_length=4000,
+        pattern=r"\S",
     ),
 ]
 Globs = Annotated[
     list[str],
     Field(
-        description="Only files whose path under the folder's tree matches one of these globs, "
-        "e.g. `src/**` or `*.py`.",
+        description="Only files of the folder whose path under it, or under its tree as hits tell "
+        r"it, matches one of these globs, e.g. `src/**` or `*.py`. `\` takes a sign as it is.",
         max_length=50,
     ),
 ]

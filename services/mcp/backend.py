@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from services.runtime.globs import beneath, escape_glob, whole_folder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,7 +24,30 @@ class Place:
     workspace: str
     """Resource name."""
     prefix: str = ""
-    """Folder under the tree, without `/` at its end; empty is the tree."""
+    """Folder or file under the tree, without `/` at its end; empty is the tree."""
+
+    def globs(self, paths: Sequence[str]) -> tuple[str, ...]:
+        """Returns globs of what a tool searches here, and of nothing else.
+
+        Args:
+            paths: globs as a tool was given them, of paths under the folder, or of paths under the
+                tree that lead into the folder, as hits tell them; none takes all.
+        """
+        if not self.prefix:
+            return tuple(paths)
+        if not paths:
+            return whole_folder(self.prefix)
+        return tuple(dict.fromkeys(glob for path in paths for glob in self._within(path)))
+
+    def _within(self, path: str) -> tuple[str, ...]:
+        """Returns both readings of a glob; which one is meant only a caller knows."""
+        under_folder, plain = beneath(self.prefix, path), path.removeprefix("/")
+        for prefix in (self.prefix, escape_glob(self.prefix)):
+            if plain == prefix:
+                return under_folder, *whole_folder(self.prefix)
+            if plain.startswith(f"{prefix}/"):
+                return under_folder, beneath(self.prefix, plain[len(prefix) :])
+        return (under_folder,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +71,11 @@ class Backend(Protocol):
         """
 
     def place_of(self, folder: str, workspaces: Sequence[Workspace]) -> Place | None:
-        """Returns the innermost workspace whose tree holds a folder, or None."""
+        """Returns the innermost workspace whose tree holds a folder, or None.
+
+        Raises:
+            BackendError: there is no such folder.
+        """
 
     def folder_of(self, workspace: Workspace) -> str:
         """Returns where a workspace's tree lies on this machine; empty when that is not known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from mcp.server.mcpserver import Context as ToolContext  # noqa: TC002 - looked up when it runs
@@ -205,6 +206,8 @@ class Tools:
             place = Place(known[0].name)
         if place is not None:
             return place
+        if asked and not PurePath(asked).is_absolute():
+            asked = f"{asked} is neither an absolute path nor the name of a workspace; it"
         listed = "; ".join(self._backend.folder_of(each) or each.name for each in known[:20])
         raise _NotIndexedError(
             f"{asked or 'No folder is named, and it'} is not indexed. Call `index` with it, or "
@@ -231,8 +234,5 @@ def _filter(
     kinds: Sequence[str],
     symbols: Sequence[str],
 ) -> Filter:
-    """Returns the filter of a call; without globs, what lies beneath the folder is searched."""
-    globs = tuple(paths)
-    if not globs and place.prefix:
-        globs = (place.prefix, f"{place.prefix}/**")
-    return Filter(globs, tuple(languages), tuple(kinds), tuple(symbols))
+    """Returns the filter of a call; what lies beneath the folder is searched, and no more."""
+    return Filter(place.globs(paths), tuple(languages), tuple(kinds), tuple(symbols))

@@ -13,8 +13,9 @@ from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from services.indexer.model import Failure
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning
-from services.indexer.scope import PathScope, literal
+from services.indexer.scope import PathScope
 from services.indexer.transitions import RunState
+from services.runtime.globs import escape_glob
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
 from tests.integration.replicas import parsed_file, replica, workspace_with_model
@@ -350,5 +351,5 @@ async def test_files_of_names_are_those_that_the_scope_takes(database: Database)
             workspace.id, names, found[-1] if found else "", 2
         ):
             found += [file.path for file in page]
-        taken = PathScope(map(literal, names))
+        taken = PathScope(map(escape_glob, names))
         assert found == sorted((path for path in paths if taken.takes(path)), key=str.encode)

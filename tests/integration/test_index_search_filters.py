@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,13 +15,13 @@ from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.indexer.model import ModelId, WorkspaceId
-from services.indexer.search.globs import glob_to_regex
 from services.indexer.search.model import SearchFilter
 from services.indexer.search.terms import query_terms
 from services.indexer.storage.database import Database
 from services.indexer.storage.search import SearchStore
 from services.indexer.storage.term_blocks import TermBlocks
 from services.indexer.storage.term_index import TermIndex
+from services.runtime.globs import whole_folder
 from tests.integration.samples import write_many, write_tree
 
 if TYPE_CHECKING:
@@ -35,12 +34,48 @@ if TYPE_CHECKING:
 _WORKSPACE, _MODEL = WorkspaceId(1), ModelId(1)
 _QUERIES = ["json message", "total value price", "work_17 route", "parse_body"]
 _GLOBS = ["*.py", "*.js", "db/", "many/**", "app.py", "nothing/", "**/part_0000*.py", "?pp.py"]
+_GLOBS += [
+    "/app.py",
+    "/store.py",
+    "store.py",
+    r"we\*rd/**",
+    "we*rd/",
+    "/we*rd",
+    r"a\\?.py",
+    r"\a*.py",
+]
+_ODD = ["we*rd/app.py", "weird/app.py", "tools/we*rd/store.py", "a\\b.py", "a.b.py", "Makefile.py"]
+_ODD += ["sub/Makefile.py", "sub.py/app.py", "tools/sub.py"]
 _NAMES = ["parse_body", "work_3", "work_21", "Store", "absent"]
 
 
 def _some(*choices: str) -> st.SearchStrategy[tuple[str, ...]]:
     """Up to two of some values; mostly none, so that filters do not always leave nothing."""
     return st.just(()) | st.lists(st.sampled_from(choices), max_size=2).map(tuple)
+
+
+def _matches(glob: str, path: str) -> bool:
+    """The contract of globs, sign by sign."""
+    if "/" in glob:
+        return _fits(glob.removeprefix("/") + "**" * glob.endswith("/"), path)
+    return any(_fits(glob, path[at:]) for at in range(len(path)) if at == 0 or path[at - 1] == "/")
+
+
+def _fits(glob: str, path: str) -> bool:
+    if glob.startswith("**/"):
+        return any(
+            _fits(glob[3:], path[at:])
+            for at in range(len(path) + 1)
+            if at == 0 or path[at - 1] == "/"
+        )
+    if glob.startswith("**"):
+        return any(_fits(glob[2:], path[at:]) for at in range(len(path) + 1))
+    if glob.startswith("*"):
+        return any(_fits(glob[1:], path[at:]) for at in range(len(path.partition("/")[0]) + 1))
+    if glob.startswith("?"):
+        return path[:1] not in {"", "/"} and _fits(glob[1:], path[1:])
+    glob = glob.removeprefix("\\")
+    return path[:1] == glob[:1] and (not glob or _fits(glob[1:], path[1:]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +91,11 @@ class _Row:
 
     def passes(self, only: SearchFilter) -> bool:
         """The filter, written out."""
-        globs = [re.search(glob_to_regex(glob), self.path) for glob in only.paths]
         return (
             (not only.kinds or self.kind in only.kinds)
             and (not only.languages or self.language in only.languages)
             and (not only.symbols or self.name in only.symbols)
-            and (not only.paths or any(globs))
+            and (not only.paths or any(_matches(glob, self.path) for glob in only.paths))
             and (only.changed_since is None or self.since >= only.changed_since)
         )
 
@@ -78,6 +112,10 @@ async def index(services: Indexing, roots: Path) -> AsyncIterator[_Index]:
     """A tree that was indexed, and again after an edit."""
     write_tree(roots / "tree")
     write_many(roots / "tree" / "many", 40, per_file=8)
+    for path in _ODD:
+        file = roots / "tree" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("def odd_parse_body(value):\n    return value\n")
     await services.create("tree", "tree")
     await services.succeed("tree")
     (roots / "tree" / "late.py").write_text("def late_work(value):\n    return value + 1\n")
@@ -162,6 +200,28 @@ def _rare(index: _Index, terms: tuple[str, ...]) -> set[str]:
     counts = {term: sum(term in row.terms for row in index.rows) for term in terms}
     rare = {term for term, n in counts.items() if 0 < n <= len(index.rows) * 0.2}
     return rare or {term for term, n in counts.items() if n}
+
+
+@pytest.mark.parametrize("path", [*_ODD, "we*rd", "sub.py", "tools", "we?rd"])
+async def test_a_path_that_is_no_pattern_takes_itself_alone(index: _Index, path: str) -> None:
+    """Red when the globs of a path have no slash before them, or read its signs."""
+    found = await index.store.definitions(
+        _WORKSPACE, ["odd_parse_body"], SearchFilter(paths=whole_folder(path))
+    )
+
+    odd = {row.id: row.path for row in index.rows if row.name == "odd_parse_body"}
+    beneath = {each for each in odd.values() if each == path or each.startswith(f"{path}/")}
+    assert {odd[item.node_id] for item in found} == beneath
+
+
+async def test_a_glob_that_ends_in_an_open_escape_is_refused(
+    services: Indexing, index: _Index
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await services.search("tree", "x", paths=["src\\"])
+
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "open escape" in (caught.value.details() or "")
 
 
 async def test_only_what_a_run_changed_is_found(services: Indexing, index: _Index) -> None:

@@ -113,6 +113,38 @@ async def test_an_assistant_is_told_what_changed(stack: Lodestone, flask: Path) 
         assert "canary_setting" in await _ask(client, "search", query="canary_setting", limit=1)
 
 
+async def test_a_folder_inside_a_tree_is_searched_alone(stack: Lodestone, tmp_path: Path) -> None:
+    """Red when its globs have no slash before them, or `paths` let it be forgotten."""
+    paths = {"src/a.py", "src/lib/b.py", "tools/src/c.py", "we*rd/d.py", "weird/e.py", "tools/f.py"}
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("def odd_canary(value):\n    return value\n", "utf-8")
+    asked: list[tuple[str, list[str], set[str]]] = [
+        ("", [], paths),
+        ("src", [], {"src/a.py", "src/lib/b.py"}),
+        ("src", ["*.py"], {"src/a.py", "src/lib/b.py"}),
+        ("src", ["lib/**"], {"src/lib/b.py"}),
+        ("src", ["src/a.py"], {"src/a.py"}),
+        ("tools/f.py", [], {"tools/f.py"}),
+        ("we*rd", [], {"we*rd/d.py"}),
+        ("", [r"we\*rd/**"], {"we*rd/d.py"}),
+    ]
+    async with _assistant(stack, tmp_path) as client:
+        await _ask(client, "index")
+        for folder, globs, expected in asked:
+            where = {"folder": str(tmp_path / folder), "paths": globs}
+            hits = await _ask(client, "search", query="odd_canary", limit=20, **where)
+            context = await _ask(client, "context", query="odd_canary", **where)
+
+            assert {path for path in paths if f" {path}:" in hits} == expected
+            assert {path for path in paths if f"{path}:" in context} <= expected
+        absent = str(tmp_path / "absent")
+        assert "no such file or folder" in await _fail(client, "search", query="x", folder=absent)
+        assert "no such" in await _fail(client, "index", folder=absent)
+        assert "absolute" in await _fail(client, "search", query="x", folder="src")
+        assert "query" in await _fail(client, "search", query=" \n")
+
+
 async def test_wrong_calls_say_what_to_do(stack: Lodestone, flask: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

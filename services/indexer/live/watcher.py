@@ -16,9 +16,9 @@ from services.indexer.live.gather import Gatherer
 from services.indexer.model import WatchState
 from services.indexer.run import RunMode
 from services.indexer.run_spec import RunPriority, RunSpec
-from services.indexer.scope import literal
 from services.indexer.transitions import FINISHED_RUN_STATES, RunState
 from services.runtime.errors import DependencyUnavailableError, NotFoundError, OverloadedError
+from services.runtime.globs import escape_glob
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _spec(batch: Batch, now: float) -> RunSpec:
     if batch.paths:
         return RunSpec(
             mode=RunMode.SCOPED,
-            paths=tuple(map(literal, batch.paths)),
+            paths=tuple(map(escape_glob, batch.paths)),
             priority=RunPriority.LIVE,
             trigger=batch.trigger,
             change_age_seconds=age,

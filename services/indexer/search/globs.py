@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 
-_TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|[^*?]+")
-_SPECIAL = re.compile(r"([\\^$.|+(){}\[\]])")
+_TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|\\.?|[^*?\\]+", re.DOTALL)
+_OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
+_SPECIAL = re.compile(r"([\\^$.|+*?(){}\[\]])")
+
+
+def is_open(pattern: str) -> bool:
+    """Tells whether a pattern ends in an escape of nothing."""
+    return bool(_OPEN_ESCAPE.search(pattern))
 
 
 def glob_to_regex(pattern: str) -> str:
-    """Returns an anchored expression: `*` and `?` stay in a folder, `**` crosses folders.
+    r"""Returns an anchored expression: `*` and `?` stay in a folder, `**` crosses folders.
 
-    A pattern without a slash matches names in any folder; one that ends in a slash, all beneath it.
+    A pattern without a slash matches names in any folder; one that begins with a slash begins at
+    the top, and one that ends in a slash matches all beneath it. `\` takes the next sign as it is.
     """
     pattern = f"{pattern}**" if pattern.endswith("/") else pattern
     anchored = "/" in pattern.rstrip("*")
@@ -30,4 +37,5 @@ def _translate(token: str) -> str:
         case "?":
             return "[^/]"
         case _:
-            return _SPECIAL.sub(r"\\\1", token)
+            plain = token[1:] or token if token.startswith("\\") else token
+            return _SPECIAL.sub(r"\\\1", plain)

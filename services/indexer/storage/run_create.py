@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from services.indexer.errors import RequestIdReusedError
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunSpec, RunTrigger, covers
-from services.indexer.scope import literal
 from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
     MOST_RETRIED_FILES,
@@ -24,6 +23,7 @@ from services.runtime.errors import (
     OverloadedError,
     StateConflictError,
 )
+from services.runtime.globs import escape_glob
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,7 +146,7 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
             connection, run.workspace_id, request_id, digest, spec, retry_of=run.id
         ), True
     # Stars in the name of a file that failed are no glob.
-    spec = replace(spec, mode=RunMode.SCOPED, paths=tuple(map(literal, paths)))
+    spec = replace(spec, mode=RunMode.SCOPED, paths=tuple(map(escape_glob, paths)))
     made = await _insert(connection, run.workspace_id, request_id, digest, spec, retry_of=run.id)
     await give_left(connection, made, run)
     return made, True

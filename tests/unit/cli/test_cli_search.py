@@ -9,7 +9,7 @@ import pytest
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from lodestone.indexer.v1.search_service_pb2 import NodeHit, TextRange
 from services.cli.explain import explanation_json, print_explanation
-from services.cli.hits import places
+from services.cli.hits import places, print_hits
 from services.cli.reranking import tell_reranking
 from services.cli.scope import Filters, Scope, around
 
@@ -43,9 +43,11 @@ def test_the_innermost_tree_around_a_path_is_searched(path: str, scope: Scope | 
     [
         ("", (), []),
         ("", ("*.py", "a/**"), ["*.py", "a/**"]),
-        ("src", (), ["src", "src/**"]),
-        ("src", ("*.py",), ["src/**/*.py"]),
-        ("src", ("a/**", "/b.py"), ["src/a/**", "src/b.py"]),
+        ("src", (), ["/src", "/src/**"]),
+        ("src", ("*.py",), ["/src/**/*.py"]),
+        ("src", ("a/**", "/b.py"), ["/src/a/**", "/src/b.py"]),
+        ("we*rd", (), [r"/we\*rd", r"/we\*rd/**"]),
+        ("we*rd", (r"\*.py",), [r"/we\*rd/**/\*.py"]),
     ],
 )
 def test_globs_are_of_what_lies_beneath_the_folder(
@@ -55,6 +57,31 @@ def test_globs_are_of_what_lies_beneath_the_folder(
 
     assert list(message.paths) == paths
     assert list(message.kinds) == ["class"]
+
+
+@pytest.mark.parametrize(
+    ("freshness", "plain", "verified"),
+    [
+        (NodeHit.FRESHNESS_UNSPECIFIED, "", "  (not verified: its file cannot be read)"),
+        (NodeHit.FRESHNESS_FRESH, "", "  (fresh)"),
+        (NodeHit.FRESHNESS_MOVED, "  (moved to lines 7-9)", "  (moved to lines 7-9)"),
+        (NodeHit.FRESHNESS_CHANGED, "  (the file changed since)", "  (the file changed since)"),
+        (NodeHit.FRESHNESS_GONE, "  (gone)", "  (gone)"),
+    ],
+)
+def test_a_hit_says_what_became_of_it(
+    freshness: NodeHit.Freshness.ValueType,
+    plain: str,
+    verified: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is fresh says so where it was asked for."""
+    hit = NodeHit(path="a.py", start_line=7, end_line=9, kind="function", freshness=freshness)
+
+    for is_asked, note in ((False, plain), (True, verified)):
+        print_hits([hit], "none", verified=is_asked)
+
+        assert capsys.readouterr().out == f"a.py:7-9  function  0.000{note}\n"
 
 
 def test_matches_are_places_of_lines_and_columns() -> None:

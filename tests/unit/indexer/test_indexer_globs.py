@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.indexer.search.globs import glob_to_regex
+from services.runtime.globs import escape_glob
 
 
 @pytest.mark.parametrize(
@@ -32,13 +33,24 @@ from services.indexer.search.globs import glob_to_regex
         ("a+b(c).py", "a+b(c).py", True),
         ("[x].py", "[x].py", True),
         ("[x].py", "x.py", False),
+        ("/src", "src", True),
+        ("/src", "tools/src", False),
+        ("/src/**", "tools/src/a.py", False),
+        (r"we\*rd/**", "we*rd/a.py", True),
+        (r"we\*rd/**", "weird/a.py", False),
+        (r"a\?.py", "deep/a?.py", True),
+        (r"a\?.py", "ab.py", False),
+        (r"a\\*", r"a\b", True),
+        (r"a\\*", "ab", False),
+        (r"\a\b*", "abc", True),
+        ("a\\\n*", "a\nb", True),
     ],
 )
 def test_globs_match_what_they_say(pattern: str, path: str, *, matches: bool) -> None:
     assert bool(re.search(glob_to_regex(pattern), path)) is matches
 
 
-@given(st.text(alphabet=st.characters(exclude_characters="*?\0\n", exclude_categories=["Cs"])))
+@given(st.text(alphabet=st.characters(exclude_characters="*?\\\0\n", exclude_categories=["Cs"])))
 def test_a_pattern_without_signs_matches_itself_alone(name: str) -> None:
     if not name.strip("/"):
         return
@@ -46,3 +58,20 @@ def test_a_pattern_without_signs_matches_itself_alone(name: str) -> None:
 
     assert re.search(regex, name.strip("/"))
     assert not re.search(regex, name.strip("/") + "x")
+
+
+@given(st.text(alphabet="ab/*?\\[.^$é", min_size=1, max_size=12))
+def test_an_escaped_path_matches_itself_alone(name: str) -> None:
+    path = name.strip("/")
+    if not path:
+        return
+    regex = glob_to_regex("/" + escape_glob(path))
+
+    assert re.search(regex, path)
+    for other in (f"{path}x", f"x{path}", f"x/{path}", f"{path}/x", *_with_signs_read(path)):
+        assert not re.search(regex, other)
+
+
+def _with_signs_read(path: str) -> list[str]:
+    """Paths that a pattern of these characters would take if a sign stood for another."""
+    return [path.replace(sign, "ab", 1) for sign in "*?[.\\" if sign in path]

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.indexer.errors import PathOutsideTreeError
-from services.indexer.scope import PathScope, literal, normal_entries
+from services.indexer.scope import PathScope, normal_entries
 from services.runtime.errors import InvalidRequestError
+from services.runtime.globs import escape_glob
 
 
 def _takes(entries: list[str], path: str) -> bool:
@@ -72,12 +73,12 @@ def test_globs_are_told_to_nobody_and_names_in_the_syntax_of_ignore_files() -> N
 
 
 @given(st.text(alphabet="ab/*?\\[.é", min_size=1, max_size=12))
-def test_a_literal_takes_its_file_alone(name: str) -> None:
+def test_an_escaped_path_takes_its_file_alone(name: str) -> None:
     parts = [part for part in name.split("/") if part not in {"", ".", ".."}]
     path = "/".join(parts)
     if not path:
         return
-    scope = PathScope(normal_entries([literal(path)]))
+    scope = PathScope(normal_entries([escape_glob(path)]))
 
     assert scope.takes(path)
     assert not scope.takes(f"{path}x")
