@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,6 +13,8 @@ from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import asyncpg
 
 LEAST_POSTGRES = 160_000
 LEAST_VECTOR = (0, 8)
@@ -25,10 +28,12 @@ INDEXES = (
 """Indexes without which a hot statement reads whole tables."""
 
 _TIMEOUT_SECONDS = 10.0
+_REVISION = "SELECT version_num FROM alembic_version"
 _FACTS = """
 SELECT current_setting('server_version_num')::int AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
   to_regclass('alembic_version') IS NOT NULL AS migrated,
+  coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS may_read,
   ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
     WHERE i.indisvalid) AS valid,
   ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid) AS invalid,
@@ -52,6 +57,9 @@ class Facts:
     schema: str | None
     valid: frozenset[str]
     invalid: tuple[str, ...]
+    may_read: bool
+    """Whether the account may ask for the revision."""
+
     may_create: bool
     owns: bool
     connections: int
@@ -104,6 +112,12 @@ def check_schema(facts: Facts) -> str:
     """Returns the schema's revision. Raises StartError unless it is this version's."""
     from services.indexer.storage.migrate import HEAD
 
+    if not facts.may_read:
+        raise StartError(
+            ExitCode.FAILED,
+            "The account may not read the revision: GRANT SELECT ON alembic_version TO it, or "
+            "connect as the owner of the tables.",
+        )
     if facts.schema is None:
         raise StartError(
             ExitCode.UNAVAILABLE, "No schema yet: run python -m services.indexer.migrate."
@@ -189,20 +203,38 @@ async def _ask(url: str) -> Facts:
             "what lies between.",
         ) from None
     try:
-        before = time.time()
-        row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
-        here = (before + time.time()) / 2
-        schema = None
-        if row["migrated"]:
-            schema = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return await _facts(connection)
+    except asyncpg.PostgresError as error:
+        raise StartError(
+            ExitCode.FAILED,
+            f"It refuses what is asked ({type(error).__name__}): connect as the owner of the "
+            "tables, or GRANT EXECUTE ON the functions and SELECT ON the tables of pg_catalog.",
+        ) from None
+    except (asyncpg.InterfaceError, OSError) as error:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"It accepts and does not answer ({type(error).__name__}): see the server's log, and "
+            "what it is busy with.",
+        ) from None
     finally:
-        await connection.close()
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await connection.close(timeout=_TIMEOUT_SECONDS)
+
+
+async def _facts(connection: asyncpg.Connection) -> Facts:
+    before = time.time()
+    row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
+    here = (before + time.time()) / 2
+    schema = None
+    if row["migrated"] and row["may_read"]:
+        schema = await connection.fetchval(_REVISION, timeout=_TIMEOUT_SECONDS)
     return Facts(
         version=row["version"],
         vector=row["vector"],
         schema=schema,
         valid=frozenset(row["valid"]),
         invalid=tuple(row["invalid"]),
+        may_read=row["may_read"],
         may_create=row["may_create"],
         owns=row["owns"],
         connections=row["connections"],

@@ -124,14 +124,7 @@ def test_a_database_that_was_harmed_is_told_with_what_to_do(
     database_server: Database, database_url: str
 ) -> None:
     """Planted once: a schema check that looked at nothing."""
-
-    async def migrated() -> None:
-        pool = Pool(database_url, connections=2, timeout_seconds=30)
-        await pool.open()
-        await migrate(pool, database_url)
-        await pool.close()
-
-    asyncio.run(migrated())
+    asyncio.run(_migrate(database_url))
     assert _wrong(database_url) == {}
     for harm, mend, check, advice in HARMS:
         database_server.execute(harm, database_url)
@@ -139,6 +132,13 @@ def test_a_database_that_was_harmed_is_told_with_what_to_do(
         assert list(wrong) == [check], harm
         assert advice in wrong[check], harm
         database_server.execute(mend, database_url)
+
+
+async def _migrate(url: str) -> None:
+    pool = Pool(url, connections=2, timeout_seconds=30)
+    await pool.open()
+    await migrate(pool, url)
+    await pool.close()
 
 
 def _wrong(url: str) -> dict[str, str]:
@@ -155,15 +155,48 @@ def _wrong(url: str) -> dict[str, str]:
 def test_an_account_without_rights_and_a_wrong_password_are_told(
     database_server: Database, database_url: str
 ) -> None:
+    """Red when what PostgreSQL refuses is caught while connecting alone."""
+    asyncio.run(_migrate(database_url))
     database_server.execute("CREATE ROLE poor LOGIN PASSWORD 'canary-secret'")
     try:
         parts = urlsplit(database_url)
         place = parts.netloc.rpartition("@")[2]
         poor = urlunsplit(parts._replace(netloc=f"poor:canary-secret@{place}"))
-        assert "GRANT CREATE" in _wrong(poor)["rights"]
+        wrong = _wrong(poor)
+        assert sorted(wrong) == ["rights", "schema"]
+        assert "GRANT CREATE" in wrong["rights"]
+        assert "GRANT SELECT ON alembic_version" in wrong["schema"]
+
+        database_server.execute("GRANT CREATE ON SCHEMA public TO poor", database_url)
+        database_server.execute("GRANT SELECT ON alembic_version TO poor", database_url)
+        wrong = _wrong(poor)
+        assert list(wrong) == ["rights"]
+        assert "REASSIGN OWNED" in wrong["rights"]
 
         wrong = _wrong(poor.replace("canary-secret", "canary-wrong"))
         assert "No connection" in wrong["database"]
         assert "canary" not in str(wrong)
     finally:
+        database_server.execute("DROP OWNED BY poor", database_url)
         database_server.execute("DROP ROLE poor")
+
+
+def test_a_refused_question_is_told_by_every_check(
+    database_server: Database, database_url: str
+) -> None:
+    """Red when an error of a question ends the command."""
+    database_server.execute(
+        "REVOKE EXECUTE ON FUNCTION pg_catalog.pg_is_in_recovery() FROM PUBLIC", database_url
+    )
+    database_server.execute("CREATE ROLE refused LOGIN PASSWORD 'canary-secret'")
+    parts = urlsplit(database_url)
+    place = parts.netloc.rpartition("@")[2]
+    try:
+        wrong = _wrong(urlunsplit(parts._replace(netloc=f"refused:canary-secret@{place}")))
+    finally:
+        database_server.execute("DROP ROLE refused")
+
+    assert len(set(wrong.values())) == 1
+    assert len(wrong) == 6
+    assert "InsufficientPrivilegeError" in wrong["database"]
+    assert "GRANT" in wrong["database"]
