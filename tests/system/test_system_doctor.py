@@ -6,7 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from services.cli.doctor_database import database_checks
+from services.cli.doctor_database import INDEXES, database_checks
+from services.cli.postgres_cluster import EXTENSIONS
 from services.indexer.storage.database import Database as Pool
 from services.indexer.storage.migrate import HEAD, migrate
 from services.runtime.exits import ExitCode, StartError
@@ -96,6 +97,7 @@ def test_a_workspace_whose_model_is_not_served_is_told(
     assert "models/hashing (other weights)" in str(checks["workspaces"]["detail"])
 
 
+_PENDING = "CREATE INDEX nodes_pending ON nodes (workspace_id, id) WHERE status = 'pending'"
 HARMS = (
     (
         "UPDATE alembic_version SET version_num = '0001'",
@@ -115,7 +117,8 @@ HARMS = (
         "indexes",
         "REINDEX",
     ),
-    ("DROP INDEX nodes_pending", "SELECT 1", "indexes", "nodes_pending"),
+    ("DROP INDEX nodes_pending", _PENDING, "indexes", "nodes_pending"),
+    ("DROP INDEX model_nodes_pending", "SELECT 1", "indexes", "model_nodes_pending"),
 )
 """What harms a database, what mends it, the check that sees it, and what that says to do."""
 
@@ -132,6 +135,37 @@ def test_a_database_that_was_harmed_is_told_with_what_to_do(
         assert list(wrong) == [check], harm
         assert advice in wrong[check], harm
         database_server.execute(mend, database_url)
+
+
+NOT_LOOKED_FOR = frozenset({"alembic_version_pkc"})
+"""Indexes of the migrated schema that doctor lets be missing: a table of one row needs none."""
+
+
+def test_doctor_looks_for_the_indexes_that_the_migrations_make(
+    database_server: Database, database_url: str
+) -> None:
+    """Red when a migration adds an index, or drops one, that doctor is not told of."""
+    asyncio.run(_migrate(database_url))
+
+    made = database_server.execute(
+        "SELECT relname FROM pg_class WHERE relkind IN ('i', 'I') AND NOT relispartition "
+        "AND relnamespace = current_schema()::regnamespace",
+        database_url,
+    )
+
+    assert set(made.split()) - NOT_LOOKED_FOR == set(INDEXES)
+
+
+def test_the_schema_needs_no_extension_but_pgvector(
+    database_server: Database, database_url: str
+) -> None:
+    """Doctor looks for no other: plpgsql is in every PostgreSQL. Red when an index needs one."""
+    asyncio.run(_migrate(database_url))
+
+    for name in sorted({*EXTENSIONS} - {"vector"}):
+        database_server.execute(f"DROP EXTENSION {name} RESTRICT", database_url)
+
+    assert _wrong(database_url) == {}
 
 
 async def _migrate(url: str) -> None:
