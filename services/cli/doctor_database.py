@@ -88,8 +88,17 @@ def database_checks(url: str) -> Mapping[str, Callable[[], str]]:
     """Returns the checks of one database by name; it is asked once, by the first of them."""
 
     @cache
+    def answer() -> Facts | StartError:
+        try:
+            return asyncio.run(_ask(url))
+        except StartError as error:  # a silent database would be waited for by every check
+            return error
+
     def facts() -> Facts:
-        return asyncio.run(_ask(url))
+        found = answer()
+        if isinstance(found, StartError):
+            raise found
+        return found
 
     return {
         "database": lambda: check_version(facts()),
@@ -164,7 +173,7 @@ def check_indexes(facts: Facts) -> str:
             ExitCode.FAILED, f"Not valid: {names}; run REINDEX INDEX CONCURRENTLY on each."
         )
     if facts.schema != HEAD:
-        return f"none is broken; which there should be is known of revision {HEAD} alone"
+        return f"none is broken; which are missing is known of {HEAD} alone"
     missing = [name for name in INDEXES if name not in facts.valid]
     if missing:
         raise StartError(
