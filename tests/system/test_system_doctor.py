@@ -42,6 +42,7 @@ def test_a_deployment_that_is_well_passes_every_check(product: Lodestone, flask:
     names = {"io", "embed", "indexer", "io access", "embed access", "indexer access", "model"}
     names |= {
         "versions",
+        "limits",
         "workspaces",
         "database",
         "schema",
