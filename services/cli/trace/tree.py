@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.cli.trace.critical_path import Node
@@ -53,7 +53,7 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
         run_id: the run.
         owners_ended: times, at least, that somebody's work on it has ended.
     """
-    spans = _without({span.span_id: span for span in found.spans}, run_id)
+    spans = _without(_uncircled({span.span_id: span for span in found.spans}), run_id)
     if not spans:
         return None
     children: dict[str, list[Span]] = defaultdict(list)
@@ -81,6 +81,24 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
     _clip(node)
     unseen = max(0, owners_ended - len(owners) - len(lost))
     return Tree(node, len(owners), len(lost) + unseen + _unanswered(node), not root.parent_id)
+
+
+def _uncircled(spans: Mapping[str, Span]) -> dict[str, Span]:
+    """Returns the spans; of those that are above themselves, what began first has no parent."""
+    cut = dict(spans)
+    well: set[str] = set()
+    for name in spans:
+        above: dict[str, None] = {}
+        while name in cut and name not in well and name not in above:
+            above[name] = None
+            name = cut[name].parent_id  # noqa: PLW2901 - upwards
+        if name in above:
+            places = list(above)
+            circle = (cut[each] for each in places[places.index(name) :])
+            first = min(circle, key=lambda span: (span.start_ns, span.span_id))
+            cut[first.span_id] = replace(first, parent_id="")
+        well.update(above)
+    return cut
 
 
 def _without(spans: Mapping[str, Span], run_id: str) -> dict[str, Span]:
