@@ -6,6 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
+import asyncpg
+
+from services.cli import doctor_database
 from services.cli.doctor_database import INDEXES, database_checks
 from services.cli.postgres_cluster import EXTENSIONS
 from services.indexer.storage.database import Database as Pool
@@ -14,6 +17,8 @@ from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.support.postgres import Database
     from tests.support.stack import Lodestone
@@ -235,3 +240,26 @@ def test_a_refused_question_is_told_by_every_check(
     assert len(wrong) == 6
     assert "InsufficientPrivilegeError" in wrong["database"]
     assert "GRANT" in wrong["database"]
+
+
+def test_a_question_that_waits_is_given_up(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while another migrates. Red when only connecting has its errors told."""
+    asyncio.run(_migrate(database_url))
+    monkeypatch.setattr(doctor_database, "_TIMEOUT_SECONDS", 1.0)
+
+    async def locked() -> dict[str, str]:
+        connection = await asyncpg.connect(database_url)
+        try:
+            async with connection.transaction():
+                await connection.execute("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE")
+                return await asyncio.to_thread(_wrong, database_url)
+        finally:
+            await connection.close()
+
+    told = asyncio.run(locked())
+
+    assert len(told) == 6
+    assert set(told.values()) == {told["database"]}
+    assert "does not answer (TimeoutError)" in told["database"]
