@@ -68,10 +68,14 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
         if parent and parent not in spans and parent != caller
     }
     node = _node(root, None)
-    detached = [span for span in owners if span is not root]
-    _grow(node, children, skip={span.span_id for span in detached})
-    working = [_attach(node, span, children) for span in detached]
-    working += _add_lost(node, working, lost.values(), children)
+    detached = {span.span_id: span for span in owners if span is not root}
+    below = {
+        parent: [span for span in some if span.span_id not in detached]
+        for parent, some in children.items()
+    }
+    _grow(node, below)
+    working = [_attach(node, span, below) for span in detached.values()]
+    working += _add_lost(node, working, filter(None, map(below.__getitem__, lost)), below)
     node.start_ns = min([node.start_ns, *(child.start_ns for child in node.children)])
     node.end_ns = max([node.end_ns, *(child.end_ns for child in node.children)])
     if run_id and working:
@@ -134,11 +138,10 @@ def _root_of(
     return top
 
 
-def _grow(node: Node, children: Mapping[str, Sequence[Span]], skip: Iterable[str] = ()) -> None:
-    """Hangs at a node what has it for a parent, and so on; without spans of some ids."""
+def _grow(node: Node, children: Mapping[str, Sequence[Span]]) -> None:
+    """Hangs at a node what has it for a parent, and so on."""
     for span in children.get(node.span.span_id, ()):
-        if span.span_id not in skip:
-            _grow(_node(span, node), children, skip)
+        _grow(_node(span, node), children)
 
 
 def _attach(root: Node, span: Span, children: Mapping[str, Sequence[Span]]) -> Node:

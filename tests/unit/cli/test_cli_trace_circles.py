@@ -42,6 +42,8 @@ def test_a_tree_is_made_of_any_spans(spans: list[Span], run: str) -> None:
     tree = tree_of(spans, run=run)
     path = critical_path(tree.root)
 
+    ids = [node.span.span_id for node in tree.nodes() if node.span.span_id]
+    assert len(ids) == len(set(ids))
     assert sum(segment.duration_ns for segment in path) == tree.root.end_ns - tree.root.start_ns
     assert all(before.end_ns == after.start_ns for before, after in pairwise(path))
 
