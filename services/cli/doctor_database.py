@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,24 +14,43 @@ from services.runtime.exits import ExitCode, StartError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import asyncpg
+
 LEAST_POSTGRES = 160_000
-LEAST_VECTOR = (0, 8)
+LEAST_VECTOR = (0, 8, 6)
 MOST_CLOCK_SECONDS = 2.0
 LEAST_CONNECTIONS = 20
 INDEXES = (
-    *("nodes_by_file", "nodes_pending", "nodes_leased", "nodes_failed"),
-    *("runs_one_writer", "runs_by_request", "runs_unfinished", "runs_unfinished_of"),
-    *("node_terms_terms", "node_terms_names", "term_postings_pkey"),
+    *("content_terms_pkey", "embedding_cache_pkey", "index_marks_pkey"),
+    *("files_pkey", "files_workspace_id_path_key", "files_by_folder", "files_by_stem"),
+    *("model_marks_pkey", "models_pkey", "models_fingerprint_key"),
+    *("model_nodes_pkey", "model_nodes_pending", "model_nodes_leased", "model_nodes_failed"),
+    *("model_nodes_failed_by_node", "node_references_pkey", "node_references_by_module"),
+    *("node_references_by_name", "node_references_imports"),
+    *("node_terms_pkey", "node_terms_terms", "node_terms_names"),
+    *("nodes_pkey", "nodes_by_file", "nodes_by_name", "nodes_by_own_name"),
+    *("nodes_pending", "nodes_leased", "nodes_failed"),
+    *("queue_holds_pkey", "run_nodes_pkey", "run_outcomes_pkey", "run_outcomes_failed"),
+    *("run_requests_pkey", "run_requests_of_run"),
+    *("runs_pkey", "runs_by_request", "runs_by_seq", "runs_by_mode", "runs_by_state"),
+    *("runs_one_writer", "runs_newest", "runs_finished", "runs_unfinished", "runs_unfinished_of"),
+    *("term_blocks_pkey", "term_changes_pkey", "term_postings_pkey"),
+    *("unused_texts_pkey", "unused_texts_by_time", "upkeep_times_pkey", "vector_indexes_pkey"),
+    *("workspace_models_pkey", "workspace_models_of_model"),
+    *("workspace_watches_pkey", "workspace_watches_open"),
+    *("workspaces_pkey", "workspaces_name_key"),
 )
-"""Indexes without which a hot statement reads whole tables."""
+"""Indexes of this version's schema, without which statements read whole tables."""
 
 _TIMEOUT_SECONDS = 10.0
+_REVISION = "SELECT version_num FROM alembic_version"
 _FACTS = """
 SELECT current_setting('server_version_num')::int AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
   to_regclass('alembic_version') IS NOT NULL AS migrated,
+  coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS may_read,
   ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
-    WHERE i.indisvalid) AS valid,
+    WHERE i.indisvalid AND pg_table_is_visible(c.oid)) AS valid,
   ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid) AS invalid,
   has_schema_privilege(current_schema(), 'CREATE') AS may_create,
   coalesce((SELECT bool_and(pg_has_role(current_user, relowner, 'USAGE')) FROM pg_class
@@ -52,6 +72,9 @@ class Facts:
     schema: str | None
     valid: frozenset[str]
     invalid: tuple[str, ...]
+    may_read: bool
+    """Whether the account may ask for the revision."""
+
     may_create: bool
     owns: bool
     connections: int
@@ -65,8 +88,17 @@ def database_checks(url: str) -> Mapping[str, Callable[[], str]]:
     """Returns the checks of one database by name; it is asked once, by the first of them."""
 
     @cache
+    def answer() -> Facts | StartError:
+        try:
+            return asyncio.run(_ask(url))
+        except StartError as error:  # a silent database would be waited for by every check
+            return error
+
     def facts() -> Facts:
-        return asyncio.run(_ask(url))
+        found = answer()
+        if isinstance(found, StartError):
+            raise found
+        return found
 
     return {
         "database": lambda: check_version(facts()),
@@ -88,10 +120,10 @@ def check_version(facts: Facts) -> str:
             ExitCode.UNAVAILABLE,
             "pgvector is missing: install it, and let a superuser run CREATE EXTENSION vector.",
         )
-    if tuple(map(int, facts.vector.split(".")[:2])) < LEAST_VECTOR:
+    if tuple(map(int, facts.vector.split("."))) < LEAST_VECTOR:
         raise StartError(
             ExitCode.UNAVAILABLE,
-            f"pgvector {facts.vector}: install 0.8 or newer, then ALTER EXTENSION vector UPDATE.",
+            f"pgvector {facts.vector}: install 0.8.6 or newer, then ALTER EXTENSION vector UPDATE.",
         )
     if facts.replica:
         raise StartError(
@@ -104,6 +136,12 @@ def check_schema(facts: Facts) -> str:
     """Returns the schema's revision. Raises StartError unless it is this version's."""
     from services.indexer.storage.migrate import HEAD
 
+    if not facts.may_read:
+        raise StartError(
+            ExitCode.FAILED,
+            "The account may not read the revision: GRANT SELECT ON alembic_version TO it, or "
+            "connect as the owner of the tables.",
+        )
     if facts.schema is None:
         raise StartError(
             ExitCode.UNAVAILABLE, "No schema yet: run python -m services.indexer.migrate."
@@ -123,14 +161,21 @@ def check_schema(facts: Facts) -> str:
 
 
 def check_indexes(facts: Facts) -> str:
-    """Returns how many indexes were looked for. Raises StartError with what to build again."""
+    """Returns how many indexes were looked for. Raises StartError with what to build again.
+
+    Another version's schema has others: of it only those are told that are not valid.
+    """
+    from services.indexer.storage.migrate import HEAD
+
     if facts.invalid:
         names = ", ".join(sorted(facts.invalid)[:5])
         raise StartError(
             ExitCode.FAILED, f"Not valid: {names}; run REINDEX INDEX CONCURRENTLY on each."
         )
+    if facts.schema != HEAD:
+        return f"none is broken; which are missing is known of {HEAD} alone"
     missing = [name for name in INDEXES if name not in facts.valid]
-    if missing and facts.schema is not None:
+    if missing:
         raise StartError(
             ExitCode.FAILED,
             f"Missing: {', '.join(missing)}; make them as the migrations do, or restore a backup.",
@@ -189,20 +234,38 @@ async def _ask(url: str) -> Facts:
             "what lies between.",
         ) from None
     try:
-        before = time.time()
-        row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
-        here = (before + time.time()) / 2
-        schema = None
-        if row["migrated"]:
-            schema = await connection.fetchval("SELECT version_num FROM alembic_version")
+        return await _facts(connection)
+    except asyncpg.PostgresError as error:
+        raise StartError(
+            ExitCode.FAILED,
+            f"It refuses what is asked ({type(error).__name__}): connect as the owner of the "
+            "tables, or GRANT EXECUTE ON the functions and SELECT ON the tables of pg_catalog.",
+        ) from None
+    except (asyncpg.InterfaceError, OSError) as error:
+        raise StartError(
+            ExitCode.UNAVAILABLE,
+            f"It accepts and does not answer ({type(error).__name__}): see the server's log, and "
+            "what it is busy with.",
+        ) from None
     finally:
-        await connection.close()
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await connection.close(timeout=_TIMEOUT_SECONDS)
+
+
+async def _facts(connection: asyncpg.Connection) -> Facts:
+    before = time.time()
+    row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
+    here = (before + time.time()) / 2
+    schema = None
+    if row["migrated"] and row["may_read"]:
+        schema = await connection.fetchval(_REVISION, timeout=_TIMEOUT_SECONDS)
     return Facts(
         version=row["version"],
         vector=row["vector"],
         schema=schema,
         valid=frozenset(row["valid"]),
         invalid=tuple(row["invalid"]),
+        may_read=row["may_read"],
         may_create=row["may_create"],
         owns=row["owns"],
         connections=row["connections"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,14 +13,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli.channels import TLS_CA_FILE, TOKEN_FILE, open_channel
 from services.cli.doctor_database import database_checks
+from services.cli.doctor_limits import check_limits
 from services.runtime.addresses import is_local
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import VERSION_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _SECONDS = 5.0
+_PAGE_SIZE = 1000
 _ABOUT = {"io": "list its roots", "embed": "list its models", "indexer": "list its workspaces"}
 
 
@@ -46,6 +49,8 @@ def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
     reached = {name: address for name, address in deployment.addresses.items() if address}
     if reached:
         checks["versions"] = lambda: _versions(reached)
+    if any(is_local(address) for address in reached.values()):
+        checks["limits"] = check_limits  # of other machines nobody here can tell
     if deployment.addresses.get("indexer"):
         checks["workspaces"] = lambda: _workspaces(deployment.addresses["indexer"])
     if deployment.addresses.get("embed"):
@@ -70,10 +75,8 @@ def _checked(address: str) -> tuple[int, str]:
     """Returns the status of a service, and its version, empty where it tells none."""
     with open_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        try:
+        with _told(address):
             answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
-        except grpc.RpcError as error:
-            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, error)) from None
     told = dict(call.trailing_metadata() or ())
     return answer.status, str(told.get(VERSION_KEY, ""))
 
@@ -95,26 +98,19 @@ def _versions(addresses: Mapping[str, str]) -> str:
 def _workspaces(address: str) -> str:
     """Asks whether embed serves the model with which each workspace is searched."""
     from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
-    from services.cli.indexer import Indexer
     from services.cli.workspace_models import NOT_SERVED, SERVING, models_of
 
-    indexer = Indexer(address, call_seconds=_SECONDS)
-    try:
-        models = MaintenanceServiceStub(indexer.channel)
-        names = [workspace.name for workspace in indexer.list_workspaces()]
-        lacking = {
-            name: f"{model.model} ({SERVING[model.serving]})"
-            for name in names
-            for model in models_of(models, name, _SECONDS)
-            if model.active and model.serving in NOT_SERVED
-        }
-    except grpc.RpcError as error:
-        raise StartError(
-            ExitCode.FAILED,
-            f"{error.code().name}: models of workspaces are for admins; set {TOKEN_FILE}.",
-        ) from None
-    finally:
-        indexer.close()
+    with open_channel(address) as channel:
+        with _told(address):
+            names = _names_of_workspaces(channel)
+        models = MaintenanceServiceStub(channel)
+        with _told(address, denied=f"models of workspaces are for admins; set {TOKEN_FILE}"):
+            lacking = {
+                name: f"{model.model} ({SERVING[model.serving]})"
+                for name in names
+                for model in models_of(models, name, _SECONDS)
+                if model.active and model.serving in NOT_SERVED
+            }
     if lacking:
         name, named = next(iter(lacking.items()))
         raise StartError(
@@ -126,12 +122,39 @@ def _workspaces(address: str) -> str:
     return f"{len(names)}, all with a model that is served"
 
 
-def _unreachable(address: str, error: grpc.RpcError) -> str:
-    code = error.code()
+@contextmanager
+def _told(address: str, *, denied: str = "") -> Iterator[None]:
+    """Says why a call to an address failed, and what to do.
+
+    Args:
+        address: where the service listens.
+        denied: what is to be done where the token does not suffice; a scope, if not given.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        code = error.code()
+        if code in _UNREACHED:
+            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, code)) from None
+        hint = _HINTS.get(code, "see its log")
+        if denied and code is grpc.StatusCode.PERMISSION_DENIED:
+            hint = denied
+        raise StartError(ExitCode.FAILED, f"{code.name}: {hint}.") from None
+
+
+_UNREACHED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+_HINTS = {
+    grpc.StatusCode.UNAUTHENTICATED: f"set {TOKEN_FILE} to a file with a token that it accepts",
+    grpc.StatusCode.PERMISSION_DENIED: (
+        "its token lacks a scope: `lodestone token list` tells which it has"
+    ),
+    grpc.StatusCode.UNIMPLEMENTED: "another version, or another service, listens there",
+}
+
+
+def _unreachable(address: str, code: grpc.StatusCode) -> str:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"{address} does not answer in {_SECONDS:.0f} s: check policies and firewalls."
-    if code is not grpc.StatusCode.UNAVAILABLE:
-        return f"{address} answers {code.name}: is it a service of Lodestone?"
     hint = "check the name, the port, and that the service runs"
     if not is_local(address):
         hint += f"; it speaks TLS: {TLS_CA_FILE} names who signs certificates"
@@ -140,20 +163,8 @@ def _unreachable(address: str, error: grpc.RpcError) -> str:
 
 def _access(name: str, address: str) -> str:
     """Makes one call that reads, with the token that this command has."""
-    with open_channel(address) as channel:
-        try:
-            _CALLS[name](channel)
-        except grpc.RpcError as error:
-            code = error.code()
-            if code is grpc.StatusCode.UNAUTHENTICATED:
-                hint = f"set {TOKEN_FILE} to a file with a token that it accepts"
-            elif code is grpc.StatusCode.PERMISSION_DENIED:
-                hint = "its token lacks a scope: `lodestone token list` tells which it has"
-            elif code is grpc.StatusCode.UNIMPLEMENTED:
-                hint = "another version, or another service, listens there"
-            else:
-                hint = "see its log"
-            raise StartError(ExitCode.FAILED, f"{code.name}: {hint}.") from None
+    with open_channel(address) as channel, _told(address):
+        _CALLS[name](channel)
     return f"may {_ABOUT[name]}"
 
 
@@ -169,6 +180,20 @@ def _list_models(channel: grpc.Channel) -> object:
 
     stub = model_service_pb2_grpc.ModelServiceStub(channel)
     return stub.ListModels(model_service_pb2.ListModelsRequest(page_size=1), timeout=_SECONDS)
+
+
+def _names_of_workspaces(channel: grpc.Channel) -> list[str]:
+    from lodestone.indexer.v1 import workspace_service_pb2, workspace_service_pb2_grpc
+
+    stub = workspace_service_pb2_grpc.WorkspaceServiceStub(channel)
+    request = workspace_service_pb2.ListWorkspacesRequest(page_size=_PAGE_SIZE)
+    names: list[str] = []
+    while True:
+        page = stub.ListWorkspaces(request, timeout=_SECONDS)
+        names += [workspace.name for workspace in page.workspaces]
+        if not page.next_page_token:
+            return names
+        request.page_token = page.next_page_token
 
 
 def _list_workspaces(channel: grpc.Channel) -> object:
@@ -187,9 +212,10 @@ _CALLS: dict[str, Callable[[grpc.Channel], object]] = {
 
 
 def _model(address: str) -> str:
-    from services.cli.models import default_model, list_models
+    from services.cli.models import ask_models, default_model
 
-    models = list_models(address)
+    with _told(address):
+        models = ask_models(address, _SECONDS)
     found = default_model(models)
     failed = [model for model in models if model["state"] == "failed"]
     if failed:

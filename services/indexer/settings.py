@@ -22,7 +22,7 @@ class IndexerSettings(ServiceSettings):
     listen: str = "127.0.0.1:7303"
 
     database_url: Annotated[SecretStr, Field(validation_alias="LODESTONE_DATABASE_URL")]
-    """PostgreSQL 16 or newer with pgvector 0.8 or newer (`LODESTONE_DATABASE_URL`)."""
+    """PostgreSQL 16 or newer with pgvector 0.8.6 or newer (`LODESTONE_DATABASE_URL`)."""
 
     io_address: str = "127.0.0.1:7301"
     """Where the io service listens."""

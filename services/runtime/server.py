@@ -13,7 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from services.runtime import addresses, failpoints, log, telemetry
+from services.runtime import addresses, failpoints, log, metrics_port, telemetry
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import Health
 from services.runtime.heap import keep_large_blocks_apart
@@ -217,7 +217,7 @@ class ServiceRun:
             return lambda: None
         variable = f"LODESTONE_{self._app.name.upper()}_METRICS_LISTEN"
         addresses.refuse_public(address, variable, lacks=self._lacks(tokens=False))
-        return telemetry.serve_metrics(address, variable, self._settings.tls)
+        return metrics_port.serve_metrics(address, variable, self._settings.tls)
 
     def _lacks(self, *, tokens: bool) -> list[str]:
         """Returns the settings that an address in reach of other machines needs and has not."""

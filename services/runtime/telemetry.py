@@ -1,4 +1,4 @@
-"""Traces and the metrics port of a process."""
+"""Traces of a process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import prometheus_client
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -14,8 +13,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Status, StatusCode
 
 from services.runtime.errors import LodestoneError
-from services.runtime.exits import ExitCode, StartError
-from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from services.runtime.span_files import SpanFiles
-    from services.runtime.tls_files import TlsFiles
 
 _EXPORT_SECONDS = 1.5
 """Longest time of sending one batch of spans: a dead collector must not hold up a stop."""
@@ -119,38 +115,3 @@ def _reason_of(error: Exception) -> str:
     while isinstance(error, ExceptionGroup):
         error = error.exceptions[0]
     return error.reason if isinstance(error, LodestoneError) else type(error).__name__
-
-
-def serve_metrics(address: str, variable: str, tls: TlsFiles) -> Callable[[], None]:
-    """Serves `/metrics` on `host:port`, over TLS when there are files for it; returns a stop.
-
-    Raises:
-        StartError: the address is in use or not this machine's, or the files are wrong.
-    """
-    host, _, port = address.rpartition(":")
-    if tls.serves:
-        tls.read()  # says what is wrong
-    authorities = tls.authorities if tls.require_client else None
-    try:
-        server, thread = prometheus_client.start_http_server(
-            int(port),
-            host.strip("[]"),
-            certfile=str(tls.certificate) if tls.serves else None,
-            keyfile=str(tls.key) if tls.serves else None,
-            client_cafile=str(authorities) if authorities else None,
-            client_auth_required=authorities is not None,
-        )
-    except OSError as error:
-        raise StartError(
-            ExitCode.ADDRESS_IN_USE,
-            f"Cannot serve metrics on {address} ({error.strerror}). "
-            f"Free the port or set {variable} to another address.",
-        ) from None
-    get_logger().info("metrics_ready", listen=f"{host}:{server.server_port}")
-
-    def stop() -> None:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
-
-    return stop

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import ssl
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,34 +58,54 @@ class TlsFiles:
         Raises:
             StartError: one cannot be read, or they do not belong together.
         """
-        try:
+        with _told(*self.paths()):
             certificate = self.certificate.read_bytes() if self.certificate else b""
             key = self.key.read_bytes() if self.key else b""
             authorities = self.authorities.read_bytes() if self.authorities else None
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.server_context()
+        return TlsMaterial(certificate, key, authorities)
+
+    def server_context(self) -> ssl.SSLContext:
+        """Returns a server's side of handshakes, made of what the files hold now.
+
+        Raises:
+            StartError: one cannot be read, or they do not belong together.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if self.require_client:
+            context.verify_mode = ssl.CERT_REQUIRED
+        with _told(*self.paths()):
             if self.certificate and self.key:
                 context.load_cert_chain(self.certificate, self.key)
             if self.authorities:
                 context.load_verify_locations(self.authorities)
-        except ssl.SSLError as error:
-            raise StartError(
-                ExitCode.USAGE,
-                f"The TLS files do not belong together or are no PEM ({error.reason}): "
-                f"{', '.join(map(str, self.paths()))}.",
-            ) from None
-        except OSError as error:
-            raise StartError(
-                ExitCode.USAGE, f"The TLS file {error.filename} cannot be read: {error.strerror}."
-            ) from None
-        return TlsMaterial(certificate, key, authorities)
+        return context
 
 
-def reread(files: TlsFiles) -> TlsMaterial | None:
+@contextmanager
+def _told(*paths: Path) -> Iterator[None]:
+    """Says of files that they cannot be read, or do not belong together."""
+    names = ", ".join(map(str, paths))
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise StartError(
+            ExitCode.USAGE,
+            f"The TLS files do not belong together or are no PEM ({error.reason}): {names}.",
+        ) from None
+    except OSError as error:
+        raise StartError(
+            ExitCode.USAGE,
+            f"The TLS file {error.filename or names} cannot be read: {error.strerror}.",
+        ) from None
+
+
+def reread(read: Callable[[], Read]) -> Read | None:
     """Returns what changed files hold, None when that cannot be used: somebody is told."""
     try:
-        material = files.read()
+        found = read()
     except StartError as error:
         get_logger().error("certificates_not_reloaded", reason=error.message)
         return None
     get_logger().info("certificates_reloaded")
-    return material
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.cli.trace.critical_path import Node
@@ -53,7 +53,7 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
         run_id: the run.
         owners_ended: times, at least, that somebody's work on it has ended.
     """
-    spans = _without({span.span_id: span for span in found.spans}, run_id)
+    spans = _without(_uncircled({span.span_id: span for span in found.spans}), run_id)
     if not spans:
         return None
     children: dict[str, list[Span]] = defaultdict(list)
@@ -68,10 +68,14 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
         if parent and parent not in spans and parent != caller
     }
     node = _node(root, None)
-    detached = [span for span in owners if span is not root]
-    _grow(node, children, skip={span.span_id for span in detached})
-    working = [_attach(node, span, children) for span in detached]
-    working += _add_lost(node, working, lost.values(), children)
+    detached = {span.span_id: span for span in owners if span is not root}
+    below = {
+        parent: [span for span in some if span.span_id not in detached]
+        for parent, some in children.items()
+    }
+    _grow(node, below)
+    working = [_attach(node, span, below) for span in detached.values()]
+    working += _add_lost(node, working, filter(None, map(below.__getitem__, lost)), below)
     node.start_ns = min([node.start_ns, *(child.start_ns for child in node.children)])
     node.end_ns = max([node.end_ns, *(child.end_ns for child in node.children)])
     if run_id and working:
@@ -81,6 +85,24 @@ def build_tree(found: Found, run_id: str = "", owners_ended: int = 0) -> Tree | 
     _clip(node)
     unseen = max(0, owners_ended - len(owners) - len(lost))
     return Tree(node, len(owners), len(lost) + unseen + _unanswered(node), not root.parent_id)
+
+
+def _uncircled(spans: Mapping[str, Span]) -> dict[str, Span]:
+    """Returns the spans; of those that are above themselves, what began first has no parent."""
+    cut = dict(spans)
+    well: set[str] = set()
+    for name in spans:
+        above: dict[str, None] = {}
+        while name in cut and name not in well and name not in above:
+            above[name] = None
+            name = cut[name].parent_id  # noqa: PLW2901 - upwards
+        if name in above:
+            places = list(above)
+            circle = (cut[each] for each in places[places.index(name) :])
+            first = min(circle, key=lambda span: (span.start_ns, span.span_id))
+            cut[first.span_id] = replace(first, parent_id="")
+        well.update(above)
+    return cut
 
 
 def _without(spans: Mapping[str, Span], run_id: str) -> dict[str, Span]:
@@ -116,11 +138,10 @@ def _root_of(
     return top
 
 
-def _grow(node: Node, children: Mapping[str, Sequence[Span]], skip: Iterable[str] = ()) -> None:
-    """Hangs at a node what has it for a parent, and so on; without spans of some ids."""
+def _grow(node: Node, children: Mapping[str, Sequence[Span]]) -> None:
+    """Hangs at a node what has it for a parent, and so on."""
     for span in children.get(node.span.span_id, ()):
-        if span.span_id not in skip:
-            _grow(_node(span, node), children, skip)
+        _grow(_node(span, node), children)
 
 
 def _attach(root: Node, span: Span, children: Mapping[str, Sequence[Span]]) -> Node:

@@ -276,8 +276,8 @@ async def _check_server(connection: asyncpg.Connection) -> None:
     except asyncpg.PostgresError as error:
         raise StartError(
             ExitCode.UNAVAILABLE,
-            f"The database has no pgvector extension ({error}). Install pgvector 0.8 or newer, and "
-            'let a superuser run "CREATE EXTENSION vector" in this database.',
+            f"The database has no pgvector extension ({error}). Install pgvector 0.8.6 or newer, "
+            'and let a superuser run "CREATE EXTENSION vector" in this database.',
         ) from None
 
 

@@ -113,6 +113,19 @@ def test_the_path_goes_through_what_ended_last_and_not_through_what_ran_beside()
     ]
 
 
+def test_owners_of_a_run_whose_request_is_lost_are_there_once() -> None:
+    """Red when they also hang beneath what stands for the lost span."""
+    owners = [
+        span("first", "lost", RUN_SPAN, 10, 40, run="r"),
+        span("second", "lost", RUN_SPAN, 50, 90, run="r"),
+    ]
+
+    tree = tree_of(owners)
+
+    assert [node.span.span_id for node in tree.nodes()] == ["(run)", "first", "second", ""]
+    assert (tree.owners, tree.missing) == (2, 1)
+
+
 def test_the_work_on_a_run_is_beneath_who_asked_though_the_call_was_answered_before() -> None:
     """Planted once: the run is cut to the time of the call that made it; a watch is on the path."""
     spans = [

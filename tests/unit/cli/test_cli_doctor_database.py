@@ -1,0 +1,103 @@
+"""What `lodestone doctor` says of databases, by what they said of themselves."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.cli import doctor_database
+from services.cli.doctor_database import (
+    INDEXES,
+    Facts,
+    check_clock,
+    check_connections,
+    check_indexes,
+    check_rights,
+    check_schema,
+    check_version,
+    database_checks,
+)
+from services.indexer.storage.migrate import HEAD
+from services.runtime.exits import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WELL = Facts(
+    version=160_000,
+    vector="0.8.6",
+    schema=HEAD,
+    valid=frozenset(INDEXES),
+    invalid=(),
+    may_read=True,
+    may_create=True,
+    owns=True,
+    connections=100,
+    connected=80,
+    replica=False,
+    clock_seconds=-2.0,
+)
+"""A database that is just well enough for every check."""
+
+WRONG: tuple[tuple[Callable[[Facts], str], dict[str, object], str], ...] = (
+    (check_version, {"version": 150_010}, "^PostgreSQL 15: upgrade it to 16 or newer"),
+    (check_version, {"vector": None}, "pgvector is missing: .* CREATE EXTENSION vector"),
+    (check_version, {"vector": "0.8.5"}, "^pgvector 0.8.5: .* ALTER EXTENSION vector UPDATE"),
+    (check_version, {"vector": "0.7.12"}, "^pgvector 0.7.12: "),
+    (check_version, {"replica": True}, "must name the primary"),
+    (check_schema, {"schema": None}, "No schema yet: run python -m services.indexer.migrate"),
+    (check_schema, {"schema": None, "may_read": False}, "GRANT SELECT ON alembic_version"),
+    (check_schema, {"schema": "0001"}, f"^Revision 0001, .* needs {HEAD}: "),
+    (check_schema, {"schema": "9999"}, "use the newer version"),
+    (check_indexes, {"invalid": ("b", "a")}, "^Not valid: a, b; run REINDEX"),
+    (check_indexes, {"schema": "0001", "invalid": ("a",)}, "^Not valid: a; "),
+    (check_indexes, {"valid": frozenset(INDEXES) - {"runs_newest"}}, "^Missing: runs_newest; "),
+    (check_rights, {"may_create": False}, "GRANT CREATE ON SCHEMA public"),
+    (check_rights, {"owns": False}, "REASSIGN OWNED BY"),
+    (check_connections, {"connected": 81}, "^81 of 100 are taken: raise max_connections"),
+    (check_clock, {"clock_seconds": 2.1}, r"^The database's clock is 2\.1 s away .* NTP"),
+    (check_clock, {"clock_seconds": -2.1}, r"^The database's clock is 2\.1 s away .* NTP"),
+)
+"""A check, what is wrong, and what it says."""
+
+
+@pytest.mark.parametrize(("check", "harm", "told"), WRONG)
+def test_what_is_wrong_with_a_database_is_told_with_what_to_do(
+    check: Callable[[Facts], str], harm: dict[str, object], told: str
+) -> None:
+    """Red for each when its condition is taken out of the check."""
+    assert check(WELL)
+    with pytest.raises(StartError, match=told):
+        check(replace(WELL, **harm))  # type: ignore[arg-type]
+
+
+def test_newer_versions_are_well() -> None:
+    """Red when versions are compared as text."""
+    assert check_version(replace(WELL, vector="0.10.0")) == "PostgreSQL 16.0, pgvector 0.10.0"
+
+
+def test_indexes_of_another_version_are_not_missed() -> None:
+    """An older schema lacks those that its migrations will make: the schema's check tells of it."""
+    older = replace(WELL, schema="0001", valid=frozenset())
+
+    assert check_indexes(older) == f"none is broken; which are missing is known of {HEAD} alone"
+
+
+def test_a_database_that_never_answers_is_waited_for_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when each check asks anew."""
+    monkeypatch.setattr(doctor_database, "_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        checks = database_checks(f"postgresql://a:b@127.0.0.1:{silent.getsockname()[1]}/x")
+        for check in checks.values():
+            with pytest.raises(StartError, match=r"No connection \(TimeoutError\)"):
+                check()
+
+        silent.accept()[0].close()
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()
