@@ -96,7 +96,7 @@ def uses_of(expr: str) -> Uses:
 def alert_operands(expr: str) -> list[str]:
     """Returns the vectors that an alert compares or combines: each is to have data in a real run.
 
-    A comparison itself has none as long as all is well.
+    A comparison itself has none as long as all is well, nor has what is absent.
     """
     found: list[str] = []
 
@@ -107,6 +107,9 @@ def alert_operands(expr: str) -> list[str]:
             visit(node.rhs)
         elif kind == "ParenExpr":
             visit(node.expr)
+        elif kind == "Call" and node.func.name == "absent":
+            for argument in node.args:
+                visit(argument)
         elif kind != "NumberLiteral" and not _is_number(node):
             found.append(node.prettify())
 
