@@ -43,7 +43,7 @@ def dashboard_queries() -> Iterator[NamedQuery]:
             for target in panel.get("targets", ()):
                 if "expr" in target:
                     place = f"{path.stem}: {panel['title']}"
-                    yield NamedQuery(place, _filled(target["expr"]))
+                    yield NamedQuery(place, filled(target["expr"]))
 
 
 def rules() -> Iterator[dict[str, Any]]:
@@ -124,7 +124,8 @@ def _is_number(node: Any) -> bool:
     return not uses_of(node.prettify()).selectors
 
 
-def _filled(expr: str) -> str:
+def filled(expr: str) -> str:
+    """Returns a panel's query with values for Grafana's variables."""
     for variable, value in VARIABLES.items():
         expr = expr.replace(variable, value)
     assert not re.search(r"\$\w", expr), expr
