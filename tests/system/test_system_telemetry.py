@@ -328,6 +328,8 @@ def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
 
     with suppress(AssertionError):  # the tests say which has none
         wait_until(asked, 40, "every query has data")
+    with suppress(AssertionError):  # the last work ended with a restart
+        wait_until(partial(_all_up, server), 20, "all targets are scraped again")
     told.answers["ALERTS"] = server.query('ALERTS{alertstate="firing"}')
     told.targets = server.targets()
     told.rule_errors = server.rule_errors()
