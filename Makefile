@@ -81,7 +81,8 @@ test-fast: setup ## Runs the tests that take no time: under two minutes.
 test-nightly: setup ## Runs fault tests and the walks of the queue's state machine, 200 seeds each, and all manifests: an hour or two.
 	@LODESTONE_TEST_SEEDS=200 LODESTONE_TEST_SOAK_SECONDS=600 $(BIN)/python -m pytest tests/faults \
 	  tests/integration/test_index_queue_machine.py
-	@LODESTONE_TEST_COMBINATIONS=all $(BIN)/python -m pytest tests/deploy/test_deploy_k8s.py
+	@LODESTONE_TEST_COMBINATIONS=all $(BIN)/python -m pytest tests/deploy/test_deploy_k8s.py \
+	  tests/deploy/test_deploy_k8s_storage.py tests/deploy/test_deploy_flows.py
 
 .PHONY: lint format
 lint: setup ## Runs ruff, mypy, import-linter and buf.

@@ -51,7 +51,8 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not()
 def test_alerts_fire_when_they_should_and_only_then(promtool: str, tmp_path: Path) -> None:
     """Red with a threshold ten times as high, and with IndexStalled without its look at holds.
 
-    Red also with watches' drains and deadlines in the error budget, and with none of their ends.
+    Red also with watches' drains and deadlines in the error budget, and with none of their ends;
+    with one `absent` over all services, and with sums of embed's replicas where one is silent.
     """
     files = []
     for case in CASES:
@@ -105,11 +106,11 @@ def test_the_operators_rule_is_the_same() -> None:
 
 def _tests(case: dict[str, Any]) -> list[dict[str, Any]]:
     rule = ALERTS[case["alert"]]
-    fired = {
-        "exp_labels": {**rule["labels"], **case["fires"]["labels"]},
-        "exp_annotations": rule["annotations"],
-    }
-    expected = [(case["fires"]["series"], [fired])]
+    expected: list[tuple[dict[str, str], list[dict[str, Any]]]] = []
+    for fires in (case["fires"], *case.get("fires_also", ())):
+        labels = {**rule["labels"], **fires["labels"]}
+        fired = {"exp_labels": labels, "exp_annotations": rule["annotations"]}
+        expected.append((fires["series"], [fired]))
     expected += [(quiet["series"], []) for quiet in case["quiet"]]
     return [
         {

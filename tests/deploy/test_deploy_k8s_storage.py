@@ -14,15 +14,15 @@ from services.io.settings import IoSettings
 from services.runtime.settings import load_settings
 from tests.support.manifests import (
     COMPONENTS,
-    OVERLAYS,
     Manifest,
     Pod,
+    Target,
     environment_of,
     of_kind,
+    overlay_targets,
     pods,
     quantity,
     rendered,
-    rendered_overlay,
     services_of,
 )
 
@@ -51,15 +51,19 @@ _PEOPLE = 10
 """Connections for people, for backups and for PostgreSQL itself."""
 
 
+_BASES = ((), *((name,) for name in COMPONENTS), COMPONENTS)
+
+
 @pytest.fixture(
-    params=[*OVERLAYS, "base", *(f"base+{name}" for name in COMPONENTS), "all"], scope="module"
+    params=[
+        *overlay_targets(),
+        *(pytest.param(Target(None, each), id=str(Target(None, each))) for each in _BASES),
+    ],
+    scope="module",
 )
 def manifests(request: pytest.FixtureRequest) -> tuple[Manifest, ...]:
-    if request.param in OVERLAYS:
-        return rendered_overlay(request.param)
-    if request.param == "all":
-        return rendered(COMPONENTS)
-    return rendered(tuple(request.param.split("+")[1:]))
+    target: Target = request.param
+    return target.render()
 
 
 def test_every_setting_of_a_folder_is_known_here() -> None:

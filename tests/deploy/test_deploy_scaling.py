@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.support.manifests import of_kind, rendered
+from tests.support.manifests import K8S, of_kind, rendered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,3 +59,17 @@ def test_replicas_are_asked_for_by_work_that_can_go_on(
         check=False,
     )
     assert done.returncode == 0, json.dumps(series) + done.stdout + done.stderr
+
+
+def test_the_version_of_keda_is_named_that_the_objects_need() -> None:
+    """An older KEDA refuses a fallback for a trigger that goes by its value."""
+    needs = [
+        scaled["spec"]
+        for scaled in of_kind(rendered(("keda",)), "ScaledObject").values()
+        if "fallback" in scaled["spec"]
+        and all(trigger.get("metricType") == "Value" for trigger in scaled["spec"]["triggers"])
+    ]
+    assert needs
+    page = K8S.parent.parent / "docs" / "operations.md"
+    for path in (page, K8S / "components" / "keda" / "kustomization.yaml"):
+        assert "KEDA 2.18 or newer" in path.read_text("utf-8"), path.name

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trustme
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -36,13 +37,17 @@ def new_authority() -> trustme.CA:
 
 
 def write_certificates(
-    folder: Path, authority: trustme.CA, *, valid_days: float = 1.0
+    folder: Path,
+    authority: trustme.CA,
+    *,
+    valid_days: float = 1.0,
+    names: Sequence[str] = ("localhost", "127.0.0.1"),
 ) -> CertificateFiles:
     """Writes a certificate for this machine and its key; a negative time makes it expired."""
     folder.mkdir(exist_ok=True)
     end = dt.datetime.now(dt.UTC) + dt.timedelta(days=valid_days)
     begin = end - dt.timedelta(days=30)
-    issued = authority.issue_cert("localhost", "127.0.0.1", not_before=begin, not_after=end)
+    issued = authority.issue_cert(*names, not_before=begin, not_after=end)
     files = CertificateFiles(folder / "tls.crt", folder / "tls.key", folder / "ca.crt")
     files.certificate.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
     files.key.write_bytes(issued.private_key_pem.bytes())

@@ -11,7 +11,7 @@ import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 Step = tuple[str, str]
 """A span, as the service that ended it and its name."""
@@ -21,8 +21,19 @@ Step = tuple[str, str]
 class Received:
     """A span as the collector got it."""
 
-    service: str
     span: Any
+    resource: Mapping[str, str]
+    """What its process tells of itself."""
+
+    @property
+    def service(self) -> str:
+        """The service that ended it."""
+        return self.resource["service.name"]
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """The attributes, each value as text."""
+        return {item.key: str(item.value) for item in self.span.attributes}
 
     @property
     def step(self) -> Step:
@@ -41,12 +52,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
         """Takes spans."""
         self.requests.append(request.SerializeToString())
         for resource in request.resource_spans:
-            attributes = {
-                item.key: item.value.string_value for item in resource.resource.attributes
-            }
+            told = {item.key: item.value.string_value for item in resource.resource.attributes}
             for scope in resource.scope_spans:
                 for span in scope.spans:
-                    self.spans[span.span_id] = Received(attributes["service.name"], span)
+                    self.spans[span.span_id] = Received(span, told)
         return trace_service_pb2.ExportTraceServiceResponse()
 
     def named(self, service: str, name: str) -> list[Received]:

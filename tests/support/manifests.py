@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from _pytest.mark import ParameterSet
+
 K8S = Path(__file__).parent.parent.parent / "deploy" / "k8s"
 COMPONENTS = tuple(sorted(path.name for path in (K8S / "components").iterdir()))
 OVERLAYS = tuple(sorted(path.name for path in (K8S / "overlays").iterdir()))
+WHOLE = os.environ.get("LODESTONE_TEST_COMBINATIONS") == "all"
+"""Whether every combination is held to the policies too: minutes, for the night."""
 
 Manifest = dict[str, Any]
 
@@ -38,6 +45,38 @@ class Pod:
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What may be applied: an overlay, or the base alone, and components that are added."""
+
+    overlay: str | None
+    added: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "+".join((self.overlay or "base", *self.added))
+
+    def render(self) -> tuple[Manifest, ...]:
+        """Renders it."""
+        if self.overlay is None:
+            return rendered(self.added)
+        if not self.added:
+            return rendered_overlay(self.overlay)
+        return rendered_overlay_with(self.overlay, self.added)
+
+
+def overlay_targets() -> list[ParameterSet]:
+    """Returns each overlay alone, and with each component that it has not; at night with all sets.
+
+    These are parameters of tests; what is rendered anew for one component takes a second.
+    """
+    return [
+        pytest.param(target, id=str(target), marks=[pytest.mark.slow] if target.added else [])
+        for name in OVERLAYS
+        for size in range(len(missing_from(name)) + 1 if WHOLE else 2)
+        for target in (Target(name, added) for added in combinations(missing_from(name), size))
+    ]
+
+
 @cache
 def rendered_overlay(name: str) -> tuple[Manifest, ...]:
     """Renders an overlay."""
@@ -45,16 +84,22 @@ def rendered_overlay(name: str) -> tuple[Manifest, ...]:
 
 
 @cache
-def rendered_overlay_with(name: str, component: str) -> tuple[Manifest, ...]:
-    """Renders an overlay to whose components somebody added one."""
+def rendered_overlay_with(name: str, components: tuple[str, ...]) -> tuple[Manifest, ...]:
+    """Renders an overlay to whose components somebody added some."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "deploy"
         shutil.copytree(K8S.parent, copy)
         place = copy / K8S.name / "overlays" / name / "kustomization.yaml"
         text = yaml.safe_load(place.read_text("utf-8"))
-        text["components"] = [*text.get("components", ()), f"../../components/{component}"]
+        text["components"] += [f"../../components/{each}" for each in components]
         place.write_text(yaml.safe_dump(text), "utf-8")
         return _render(place.parent)
+
+
+def missing_from(name: str) -> tuple[str, ...]:
+    """Returns the components that an overlay does not have."""
+    text = yaml.safe_load((K8S / "overlays" / name / "kustomization.yaml").read_text("utf-8"))
+    return tuple(sorted(set(COMPONENTS) - {Path(each).name for each in text["components"]}))
 
 
 @cache

@@ -43,7 +43,7 @@ def dashboard_queries() -> Iterator[NamedQuery]:
             for target in panel.get("targets", ()):
                 if "expr" in target:
                     place = f"{path.stem}: {panel['title']}"
-                    yield NamedQuery(place, _filled(target["expr"]))
+                    yield NamedQuery(place, filled(target["expr"]))
 
 
 def rules() -> Iterator[dict[str, Any]]:
@@ -96,7 +96,7 @@ def uses_of(expr: str) -> Uses:
 def alert_operands(expr: str) -> list[str]:
     """Returns the vectors that an alert compares or combines: each is to have data in a real run.
 
-    A comparison itself has none as long as all is well.
+    A comparison itself has none as long as all is well, nor has what is absent.
     """
     found: list[str] = []
 
@@ -107,6 +107,9 @@ def alert_operands(expr: str) -> list[str]:
             visit(node.rhs)
         elif kind == "ParenExpr":
             visit(node.expr)
+        elif kind == "Call" and node.func.name == "absent":
+            for argument in node.args:
+                visit(argument)
         elif kind != "NumberLiteral" and not _is_number(node):
             found.append(node.prettify())
 
@@ -121,7 +124,8 @@ def _is_number(node: Any) -> bool:
     return not uses_of(node.prettify()).selectors
 
 
-def _filled(expr: str) -> str:
+def filled(expr: str) -> str:
+    """Returns a panel's query with values for Grafana's variables."""
     for variable, value in VARIABLES.items():
         expr = expr.replace(variable, value)
     assert not re.search(r"\$\w", expr), expr

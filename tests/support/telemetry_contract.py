@@ -58,7 +58,11 @@ class Metric:
 class Contract:
     """All that is declared."""
 
+    label_sets: Mapping[str, Mapping[str, Any]]
+    """What each label means."""
     metrics: Mapping[str, Metric]
+    resource: Mapping[str, Mapping[str, Any]]
+    """Attributes of every span of a process."""
     spans: Mapping[str, Mapping[str, Any]]
     attributes: Mapping[str, Mapping[str, Any]]
     events: Mapping[str, Mapping[str, Any]]
@@ -88,6 +92,8 @@ def load() -> Contract:
     text = yaml.safe_load((MONITORING / "telemetry.yaml").read_text("utf-8"))
     sets = {name: _label(each) for name, each in text["label_sets"].items()}
     return Contract(
+        label_sets=text["label_sets"],
+        resource=text["resource_attributes"],
         metrics=_by_name(_metric(each, sets) for each in text["metrics"]),
         spans=_by_name_of(text["spans"]),
         attributes=text["span_attributes"],

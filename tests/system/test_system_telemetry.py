@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 from lodestone.embed.v1 import embed_service_pb2, embed_service_pb2_grpc
 from lodestone.indexer.v1 import search_service_pb2, search_service_pb2_grpc
 from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
 from tests.support import promql, telemetry_contract
+from tests.support.collector import Received, collecting
 from tests.support.prometheus import Prometheus, prometheus
 from tests.support.promql import alert_operands
 from tests.support.stack import finish, lodestone, wait_until
@@ -48,35 +48,12 @@ class Told:
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By service: families by name."""
-    spans: list[tuple[str, str, frozenset[str]]] = field(default_factory=list)
-    """(service, name, attributes)"""
+    spans: list[Received] = field(default_factory=list)
     lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """What Prometheus answered, by query."""
     targets: dict[str, str] = field(default_factory=dict)
     rule_errors: dict[str, str] = field(default_factory=dict)
-
-
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """Keeps every span that it is sent."""
-
-    def __init__(self, told: Told) -> None:
-        self._told = told
-
-    def Export(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name is gRPC's
-        """Takes spans."""
-        for resource in request.resource_spans:
-            (service,) = (
-                item.value.string_value
-                for item in resource.resource.attributes
-                if item.key == "service.name"
-            )
-            for scope in resource.scope_spans:
-                self._told.spans += [
-                    (service, span.name, frozenset(item.key for item in span.attributes))
-                    for span in scope.spans
-                ]
-        return trace_service_pb2.ExportTraceServiceResponse()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +66,7 @@ def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
     ports = {name: _free_port() for name in (*SERVICES, "prometheus")}
     listen = {f"{name.upper()}_METRICS_LISTEN": f"127.0.0.1:{ports[name]}" for name in SERVICES}
     with ExitStack() as opened:
-        endpoint = opened.enter_context(_collecting(told))
+        collector, endpoint = opened.enter_context(collecting())
         settings = {"EMBED_MODEL": "hashing", "OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
         settings["EMBED_EXTRA_MODELS"] = f"{_SECOND_MODEL}=hashing:128"
         settings["INDEXER_QUEUE_LOOK_SECONDS"] = "0.5"
@@ -112,6 +89,7 @@ def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
             told.metrics = {name: _scrape(ports[name]) for name in SERVICES}
             assert product.run("down").code == 0
             told.lines = {name: _lines(product, name) for name in SERVICES}
+    told.spans = list(collector.spans.values())
     return told
 
 
@@ -158,17 +136,34 @@ def test_spans_are_those_declared(told: Told, contract: Contract) -> None:
     """Planted once: the span of a run without its workspace, and one more attribute."""
     on_failure = {name for name, told in contract.attributes.items() if told.get("on_failure")}
     seen: dict[str, set[str]] = defaultdict(set)
-    for service, name, attributes in told.spans:
+    for span in told.spans:
+        service, name = span.service.removeprefix("lodestone-"), span.span.name
         declared = contract.span_of(name)
         assert declared is not None, name
-        assert service.removeprefix("lodestone-") in declared["services"], (service, name)
+        assert service in declared["services"], (service, name)
         usual = {each for each in declared["attributes"] if each not in on_failure}
-        assert usual <= attributes <= set(declared["attributes"]), name
-        seen[declared["name"]].add(service.removeprefix("lodestone-"))
+        assert usual <= set(span.attributes) <= set(declared["attributes"]), name
+        seen[declared["name"]].add(service)
 
     every_run = {name for name, span in contract.spans.items() if span["every_run"]}
     assert set(seen) == every_run
     assert all(set(contract.spans[name]["services"]) == seen[name] for name in every_run)
+
+
+def test_attributes_of_spans_and_processes_keep_their_bounds(
+    told: Told, contract: Contract
+) -> None:
+    """Red with a bound of 1 for methods, and with a process's attribute that is not declared."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for span in told.spans:
+        assert set(span.resource) == set(contract.resource), span.service
+        process = span.resource["service.instance.id"]
+        for name, value in (*span.attributes.items(), *span.resource.items()):
+            values[process, name].add(value)
+    declared = {**contract.attributes, **contract.resource}
+    for (process, name), found in values.items():
+        bound = declared[name]["bound"]
+        assert isinstance(bound, str) or len(found) <= bound, (process, name, found)
 
 
 def test_log_lines_are_those_declared(told: Told, contract: Contract) -> None:
@@ -333,6 +328,8 @@ def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
 
     with suppress(AssertionError):  # the tests say which has none
         wait_until(asked, 40, "every query has data")
+    with suppress(AssertionError):  # the last work ended with a restart
+        wait_until(partial(_all_up, server), 20, "all targets are scraped again")
     told.answers["ALERTS"] = server.query('ALERTS{alertstate="firing"}')
     told.targets = server.targets()
     told.rule_errors = server.rule_errors()
@@ -350,32 +347,11 @@ def _scrape(port: int) -> dict[str, Any]:
 
 
 def _lines(product: Lodestone, name: str) -> list[dict[str, Any]]:
-    return [
-        json.loads(line)
-        for line in product.folder.log(name).read_text("utf-8").splitlines()
-        if line.startswith("{")
-    ]
+    """Returns a service's log. Red when a line is no JSON: a text on standard error."""
+    return [json.loads(line) for line in product.folder.log(name).read_text("utf-8").splitlines()]
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-class _collecting:  # noqa: N801 - reads as a statement
-    """A collector of spans that speaks gRPC, and its address."""
-
-    def __init__(self, told: Told) -> None:
-        self._server = grpc.server(ThreadPoolExecutor(max_workers=4))
-        trace_service_pb2_grpc.add_TraceServiceServicer_to_server(  # type: ignore[no-untyped-call]
-            Collector(told), self._server
-        )
-
-    def __enter__(self) -> str:
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        self._server.start()
-        return f"http://127.0.0.1:{port}"
-
-    def __exit__(self, *_: object) -> None:
-        self._server.stop(grace=5).wait()

@@ -91,6 +91,17 @@ def test_no_label_holds_what_a_caller_chose(contract: Contract) -> None:
         assert not {word for word in words if _UNBOUNDED.fullmatch(word)}, metric.name
 
 
+def test_every_label_has_a_meaning_and_keeps_the_most_of_its_values(contract: Contract) -> None:
+    """Red with a label of a metric that has no meaning, and with a meaning of a label of none."""
+    used = {label for metric in contract.metrics.values() for label in metric.labels}
+    assert used == set(contract.label_sets)
+    for name, told in contract.label_sets.items():
+        assert told["meaning"], name
+        most = told.get("max") or len(told["values"])
+        for metric in contract.metrics.values():
+            assert name not in metric.labels or metric.labels[name].most <= most, metric.name
+
+
 def test_units_follow_the_names(contract: Contract) -> None:
     for metric in contract.metrics.values():
         for unit in ("seconds", "bytes"):
@@ -145,7 +156,8 @@ def test_every_attribute_and_field_has_a_meaning_a_unit_and_a_bound(contract: Co
     """Planted once: a field that no event has, and a bound left out."""
     used = {name for event in contract.events.values() for name in event["fields"]}
     assert used == set(contract.fields)
-    for name, told in (*contract.fields.items(), *contract.attributes.items()):
+    declared = (contract.fields, contract.attributes, contract.resource)
+    for name, told in (item for each in declared for item in each.items()):
         assert told["meaning"], name
         assert isinstance(told["unit"], str), name
         bound = told["bound"]

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardLinkType,
     DataSourceRef,
+    VariableHide,
     VariableModel,
     VariableOption,
     VariableRefresh,
@@ -122,13 +123,16 @@ def build(board: Board) -> dashboards.Dashboard:
 
 
 def _variables(board: Board) -> list[Builder[VariableModel]]:
+    """Returns all variables for each board, so that links hand them on; shown are those in use."""
+    traced = any(isinstance(panel, Traces) for row in board.rows for panel in row.panels)
     return [
         dashboards.DatasourceVariable("datasource").label("Metrics").type("prometheus"),
         dashboards.DatasourceVariable("traces").label("Traces").type("tempo"),
         dashboards.TextBoxVariable("workspace")
         .label("Workspace")
         .description("Name or pattern of a workspace. It filters traces: metrics know none.")
-        .default_value(".*"),
+        .default_value(".*")
+        .hide(VariableHide.DONT_HIDE if traced else VariableHide.HIDE_VARIABLE),
         dashboards.QueryVariable("instance")
         .label("Instance")
         .datasource(METRICS)
