@@ -230,7 +230,7 @@ class Settler:
             self._miss(folder, path, name)
             return None
         folder.names.add(name)
-        self._changes.found(path, self._origins.origin_of(status))
+        self._changes.found(path, self._origins.origin_of(status, os.fstat(fd), name))
         return status
 
     def _is_newly_linked(self, path: str, status: os.stat_result) -> bool:
