@@ -43,8 +43,9 @@ def look(
 ) -> Intent | WrittenFile:
     """Returns what a change is about to make, or the file when an earlier attempt made it.
 
-    Takes no lock and writes nothing. `known` is what an attempt was about to make before its
-    process died: what is neither as it was before nor as it would be after was changed by others.
+    Takes no lock and writes nothing. `known` is what an earlier attempt may have made, as it did
+    not come to say: what is neither as it was before nor as it would be after was changed by
+    others.
 
     Raises:
         LodestoneError: the change cannot be made.

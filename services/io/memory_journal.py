@@ -15,7 +15,7 @@ from services.io.errors import RequestIdReusedError
 from services.io.journal_room import JournalLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from services.io.changes import Outcome
 
@@ -88,10 +88,10 @@ class MemoryEntry:
     def flush(self) -> None:
         """Does nothing: memory does not outlast the machine."""
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, outcomes: Sequence[Outcome], unmade: Collection[int] = ()) -> None:
         """Notes how each change ended; see `JournalEntry`."""
         kept = tuple(_kept(outcome) if is_final(outcome) else None for outcome in outcomes)
-        self.record = replace(self.record, outcomes=kept)
+        self.record = replace(self.record, outcomes=kept).without_intents(unmade)
 
     def close(self) -> None:
         """Lets the next request of this id in."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from services.io import metrics
@@ -20,7 +20,7 @@ from services.runtime.errors import Code, LodestoneError, OverloadedError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from concurrent.futures import Executor
 
     from services.io.changes import Change, Intent, Outcome, WriteRequest
@@ -120,6 +120,7 @@ class _Call:
     def __init__(self, parts: _Parts, request: WriteRequest) -> None:
         self._parts = parts
         self._request = request
+        self._unmade: set[int] = set()
         self.is_cancelled = threading.Event()
 
     async def run(self) -> list[Outcome]:
@@ -137,7 +138,7 @@ class _Call:
                 done = await self._carry_out(entry, outcomes)
             return [outcome for outcome in outcomes if outcome is not None]
         finally:
-            await self._in_thread(lambda: _end(entry, done))
+            await self._in_thread(lambda: _end(entry, done, self._unmade))
 
     def _begin(self) -> JournalEntry | None:
         """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
@@ -205,13 +206,19 @@ class _Call:
             self._request.origin_id,
             self._parts.origins,
             self._parts.sweeper,
-            flushed.result,
         )
 
         async def make_one(position: int, change: Change) -> None:
+            self._unmade.add(position)
+
+            def before_rename() -> None:
+                flushed.result()
+                self._unmade.discard(position)
+
+            own = replace(options, before_rename=before_rename)
             try:
                 outcomes[position] = await self._patiently(
-                    lambda: self._make(change, options), "Somebody else holds the file."
+                    lambda: self._make(change, own), "Somebody else holds the file."
                 )
             except LodestoneError as error:
                 outcomes[position] = error
@@ -273,11 +280,11 @@ class _Call:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)
 
 
-def _end(entry: JournalEntry, done: Sequence[Outcome]) -> None:
+def _end(entry: JournalEntry, done: Sequence[Outcome], unmade: Collection[int]) -> None:
     """Notes how a request ended, if it did just now, and lets go of its entry."""
     try:
         if done:
-            entry.finish(done)
+            entry.finish(done, unmade)
     except LodestoneError as error:
         # The files are as they should be, and what was intended tells so to a repeated request.
         get_logger().warning("write_not_noted", reason=error.reason)
