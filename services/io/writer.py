@@ -14,7 +14,7 @@ from services.io.atomic import PutOptions
 from services.io.changes import FileEdits, WrittenFile
 from services.io.edit_records import Record
 from services.io.errors import RETRY_AFTER_SECONDS, ReadOnlyError
-from services.io.file_changes import look, make
+from services.io.file_changes import look, make, named_twice
 from services.io.temporaries import Sweeper
 from services.runtime.errors import Code, LodestoneError, OverloadedError
 from services.runtime.log import get_logger
@@ -156,6 +156,8 @@ class _Call:
         self, entry: JournalEntry, outcomes: list[Outcome | None]
     ) -> list[Outcome]:
         """Fills in the outcomes that are missing; returns all."""
+        if len(outcomes) > 1 and not entry.record.intents:
+            await self._in_thread(lambda: self._refuse_what_is_named_twice(outcomes))
         intents = await self._look(entry.record, outcomes)
         if any(outcome is None for outcome in outcomes):
             await self._in_thread(lambda: entry.intend(self._record(entry.record, intents)))
@@ -164,6 +166,12 @@ class _Call:
         _count(self._request, done)
         assert len(done) == len(self._request.changes)
         return done
+
+    def _refuse_what_is_named_twice(self, outcomes: list[Outcome | None]) -> None:
+        request = self._request
+        with self._parts.roots.open_tree(request.root, request.directory) as tree:
+            for position, error in named_twice(tree, request.changes).items():
+                outcomes[position] = outcomes[position] or error
 
     async def _look(
         self, record: Record, outcomes: list[Outcome | None]
