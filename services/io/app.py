@@ -160,9 +160,9 @@ class IoApp:
 
 def make_journal(settings: IoSettings) -> DiskJournal | MemoryJournal:
     """Returns the journal of writes: in the state folder, or in memory where there is none."""
-    if not settings.state_dir:
-        return MemoryJournal()
     limits = JournalLimits(settings.journal_entries, settings.journal_bytes)
+    if not settings.state_dir:
+        return MemoryJournal(limits)
     return DiskJournal(Path(settings.state_dir) / "edits", limits)
 
 

@@ -58,7 +58,7 @@ def replace_file(
     with _filled(place, content, options, mode=0o600, like=target) as temporary:
         if digest is not None and not is_unchanged(target, digest):
             raise ContentChangedError.at(place.path, "The file was changed meanwhile.")
-        options.origins.record(os.fstat(temporary.fd), options.origin_id)
+        _record_origin(place, temporary, options)
         insist(lambda: _rename(place, temporary))
         flush_folder(place, is_strong=options.is_strong)
         return os.fstat(temporary.fd)
@@ -73,7 +73,7 @@ def create_file(place: Place, content: bytes, options: PutOptions) -> os.stat_re
         OSError: the operating system refused; nothing is in place.
     """
     with _filled(place, content, options, mode=_NEW_FILE_MODE) as temporary:
-        options.origins.record(os.fstat(temporary.fd), options.origin_id)
+        _record_origin(place, temporary, options)
         # A link replaces nothing, unlike a rename.
         insist(lambda: _link(place, temporary))
         with suppress(OSError):  # a second name that is swept later harms nothing
@@ -123,6 +123,11 @@ def _filled(
         raise
     finally:
         os.close(temporary.fd)
+
+
+def _record_origin(place: Place, temporary: Temporary, options: PutOptions) -> None:
+    status, folder = os.fstat(temporary.fd), os.fstat(place.folder_fd)
+    options.origins.record(status, folder, place.name, options.origin_id)
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -23,7 +23,7 @@ from services.io.temporaries import same_file, try_lock
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
 
     from services.io.changes import Outcome
@@ -51,8 +51,8 @@ class JournalEntry(Protocol):
     def flush(self) -> None:
         """Makes what was noted outlast the machine."""
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
-        """Notes how each change ended."""
+    def finish(self, outcomes: Sequence[Outcome], unmade: Collection[int] = ()) -> None:
+        """Notes how each change ended, and of which ones nothing was put in place for sure."""
 
     def close(self) -> None:
         """Lets the next request of this id in."""
@@ -121,7 +121,7 @@ class DiskJournal:
             try:
                 if try_lock(fd):  # else its request is under way
                     record, _ = read_record(_read(fd))
-                    if record.intents and not record.outcomes:
+                    if record.is_open:
                         yield record
             finally:
                 os.close(fd)
@@ -183,9 +183,9 @@ class DiskEntry:
         except OSError as error:
             raise journal_error(error) from None
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, outcomes: Sequence[Outcome], unmade: Collection[int] = ()) -> None:
         """Notes how each change ended; see `JournalEntry`."""
-        self._append(outcome_line(self._fingerprint, outcomes))
+        self._append(outcome_line(self._fingerprint, outcomes, unmade))
 
     def close(self) -> None:
         """Lets the next request of this id in."""

@@ -18,7 +18,7 @@ from services.io.model import Signature
 from services.runtime.errors import InvalidRequestError, LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from services.io.changes import Outcome
 
@@ -57,9 +57,22 @@ class Record:
     intents: tuple[Intent | None, ...] = ()
     outcomes: tuple[Outcome | None, ...] = ()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the end of a change that was begun is not known: its process may have died."""
+        return any(
+            intent is not None and self.outcome_of(position) is None
+            for position, intent in enumerate(self.intents)
+        )
+
     def intent_of(self, position: int) -> Intent | None:
         """Returns what was about to be made of a change's file, as far as it is known."""
         return self.intents[position] if self.intents else None
+
+    def without_intents(self, positions: Collection[int]) -> Record:
+        """Returns the record without what an attempt was about to make and is known not to have."""
+        intents = (None if p in positions else intent for p, intent in enumerate(self.intents))
+        return replace(self, intents=tuple(intents))
 
     def outcome_of(self, position: int) -> Outcome | None:
         """Returns how a change ended for good, None when it did not."""
@@ -86,10 +99,16 @@ def intent_line(record: Record) -> bytes:
     })  # fmt: skip
 
 
-def outcome_line(fingerprint: bytes, outcomes: Sequence[Outcome]) -> bytes:
-    """Returns the line that is written when all is done; only final outcomes are kept."""
+def outcome_line(
+    fingerprint: bytes, outcomes: Sequence[Outcome], unmade: Collection[int] = ()
+) -> bytes:
+    """Returns the line that is written when all is done; only final outcomes are kept.
+
+    `unmade` are the positions of changes of which nothing was put in place.
+    """
     kept = [_outcome_value(outcome) if is_final(outcome) else None for outcome in outcomes]
-    return _line({"format": FORMAT, "request": fingerprint.hex(), "outcomes": kept})
+    value = {"format": FORMAT, "request": fingerprint.hex(), "outcomes": kept}
+    return _line(value | ({"unmade": sorted(unmade)} if unmade else {}))
 
 
 def read_record(data: bytes) -> tuple[Record, int]:
@@ -120,7 +139,7 @@ def _merged(record: Record, value: dict[str, Any]) -> Record:
     if "outcomes" in value:
         outcomes = tuple(item and _outcome(item) for item in value["outcomes"])
         record = replace(record, outcomes=outcomes)
-    return record
+    return record.without_intents(value.get("unmade", ()))
 
 
 def _outcome_value(outcome: Outcome) -> dict[str, Any]:

@@ -29,9 +29,10 @@ from services.io.interruptions import insist
 from services.io.model import Signature
 from services.io.splice import check_size, spliced
 from services.io.targets import is_there, locked_target, opened_place, opened_target, read_target
+from services.runtime.errors import InvalidRequestError, LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from services.io.atomic import PutOptions
     from services.io.paths import Tree
@@ -43,8 +44,9 @@ def look(
 ) -> Intent | WrittenFile:
     """Returns what a change is about to make, or the file when an earlier attempt made it.
 
-    Takes no lock and writes nothing. `known` is what an attempt was about to make before its
-    process died: what is neither as it was before nor as it would be after was changed by others.
+    Takes no lock and writes nothing. `known` is what an earlier attempt may have made, as it did
+    not come to say: what is neither as it was before nor as it would be after was changed by
+    others.
 
     Raises:
         LodestoneError: the change cannot be made.
@@ -56,6 +58,31 @@ def look(
         if isinstance(change, NewFile) and change.create_parents:
             return _intent_of_new(change, ABSENT, 0, max_bytes)
         raise
+
+
+def named_twice(tree: Tree, changes: Sequence[Change]) -> dict[int, LodestoneError]:
+    """Returns the errors, by position, of edits whose paths lead to one file by links.
+
+    Edits of one path stand together. Those of several cannot be told to be of one content: the
+    first would be made and the second not.
+    """
+    by_place: dict[tuple[int, int, str], dict[int, FileEdits]] = {}
+    for position, change in enumerate(changes):
+        if isinstance(change, FileEdits):
+            with suppress(LodestoneError, OSError):  # told when it is looked at
+                with opened_place(tree, change.path) as place:
+                    folder = os.fstat(place.folder_fd)
+                key = (folder.st_dev, folder.st_ino, place.name)
+                by_place.setdefault(key, {})[position] = change
+    return {
+        position: InvalidRequestError(
+            "Two paths of the request lead to one file.",
+            metadata={f"edits[{change.splices[0].position}].ref.path": "leads to another's file"},
+        )
+        for same in by_place.values()
+        if len({change.path for change in same.values()}) > 1
+        for position, change in same.items()
+    }
 
 
 def make(tree: Tree, change: Change, max_bytes: int, options: PutOptions) -> WrittenFile | None:

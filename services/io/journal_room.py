@@ -97,12 +97,17 @@ class JournalRoom:
                 if not is_expired:
                     metrics.EDIT_REQUESTS_FORGOTTEN.inc()
         if count > most or total > self._limits.total_bytes:
-            raise OverloadedError(
-                "Too many requests wrote within minutes; their ids are still remembered.",
-                metadata={"limit": "remembered requests"},
-                retry_after_seconds=_RETRY_AFTER_SECONDS,
-            )
+            raise too_many_requests()
         return count
+
+
+def too_many_requests() -> OverloadedError:
+    """Returns the error of a journal that may forget nothing for another request."""
+    return OverloadedError(
+        "Too many requests wrote within minutes; their ids are still remembered.",
+        metadata={"limit": "remembered requests"},
+        retry_after_seconds=_RETRY_AFTER_SECONDS,
+    )
 
 
 def _entries_of(folder: Path) -> list[_Entry]:

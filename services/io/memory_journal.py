@@ -12,23 +12,24 @@ from services.io import metrics
 from services.io.changes import WrittenFile
 from services.io.edit_records import Record, is_final
 from services.io.errors import RequestIdReusedError
-from services.io.journal_room import JournalLimits
+from services.io.journal_room import LEAST_KEPT_SECONDS, JournalLimits, too_many_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from services.io.changes import Outcome
 
-MAX_ENTRIES = 10_000
-
 
 class MemoryJournal:
-    """A journal in memory; for any thread. The oldest requests are forgotten when it is full."""
+    """A journal in memory; for any thread.
+
+    When it is full the oldest requests are forgotten, but none younger than `LEAST_KEPT_SECONDS`.
+    """
 
     def __init__(
         self, limits: JournalLimits | None = None, clock: Callable[[], float] = time.time
     ) -> None:
-        self._limits = limits or JournalLimits(entries=MAX_ENTRIES)
+        self._limits = limits or JournalLimits()
         self._clock = clock
         self._entries: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._lock = threading.Lock()
@@ -41,9 +42,9 @@ class MemoryJournal:
             if entry is not None and entry.is_open:
                 return None
             if entry is None or self._is_old(entry):
+                self._entries.pop(key, None)
+                self._make_room()
                 entry = self._entries[key] = MemoryEntry(Record(fingerprint), self._clock())
-                self._entries.move_to_end(key)
-                self._forget()
             elif entry.record.fingerprint != fingerprint:
                 raise RequestIdReusedError(
                     "The request id belongs to another request.",
@@ -66,11 +67,23 @@ class MemoryJournal:
     def _is_old(self, entry: MemoryEntry) -> bool:
         return self._clock() - entry.begun_at > self._limits.kept_seconds
 
-    def _forget(self) -> None:
-        for key in list(self._entries)[: max(0, len(self._entries) - self._limits.entries)]:
-            if not self._entries[key].is_open:
+    def _make_room(self) -> None:
+        """Makes room for one more entry.
+
+        Raises:
+            OverloadedError: it is full of entries that may not be forgotten yet.
+        """
+        if len(self._entries) < self._limits.entries:
+            return
+        for key, entry in self._entries.items():
+            if self._clock() - entry.begun_at < LEAST_KEPT_SECONDS:
+                break
+            if not entry.is_open:
+                if not self._is_old(entry):
+                    metrics.EDIT_REQUESTS_FORGOTTEN.inc()
                 del self._entries[key]
-                metrics.EDIT_REQUESTS_FORGOTTEN.inc()
+                return
+        raise too_many_requests()
 
 
 @dataclass(slots=True)
@@ -88,10 +101,10 @@ class MemoryEntry:
     def flush(self) -> None:
         """Does nothing: memory does not outlast the machine."""
 
-    def finish(self, outcomes: Sequence[Outcome]) -> None:
+    def finish(self, outcomes: Sequence[Outcome], unmade: Collection[int] = ()) -> None:
         """Notes how each change ended; see `JournalEntry`."""
         kept = tuple(_kept(outcome) if is_final(outcome) else None for outcome in outcomes)
-        self.record = replace(self.record, outcomes=kept)
+        self.record = replace(self.record, outcomes=kept).without_intents(unmade)
 
     def close(self) -> None:
         """Lets the next request of this id in."""

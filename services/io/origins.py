@@ -13,32 +13,40 @@ DEFAULT_CAPACITY = 10_000
 
 
 class Origins:
-    """Origin ids of the newest written files, by what `fstat` says of each; for any thread.
+    """Origin ids of the newest written files, by version and place of each; for any thread.
 
     A write puts a new inode in place, so device, inode, size and mtime name one version of a file.
-    A writer records it before the rename that makes it seen: whoever sees the event finds it here.
+    What others rename or link stays that version, so its folder and name are kept as well. A writer
+    records both before the rename that makes it seen: whoever sees the event finds it here.
     """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
         self._capacity = capacity
-        self._ids: OrderedDict[tuple[int, int, int, int], str] = OrderedDict()
+        self._ids: OrderedDict[tuple[int | str, ...], str] = OrderedDict()
         self._lock = threading.Lock()
 
-    def record(self, status: os.stat_result, origin_id: str) -> None:
-        """Notes who has this version of a file written; an empty id is nobody."""
+    def record(
+        self, status: os.stat_result, folder: os.stat_result, name: str, origin_id: str
+    ) -> None:
+        """Notes who has this version of a file written to a name in a folder; an empty id: nobody.
+
+        `status` and `folder` are what `fstat` says of the file and of the folder.
+        """
         if not origin_id:
             return
+        key = _key(status, folder, name)
         with self._lock:
-            self._ids[_version(status)] = origin_id
-            self._ids.move_to_end(_version(status))
+            self._ids[key] = origin_id
+            self._ids.move_to_end(key)
             while len(self._ids) > self._capacity:
                 self._ids.popitem(last=False)
 
-    def origin_of(self, status: os.stat_result) -> str:
-        """Returns who had this version of a file written; empty for others and long ago."""
+    def origin_of(self, status: os.stat_result, folder: os.stat_result, name: str) -> str:
+        """Returns who had this version written to this place; empty for others and long ago."""
         with self._lock:
-            return self._ids.get(_version(status), "")
+            return self._ids.get(_key(status, folder, name), "")
 
 
-def _version(status: os.stat_result) -> tuple[int, int, int, int]:
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+def _key(status: os.stat_result, folder: os.stat_result, name: str) -> tuple[int | str, ...]:
+    version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+    return *version, folder.st_dev, folder.st_ino, name

@@ -1,4 +1,4 @@
-"""Resolves paths beneath a tree: the one door through which files are opened.
+"""Resolves paths beneath a tree: the one door for the paths of callers, and for links.
 
 Nothing is checked and then opened: a descriptor is opened under rules that the kernel holds, and
 what it is gets read from the descriptor.

@@ -6,7 +6,7 @@ import asyncio
 import random
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
 from services.io import metrics
@@ -14,13 +14,13 @@ from services.io.atomic import PutOptions
 from services.io.changes import FileEdits, WrittenFile
 from services.io.edit_records import Record
 from services.io.errors import RETRY_AFTER_SECONDS, ReadOnlyError
-from services.io.file_changes import look, make
+from services.io.file_changes import look, make, named_twice
 from services.io.temporaries import Sweeper
 from services.runtime.errors import Code, LodestoneError, OverloadedError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from concurrent.futures import Executor
 
     from services.io.changes import Change, Intent, Outcome, WriteRequest
@@ -120,6 +120,7 @@ class _Call:
     def __init__(self, parts: _Parts, request: WriteRequest) -> None:
         self._parts = parts
         self._request = request
+        self._unmade: set[int] = set()
         self.is_cancelled = threading.Event()
 
     async def run(self) -> list[Outcome]:
@@ -137,7 +138,7 @@ class _Call:
                 done = await self._carry_out(entry, outcomes)
             return [outcome for outcome in outcomes if outcome is not None]
         finally:
-            await self._in_thread(lambda: _end(entry, done))
+            await self._in_thread(lambda: _end(entry, done, self._unmade))
 
     def _begin(self) -> JournalEntry | None:
         """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
@@ -155,6 +156,8 @@ class _Call:
         self, entry: JournalEntry, outcomes: list[Outcome | None]
     ) -> list[Outcome]:
         """Fills in the outcomes that are missing; returns all."""
+        if len(outcomes) > 1 and not entry.record.intents:
+            await self._in_thread(lambda: self._refuse_what_is_named_twice(outcomes))
         intents = await self._look(entry.record, outcomes)
         if any(outcome is None for outcome in outcomes):
             await self._in_thread(lambda: entry.intend(self._record(entry.record, intents)))
@@ -163,6 +166,12 @@ class _Call:
         _count(self._request, done)
         assert len(done) == len(self._request.changes)
         return done
+
+    def _refuse_what_is_named_twice(self, outcomes: list[Outcome | None]) -> None:
+        request = self._request
+        with self._parts.roots.open_tree(request.root, request.directory) as tree:
+            for position, error in named_twice(tree, request.changes).items():
+                outcomes[position] = outcomes[position] or error
 
     async def _look(
         self, record: Record, outcomes: list[Outcome | None]
@@ -205,13 +214,19 @@ class _Call:
             self._request.origin_id,
             self._parts.origins,
             self._parts.sweeper,
-            flushed.result,
         )
 
         async def make_one(position: int, change: Change) -> None:
+            self._unmade.add(position)
+
+            def before_rename() -> None:
+                flushed.result()
+                self._unmade.discard(position)
+
+            own = replace(options, before_rename=before_rename)
             try:
                 outcomes[position] = await self._patiently(
-                    lambda: self._make(change, options), "Somebody else holds the file."
+                    lambda: self._make(change, own), "Somebody else holds the file."
                 )
             except LodestoneError as error:
                 outcomes[position] = error
@@ -273,11 +288,11 @@ class _Call:
         return await asyncio.get_running_loop().run_in_executor(self._parts.executor, work)
 
 
-def _end(entry: JournalEntry, done: Sequence[Outcome]) -> None:
+def _end(entry: JournalEntry, done: Sequence[Outcome], unmade: Collection[int]) -> None:
     """Notes how a request ended, if it did just now, and lets go of its entry."""
     try:
         if done:
-            entry.finish(done)
+            entry.finish(done, unmade)
     except LodestoneError as error:
         # The files are as they should be, and what was intended tells so to a repeated request.
         get_logger().warning("write_not_noted", reason=error.reason)

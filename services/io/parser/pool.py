@@ -204,14 +204,14 @@ class _Slot:
 
         Raises:
             WorkerStartError: no worker starts.
-            TimeoutError: the first file left takes too long.
+            TimeoutError: the first file left takes too long, or the worker to take the job.
             EOFError, OSError: the worker died on the first file left.
         """
         process = await self._started()
         assert process.stdin is not None
-        payload = _job_frame(task)
-        process.stdin.write(payload)
-        await process.stdin.drain()
+        async with asyncio.timeout(self._options.timeout_seconds):
+            process.stdin.write(_job_frame(task))
+            await process.stdin.drain()
         while True:
             async with asyncio.timeout(self._options.timeout_seconds):
                 kind, answer = await _read_frame(process)

@@ -161,10 +161,12 @@ class Changes:
             for path, entry in self._entries.items()
             if entry.file is not None and entry.file.known_as != path
         }
-        passing = {path for path, e in self._entries.items() if e.file is None and not e.known}
-        again = told_of(passing) if passing else passing
+        asked = {path for path, e in self._entries.items() if _is_asked_for(e)}
+        again = told_of(asked) if asked else asked
         events: list[FileEvent] = []
         for path, entry in self._entries.items():
+            if _is_no_echo(path, entry, is_again=path in again):
+                entry.origin_id = ""
             now = self._now(path, entry, is_away=path in away, is_again=path in again)
             events.extend(_events_of(path, entry, now))
         self.forget()
@@ -197,6 +199,22 @@ class Changes:
             # the backup would be the file and the file a new one.
             return Now.NEW
         return Now.MOVED_CHANGED if file.changed else Now.MOVED
+
+
+def _is_asked_for(entry: Entry) -> bool:
+    """Tells whether it matters if callers were told of a path of which they know no file."""
+    return not entry.known and (entry.file is None or entry.origin_id != "")
+
+
+def _is_no_echo(path: str, entry: Entry, *, is_again: bool) -> bool:
+    """Tells whether a file came to its path by another way than a write, or may have.
+
+    A file that was renamed, or was away, is the version that was written still, maybe at the same
+    place; its writer has to hear of it.
+    """
+    if entry.file is None or entry.was_lifted or (is_again and not entry.known):
+        return True
+    return entry.file.known_as not in {None, path}
 
 
 def _events_of(path: str, entry: Entry, now: Now) -> Iterator[FileEvent]:

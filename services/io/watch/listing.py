@@ -14,6 +14,7 @@ from services.io.names import JUNK_FOLDERS, VCS_FOLDERS
 from services.io.parser.languages import TEXT
 from services.io.paths import MAX_PATH_BYTES, real_path
 from services.io.scanner import MAX_DEPTH, ScanRules
+from services.io.watch.inotify import is_limit
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -141,10 +142,16 @@ class Lister:
         return version is not None and not version.is_folder and self._fits(name, version.size)
 
     def link(self, tree: Tree, path: str) -> Version | None:
-        """Returns what a link leads to when the policy follows it out of the tree, else None."""
+        """Returns what a link leads to when the policy follows it out of the tree, else None.
+
+        Raises:
+            OSError: the system allows no more open files, so that nothing is known of it.
+        """
         try:
             held = tree.open_link(path)
-        except OSError:
+        except OSError as error:
+            if is_limit(error):
+                raise
             return None
         try:
             status = os.fstat(held)
@@ -172,14 +179,20 @@ def version_of(status: os.stat_result) -> Version:
 def ignore_files(
     fd: int, prefix: str, above: IgnoreStack, names: Container[str] = IGNORE_FILES
 ) -> tuple[IgnoreStack, int]:
-    """Returns the ignore files that hold in an open folder, and a key of what its own say."""
+    """Returns the ignore files that hold in an open folder, and a key of what its own say.
+
+    Raises:
+        OSError: the system allows no more open files, so that nothing is known of them.
+    """
     ignores, key = above, 0
     for name in IGNORE_FILES:
         if name not in names:
             continue
         try:
             lines = read_lines(fd, name)
-        except OSError:
+        except OSError as error:
+            if is_limit(error):
+                raise
             continue
         key = hash((key, name, tuple(lines)))
         rules = IgnoreRules(lines)

@@ -100,13 +100,18 @@ class WatchLoop:
 
     def _take(self, events: list[RawEvent]) -> None:
         before = self._changes.touches
-        translator, walk = self._translator, self._walk
+        translator = self._translator
         with self._opened() as tree:
             for event in events:
                 translator.take(tree, event)
-        has_more = self._changes.touches != before or walk.needs
+        has_more = self._changes.touches != before or self._is_to_be_told()
         if has_more or translator.suspects or translator.reopened:
             self._touched()
+
+    def _is_to_be_told(self) -> bool:
+        """Tells whether callers must scan, now or later as the system is at a limit."""
+        is_newly_limited = self._walk.is_limited and self._next_rescan is None
+        return bool(self._walk.needs) or is_newly_limited
 
     def _touched(self) -> None:
         self._last_change = time.monotonic()
@@ -152,7 +157,7 @@ class WatchLoop:
             # The path leads to a folder of the same inode, of which no event comes any more.
             self._translator.is_top_doubtful = False
             self._walk.needs.add(RescanCause.UNMOUNTED)
-        if self._changes.touches != before or self._walk.needs:
+        if self._changes.touches != before or self._is_to_be_told():
             self._touched()
         self._log.forget_old()
         now = time.monotonic()

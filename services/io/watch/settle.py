@@ -6,15 +6,16 @@ touched path finds.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from services.io.watch.folders import Folder, split
+from services.io.watch.inotify import is_limit
 from services.io.watch.listing import Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
+from services.io.watch.walk import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from services.io.watch.walk import Walk
 
 _WALKS_ALL = frozenset(RescanCause) - {RescanCause.IGNORE_RULES}
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 class Settler:
@@ -99,7 +99,11 @@ class Settler:
             if folder is None:
                 del self._walk.followed[path]
                 continue
-            new = self._version(tree, folder, name)
+            try:
+                new = self._version(tree, folder, name)
+            except OSError as error:
+                self._walk.could_not_look(error)
+                continue
             if new == old:
                 continue
             self._walk.followed[path] = new
@@ -110,9 +114,16 @@ class Settler:
                 self._changes.change(path, now, known=name in folder.names)
 
     def _version(self, tree: Tree, folder: Folder, name: str) -> Version | None:
+        """Returns what a name leads to now.
+
+        Raises:
+            OSError: the system allows no more open files, so that nothing is known of it.
+        """
         try:
             fd = open_folder(tree, folder)
-        except OSError:
+        except OSError as error:
+            if is_limit(error):
+                raise
             return None
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
@@ -132,22 +143,27 @@ class Settler:
             if folder is None:
                 continue
             try:
-                fd = open_folder(tree, folder)
-            except OSError:
-                continue  # it went, and its own event comes
-            _, key = ignore_files(fd, prefix, folder.ignores)
-            if key != folder.ignore_key and not folder.is_nested:
-                self._walk.needs.add(RescanCause.IGNORE_RULES)
-            elif prefix not in reopened:
-                os.close(fd)
-                continue
-            try:
-                self._walk.refresh(tree, folder, fd)
-            except OSError:
-                if folder.parent is None:
+                self._refresh_part(tree, folder, is_reopened=prefix in reopened)
+            except OSError as error:
+                if folder.parent is None and not is_limit(error):
                     raise  # of another folder that cannot be read nothing new is known
+                self._walk.could_not_look(error)
         suspects.clear()
         reopened.clear()
+
+    def _refresh_part(self, tree: Tree, folder: Folder, *, is_reopened: bool) -> None:
+        fd = open_folder(tree, folder)
+        try:
+            _, key = ignore_files(fd, folder.prefix, folder.ignores)
+        except OSError:
+            os.close(fd)
+            raise
+        if key != folder.ignore_key and not folder.is_nested:
+            self._walk.needs.add(RescanCause.IGNORE_RULES)
+        elif not is_reopened:
+            os.close(fd)
+            return
+        self._walk.refresh(tree, folder, fd)
 
     def _look(self, tree: Tree) -> None:
         """Looks at every touched path."""
@@ -198,9 +214,11 @@ class Settler:
             fd = open_folder(tree, folder)
         except OSError as error:
             # A folder that may not be read is not gone: what events said of it holds.
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 for name in names:
                     self._miss(folder, folder.prefix + name, name)
+            elif is_limit(error):
+                self._walk.is_limited = True
             return linked
         try:
             for name in names:
@@ -220,7 +238,7 @@ class Settler:
         try:
             status = os.stat(name, dir_fd=fd, follow_symlinks=False)
         except OSError as error:
-            if error.errno in _GONE:
+            if error.errno in GONE:
                 self._miss(folder, path, name)
             return None
         if stat.S_ISLNK(status.st_mode):
@@ -230,7 +248,7 @@ class Settler:
             self._miss(folder, path, name)
             return None
         folder.names.add(name)
-        self._changes.found(path, self._origins.origin_of(status))
+        self._changes.found(path, self._origins.origin_of(status, os.fstat(fd), name))
         return status
 
     def _is_newly_linked(self, path: str, status: os.stat_result) -> bool:
@@ -243,7 +261,11 @@ class Settler:
         return not was_known and path in followed
 
     def _look_at_link(self, tree: Tree, folder: Folder, path: str, name: str) -> None:
-        version = self._walk.lister.link(tree, path)
+        try:
+            version = self._walk.lister.link(tree, path)
+        except OSError as error:
+            self._walk.could_not_look(error)
+            return
         old = self._walk.followed.get(path)
         self._walk.follow(path, version)
         if old != version and _leads_to_folder(old, version):

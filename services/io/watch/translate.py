@@ -138,8 +138,9 @@ class Translator:
             return
         try:
             fd = open_folder(tree, folder)
-        except OSError:
-            return  # it went already, and its own event comes
+        except OSError as error:
+            self._walk.could_not_look(error)
+            return
         try:
             self._walk.enter(tree, folder, name, fd)
         finally:

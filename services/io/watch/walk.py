@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from services.io.watch.coalesce import Changes
     from services.io.watch.source import Source
 
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What the system says of what is not there any more, or is something else now."""
+
 MAX_FOLLOWED = 10_000
 """Most links and names of files with several that are looked at again and again in one tree."""
 
@@ -48,7 +51,7 @@ class Walk:
         self.followed: dict[str, Version | None] = {}
         self.needs: set[RescanCause] = set()
         self.is_limited = False
-        """Whether the system does not let all folders be watched."""
+        """Whether the system does not let all folders be watched, or did not let one be opened."""
         self.is_following_all = True
         """Whether all links and files with several names are followed."""
         self.opened: set[Folder] = set()
@@ -149,6 +152,16 @@ class Walk:
         else:
             self.is_following_all = False
 
+    def could_not_look(self, error: OSError) -> None:
+        """Has callers scan, now or when there is room again: what could not be opened is not known.
+
+        What is gone tells so by an event of its own.
+        """
+        if is_limit(error):
+            self.is_limited = True
+        elif error.errno not in GONE:
+            self.needs.add(RescanCause.UNWATCHED)
+
     def pack(self) -> None:
         """Makes small what was opened since."""
         for folder in self.opened:
@@ -230,8 +243,7 @@ class Walk:
         """
         self.is_limited = self.is_limited or is_limit(error)
         child = parent.children.get(name)
-        is_gone = error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-        if child is not None and is_gone and self._is_full:
+        if child is not None and error.errno in GONE and self._is_full:
             self.forget(child)
 
 

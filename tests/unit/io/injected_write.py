@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from services.io.changes import NewFile, WriteRequest, WrittenFile
 from services.io.edit_journal import DiskJournal
+from services.io.model import Root, SymlinkPolicy
 from services.io.origins import Origins
+from services.io.root_file import RootFile
+from services.io.root_rules import RootRules
+from services.io.roots import Roots
 from services.io.writer import Writer, WriteRules
 from tests.unit.io.writing import MAX_FILE_BYTES, replacing, request, writable_root
 
@@ -44,14 +48,26 @@ def asked_for(kind: str) -> WriteRequest:
 
 
 def write_once(pipe: Connection, kind: str, top: str, state: str) -> None:
-    """Tells the id of its thread, waits to be told to go, writes, and tells the outcome."""
+    """Tells the id of its thread, waits to be told to go, writes, and tells the outcome.
+
+    Kind `root` adds a root instead; the others are those of `asked_for`.
+    """
     with ThreadPoolExecutor(1) as executor:
         pipe.send(executor.submit(threading.get_native_id).result())
         pipe.recv()
         pipe.send(asyncio.run(_write(executor, kind, top, state)))
 
 
+def _create_root(top: str, state: str) -> None:
+    roots = Roots([], RootRules((top,)), RootFile(state))
+    roots.create(Root("added", f"{top}/sub", SymlinkPolicy.DENY))
+    os.access(TOLD, os.F_OK)
+
+
 async def _write(executor: ThreadPoolExecutor, kind: str, top: str, state: str) -> Any:
+    if kind == "root":
+        executor.submit(_create_root, top, state).result()
+        return "written"
     journal = DiskJournal(Path(state))
     rules = WriteRules(MAX_FILE_BYTES)
     writer = Writer(writable_root(Path(top)), journal, Origins(), executor, rules)

@@ -318,14 +318,6 @@ def test_a_request_under_way_is_never_forgotten(tmp_path: Path) -> None:
     entry.close()
 
 
-def test_a_full_memory_journal_forgets_the_oldest() -> None:
-    journal = MemoryJournal(JournalLimits(entries=2))
-    for name in ("a", "b", "c"):
-        begin_and_finish(journal, name)
-    assert is_known(journal, "b")
-    assert not is_known(journal, "a")
-
-
 async def test_the_upkeep_sweeps_what_the_dead_left_and_forgets_what_is_old(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:

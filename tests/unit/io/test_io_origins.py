@@ -10,17 +10,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def record(origins: Origins, path: Path, origin_id: str) -> None:
+    origins.record(path.stat(), path.parent.stat(), path.name, origin_id)
+
+
+def origin_of(origins: Origins, path: Path) -> str:
+    return origins.origin_of(path.stat(), path.parent.stat(), path.name)
+
+
 def test_a_written_version_has_its_origin_until_the_file_changes(tmp_path: Path) -> None:
     """Red when the path alone is the key: the next writer's change would look like an echo."""
     origins = Origins()
     path = tmp_path / "file"
     path.write_bytes(b"one")
-    origins.record(path.stat(), "editor-1")
+    record(origins, path, "editor-1")
 
-    assert origins.origin_of(path.stat()) == "editor-1"
+    assert origin_of(origins, path) == "editor-1"
 
     path.write_bytes(b"longer")
-    assert origins.origin_of(path.stat()) == ""
+    assert origin_of(origins, path) == ""
 
 
 def test_the_oldest_versions_are_forgotten_first(tmp_path: Path) -> None:
@@ -29,6 +37,6 @@ def test_the_oldest_versions_are_forgotten_first(tmp_path: Path) -> None:
     paths = [tmp_path / str(number) for number in range(3)]
     for path in paths:
         path.write_bytes(b"x")
-        origins.record(path.stat(), path.name)
+        record(origins, path, path.name)
 
-    assert [origins.origin_of(path.stat()) for path in paths] == ["", "1", "2"]
+    assert [origin_of(origins, path) for path in paths] == ["", "1", "2"]

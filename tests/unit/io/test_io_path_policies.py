@@ -8,15 +8,18 @@ about across roots, and with O_NOFOLLOW or the look at each component left out o
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.io import beneath
@@ -90,12 +93,24 @@ def outcome(path: str, policy: SymlinkPolicy, resolver: str) -> str:
     return TABLE[path][[DENY, WITHIN, ACROSS].index(policy)]
 
 
-@pytest.fixture(params=["kernel", "walk"])
+def refused(*_: object) -> int:
+    """Answers as a sandbox that lets no call through which it does not know."""
+    ctypes.set_errno(errno.EPERM)
+    return -1
+
+
+@pytest.fixture(params=["kernel", "walk", "walk in a sandbox"])
 def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Has paths resolved by the kernel, or as on one without `openat2`."""
-    if request.param == "walk":
+    """Has paths resolved by the kernel, or as where there is no `openat2` or it is refused.
+
+    Red when the one or the other error counts as one of the path.
+    """
+    how = str(request.param)
+    if how == "walk":
         monkeypatch.setattr(beneath, "_SYS_OPENAT2", 100_000)  # the kernel answers ENOSYS
-    return str(request.param)
+    elif how != "kernel":
+        monkeypatch.setattr(beneath, "_syscall", refused)
+    return how.partition(" ")[0]
 
 
 @pytest.fixture
@@ -244,13 +259,35 @@ PART = st.sampled_from(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(parts=st.lists(PART, max_size=6), policy=st.sampled_from(list(SymlinkPolicy)))
+@example(parts=["way_out", "canary.py"], policy=WITHIN)
+@example(parts=["way_out", "new.py"], policy=ACROSS)
+@example(parts=["folder", ".."], policy=DENY)
+@example(parts=["link_up"], policy=WITHIN)
 def test_no_made_up_path_leads_out(
     tree: HostileTree, parts: list[str], policy: SymlinkPolicy
 ) -> None:
-    """What is opened lies beneath the root; what lies there by a plain path is opened."""
+    """What is opened lies beneath the root; what lies there by a plain path is opened.
+
+    So does the folder that a file is written to. Red when that is opened by its joined path, or
+    when `..` is taken for a name.
+    """
     path = "/".join(parts)
     real = os.path.realpath(f"{tree.top}/{path}") if "\0" not in path else ""
+    allowed = (f"{tree.place}/root/", f"{tree.place}/second/")[: 2 if policy is ACROSS else 1]
     with tree.open(policy) as opened:
+        for follow in (True, False):
+            with suppress(LodestoneError):
+                fd, name = opened.open_parent(path, follow=follow)
+                try:
+                    folder = real_path(fd)
+                finally:
+                    os.close(fd)
+                assert f"{folder}/".startswith(allowed)
+                assert name not in {"", ".", ".."}
+                assert "/" not in name
+                if follow:
+                    is_link = Path(folder, name).is_symlink()
+                    assert not is_link or not Path(folder, name).exists()
         try:
             fd, _ = opened.open_file(path)
         except LodestoneError:
@@ -260,7 +297,6 @@ def test_no_made_up_path_leads_out(
             return
         try:
             assert real_path(fd) == real
-            assert real.startswith((f"{tree.place}/root/", f"{tree.place}/second/"))
-            assert policy is ACROSS or not real.startswith(f"{tree.place}/second/")
+            assert real.startswith(allowed)
         finally:
             os.close(fd)

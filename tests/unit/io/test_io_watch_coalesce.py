@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.io.watch.coalesce import NET, Changes, Now
 from services.io.watch.model import EventType, FileEvent
-
-CREATED, MODIFIED, REMOVED, RENAMED = (
-    EventType.CREATED,
-    EventType.MODIFIED,
-    EventType.REMOVED,
-    EventType.RENAMED,
-)
 
 
 @dataclass
@@ -89,7 +81,7 @@ def test_the_events_lead_from_the_old_tree_to_the_new_one(
     events = disk.changes.take_events()
 
     assert applied(events, told, disk.files) == disk.files
-    subjects = [event.path for event in events if event.type is not MODIFIED]
+    subjects = [event.path for event in events if event.type is not EventType.MODIFIED]
     assert len(set(subjects)) == len(subjects)
 
 
@@ -144,67 +136,6 @@ def test_the_order_among_paths_does_not_matter(
     shuffled = [event for group in groups for event in group]
 
     assert applied(shuffled, told, disk.files) == disk.files
-
-
-TABLE: list[tuple[str, list[tuple[str, ...]], list[tuple[EventType, str, str]]]] = [
-    ("created, modified", [("create", "n"), ("modify", "n")], [(CREATED, "n", "")]),
-    ("created, removed", [("create", "n"), ("remove", "n")], []),
-    ("created, renamed", [("create", "n"), ("rename", "n", "m")], [(CREATED, "m", "")]),
-    ("modified, modified", [("modify", "a"), ("modify", "a")], [(MODIFIED, "a", "")]),
-    ("modified, removed", [("modify", "a"), ("remove", "a")], [(REMOVED, "a", "")]),
-    ("removed, created", [("remove", "a"), ("create", "a")], [(MODIFIED, "a", "")]),
-    (
-        "renamed, modified",
-        [("rename", "a", "n"), ("modify", "n")],
-        [(RENAMED, "n", "a"), (MODIFIED, "n", "")],
-    ),
-    (
-        "modified, renamed",
-        [("modify", "a"), ("rename", "a", "n")],
-        [(RENAMED, "n", "a"), (MODIFIED, "n", "")],
-    ),
-    ("renamed, removed", [("rename", "a", "n"), ("remove", "n")], [(REMOVED, "a", "")]),
-    ("a chain", [("rename", "a", "n"), ("rename", "n", "m")], [(RENAMED, "m", "a")]),
-    ("there and back", [("rename", "a", "n"), ("rename", "n", "a")], [(MODIFIED, "a", "")]),
-    (
-        "there, modified, and back",
-        [("rename", "a", "n"), ("modify", "n"), ("rename", "n", "a")],
-        [(MODIFIED, "a", "")],
-    ),
-    ("onto a known file", [("rename", "a", "b")], [(RENAMED, "b", "a")]),
-    ("saved by rename", [("create", "n"), ("rename", "n", "a")], [(MODIFIED, "a", "")]),
-    (
-        "saved with a backup that is removed",
-        [("rename", "a", "n"), ("create", "a"), ("remove", "n")],
-        [(MODIFIED, "a", "")],
-    ),
-    (
-        "saved with a backup that stays",
-        [("rename", "a", "n"), ("create", "a")],
-        [(MODIFIED, "a", ""), (CREATED, "n", "")],
-    ),
-    (
-        "exchanged",
-        [("rename", "a", "n"), ("rename", "b", "a"), ("rename", "n", "b")],
-        [(MODIFIED, "a", ""), (MODIFIED, "b", "")],
-    ),
-    ("looked at", [("notice", "a")], []),
-]
-
-
-@pytest.mark.parametrize(
-    ("operations", "events"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
-)
-def test_two_changes_make_the_events_of_the_documented_table(
-    operations: list[tuple[str, str]], events: list[tuple[EventType, str, str]]
-) -> None:
-    disk = Disk({"a": 1, "b": 2})
-    for operation in operations:
-        disk.do(*operation)
-
-    told = disk.changes.take_events()
-
-    assert sorted((e.type, e.path, e.old_path) for e in told) == sorted(events)
 
 
 def test_the_table_has_an_answer_for_everything_that_can_be() -> None:

@@ -166,7 +166,7 @@ async def test_a_writer_does_not_hear_its_own_echo(make_files: MakeFiles, tmp_pa
         await own.next()
         await other.next()
         (tmp_path / "new").write_text("by me")
-        origins.record((tmp_path / "new").stat(), "me")
+        origins.record((tmp_path / "new").stat(), top.stat(), "a.py", "me")
         (tmp_path / "new").replace(top / "a.py")
         message = await asyncio.wait_for(other.call.read(), WAIT_SECONDS)
         assert [(e.path, e.origin_id) for e in message.events] == [("a.py", "me")]

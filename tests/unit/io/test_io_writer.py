@@ -314,8 +314,8 @@ async def test_a_written_version_has_its_origin_before_it_is_seen(make_files: Ma
     async with opened_writer(top, origins=origins) as writer:
         await writer.write(request(replacing("a", b"old", b"new"), origin_id="me"))
         await writer.write(request(NewFile("b", b"new"), origin_id="me"))
-    assert origins.origin_of((top / "a").stat()) == "me"
-    assert origins.origin_of((top / "b").stat()) == "me"
+    for name in "ab":
+        assert origins.origin_of((top / name).stat(), top.stat(), name) == "me"
 
 
 def outside_state(folder: Path, top: Path) -> dict[str, tuple[int, int, bytes]]:
