@@ -16,6 +16,8 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.faults.cluster import Cluster, make_cluster
 from tests.support.invariants import install_audit
+from tests.support.postgres import make_reachable_folder
+from tests.support.postgres_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -90,6 +92,16 @@ def roots() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="trees-"))
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """A PostgreSQL of the module's own, which it may stop, freeze and kill."""
+    folder = make_reachable_folder()
+    made = Server(folder)
+    yield made
+    made.stop()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +13,13 @@ from tests.faults.conftest import NIGHTLY_SEEDS, SEEDS, new_database, prepare
 from tests.faults.proxy import FaultProxy
 from tests.faults.trees import write_generated
 from tests.faults.truth import check_truth
-from tests.support.postgres import make_reachable_folder
-from tests.support.postgres_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from tests.support.postgres import Database
+    from tests.support.postgres_server import Server
 
 BACK_SECONDS = 15.0
 _FROZEN_SECONDS = 6.0 if SEEDS < NIGHTLY_SEEDS else 20.0
@@ -29,15 +27,6 @@ _FROZEN_SECONDS = 6.0 if SEEDS < NIGHTLY_SEEDS else 20.0
 
 _SLOW_MODEL = "embed.forward.before=sleep:0.1@1+"
 """Holds each batch up, so that a run is met in its middle."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    folder = make_reachable_folder()
-    server = Server(folder)
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

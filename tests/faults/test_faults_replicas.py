@@ -1,7 +1,8 @@
 """Replicas of every service: each kind is killed in turn, then all are rolled over, under load.
 
-A client that retries as our own channels do sees no failed call, every run succeeds, and the index
-is held to one from scratch. Red when channels do not retry UNAVAILABLE.
+PostgreSQL, of which there is one, is killed too. A client that retries as our own channels do sees
+no failed call, searches and runs come to their end during each disturbance, every run succeeds, and
+the index is held to one from scratch. Red when channels do not retry UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from lodestone.indexer.v1 import search_service_pb2_grpc as search_grpc
 from services.runtime.channel import connect
 from tests.faults.cluster import Cluster, balanced, caller, make_cluster
+from tests.faults.conftest import new_database
 from tests.faults.trees import Editor, write_generated
 from tests.faults.truth import check_truth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.postgres import Database
+    from tests.support.postgres_server import Server
 
 _NAME = "replicas"
 _CALL_SECONDS = 10.0
@@ -36,12 +41,16 @@ _DRAIN_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
-    """Two io, two embed and three indexers."""
-    cluster = make_cluster(folder, roots, *urls, replicas=3, of_each=2)
+def shared_cluster(
+    folder: Path, roots: Path, server: Server, database_server: Database
+) -> Iterator[Cluster]:
+    """Two io, two embed and three indexers over a PostgreSQL; the reference is on another one."""
+    url, reference_url = new_database(server.database), new_database(database_server)
+    cluster = make_cluster(folder, roots, url, reference_url, replicas=3, of_each=2)
     cluster.start()
     yield cluster
     cluster.kill()
+    database_server.drop(reference_url)
 
 
 @dataclass
@@ -108,7 +117,9 @@ class Load:
 
 
 @pytest.mark.timeout(240)
-async def test_killing_and_rolling_over_replicas_costs_no_call(cluster: Cluster) -> None:
+async def test_killing_and_rolling_over_replicas_costs_no_call(
+    cluster: Cluster, server: Server
+) -> None:
     folder = write_generated(cluster.roots / _NAME, _NAME, files=30, functions=6)
     async with caller(cluster) as calls:
         await calls.create(_NAME, _NAME)
@@ -117,15 +128,15 @@ async def test_killing_and_rolling_over_replicas_costs_no_call(cluster: Cluster)
     tasks = [asyncio.create_task(load.search()), asyncio.create_task(load.index())]
     try:
         for victim in (cluster.io, cluster.embed, *cluster.indexers[:2]):
-            before = load.searches
             await asyncio.to_thread(victim.kill)
-            await _progress(load, before)
+            await _progress(load)
             await asyncio.to_thread(victim.start)
+        await asyncio.to_thread(server.kill)
+        await _progress(load)
         for member in cluster.members:
-            before = load.searches
             code = await asyncio.to_thread(member.terminate, _DRAIN_SECONDS)
             assert code == 0, (member.name, code)
-            await _progress(load, before)
+            await _progress(load)
             await asyncio.to_thread(member.start)
     finally:
         load.stopping.set()
@@ -134,15 +145,16 @@ async def test_killing_and_rolling_over_replicas_costs_no_call(cluster: Cluster)
         await load.channel.close()
 
     assert load.failures == []
-    assert load.runs >= 3
     async with caller(cluster) as calls:
         assert (await calls.run(_NAME))["state"] == "succeeded"
     await check_truth(cluster, _NAME, _NAME)
 
 
-async def _progress(load: Load, before: int) -> None:
-    """Returns once searches went on for a while without a replica."""
-    deadline = time.monotonic() + 20
-    while load.searches < before + 15:
-        assert time.monotonic() < deadline, (load.searches, before, load.failures)
+async def _progress(load: Load) -> None:
+    """Returns once searches went on for a while as things are, and a run from its beginning on."""
+    searches, runs = load.searches + 15, load.runs + 2  # one run may have begun before
+    deadline = time.monotonic() + _RUN_SECONDS
+    while load.searches < searches or load.runs < runs:
+        told = (load.searches, searches, load.runs, runs, load.failures)
+        assert time.monotonic() < deadline, told
         await asyncio.sleep(0.02)
