@@ -1,0 +1,69 @@
+"""A stream whose answers nobody takes is held back: neither texts nor vectors pile up."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from services.embed.model import EmbedOptions, ModelId, Purpose
+from services.embed.streaming import EmbedSession, StreamText
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from services.embed.registry import ModelRegistry
+
+_TEXTS = 20_000
+_GROUPS = 3
+_GROUP_TEXTS = 128
+_ROUNDS = 200
+"""Rounds of the loop in which nothing may happen any more."""
+
+
+@dataclass
+class CountingModels:
+    """A registry whose one model embeds at once and counts."""
+
+    embedded: int = 0
+    info: Any = field(default_factory=lambda: type("Info", (), {"fingerprint": "f"}))
+
+    @contextmanager
+    def borrowed(self, model_id: ModelId) -> Iterator[CountingModels]:
+        assert model_id == "m"
+        yield self
+
+    async def embed(self, texts: Sequence[str], options: Any, *, wait_for_room: bool) -> list[Any]:
+        assert options is not None
+        assert wait_for_room
+        self.embedded += len(texts)
+        return [None] * len(texts)
+
+
+async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
+    """Red without the count of groups whose answers are not taken: all texts are embedded."""
+    models = CountingModels()
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
+    options = EmbedOptions(purpose=Purpose.DOCUMENT)
+    read = 0
+
+    async def texts() -> AsyncIterator[StreamText]:
+        nonlocal read
+        for number in range(_TEXTS):
+            read += 1
+            yield StreamText(number, ModelId("m"), options, "text")
+
+    async with aclosing(cast("Any", session.run(texts()))) as answers:
+        await anext(answers)
+        quiet, before = 0, read
+        while quiet < _ROUNDS:
+            await asyncio.sleep(0)
+            quiet, before = (quiet + 1, before) if read == before else (0, read)
+        held = models.embedded
+
+        assert 0 < held <= (_GROUPS + 2) * _GROUP_TEXTS
+        assert read <= held + 2 * _GROUP_TEXTS + 2
+        answered = 1 + len([answer async for answer in answers])
+
+    assert answered == models.embedded == read == _TEXTS
