@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 TOKEN_FILE = "LODESTONE_TOKEN_FILE"  # noqa: S105 - names a setting
 TLS_CA_FILE = "LODESTONE_TLS_CA_FILE"
+TLS_CERT_FILE = "LODESTONE_TLS_CERT_FILE"
+TLS_KEY_FILE = "LODESTONE_TLS_KEY_FILE"
 
 
 def open_channel(address: str) -> grpc.Channel:
     """Returns a channel that shows the token in the file that `LODESTONE_TOKEN_FILE` names.
 
     Its calls belong to the trace of the command that opens it, if that has one. To another machine
-    it speaks TLS when `LODESTONE_TLS_CA_FILE` names who signs certificates.
+    it speaks TLS when `LODESTONE_TLS_CA_FILE` names who signs certificates, and shows the
+    certificate of `LODESTONE_TLS_CERT_FILE` and `LODESTONE_TLS_KEY_FILE` if it has one.
 
     Raises:
-        StartError: the file cannot be read.
+        StartError: a file cannot be read.
     """
-    channel = _channel(address, os.environ.get(TLS_CA_FILE, ""))
+    channel = _channel(address)
     headers = trace_headers()
     if name := os.environ.get(TOKEN_FILE, ""):
         from services.runtime.tokens import OwnToken
@@ -36,15 +39,20 @@ def open_channel(address: str) -> grpc.Channel:
     return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel
 
 
-def _channel(address: str, authorities: str) -> grpc.Channel:
+def _channel(address: str) -> grpc.Channel:
     from services.runtime.addresses import is_local
 
+    names = (TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE)
+    certificate, key, authorities = (
+        Path(value) if (value := os.environ.get(name)) else None for name in names
+    )
     if not authorities or is_local(address):
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
     from services.runtime.tls import channel_credentials
     from services.runtime.tls_files import TlsFiles
 
-    credentials = channel_credentials(TlsFiles(authorities=Path(authorities)))
+    own = (certificate, key) if certificate and key else (None, None)
+    credentials = channel_credentials(TlsFiles(*own, authorities))
     return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 

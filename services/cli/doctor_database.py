@@ -51,7 +51,9 @@ SELECT current_setting('server_version_num')::int AS version,
   coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS may_read,
   ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
     WHERE i.indisvalid AND pg_table_is_visible(c.oid)) AS valid,
-  ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid) AS invalid,
+  ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid
+    AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid))
+    AS invalid,
   has_schema_privilege(current_schema(), 'CREATE') AS may_create,
   coalesce((SELECT bool_and(pg_has_role(current_user, relowner, 'USAGE')) FROM pg_class
     WHERE relname IN ('nodes', 'files', 'runs', 'workspaces')
@@ -170,7 +172,9 @@ def check_indexes(facts: Facts) -> str:
     if facts.invalid:
         names = ", ".join(sorted(facts.invalid)[:5])
         raise StartError(
-            ExitCode.FAILED, f"Not valid: {names}; run REINDEX INDEX CONCURRENTLY on each."
+            ExitCode.FAILED,
+            f"Not valid: {names}; run REINDEX INDEX CONCURRENTLY on each, and DROP INDEX on what "
+            "a build left behind: names that end in _ccnew or _ccold.",
         )
     if facts.schema != HEAD:
         return f"none is broken; which are missing is known of {HEAD} alone"

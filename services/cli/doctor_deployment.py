@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.cli.channels import TLS_CA_FILE, TOKEN_FILE, open_channel
+from services.cli.channels import (
+    TLS_CA_FILE,
+    TLS_CERT_FILE,
+    TLS_KEY_FILE,
+    TOKEN_FILE,
+    open_channel,
+)
 from services.cli.doctor_database import database_checks
 from services.cli.doctor_limits import check_limits
 from services.runtime.addresses import is_local
@@ -157,7 +163,10 @@ def _unreachable(address: str, code: grpc.StatusCode) -> str:
         return f"{address} does not answer in {_SECONDS:.0f} s: check policies and firewalls."
     hint = "check the name, the port, and that the service runs"
     if not is_local(address):
-        hint += f"; it speaks TLS: {TLS_CA_FILE} names who signs certificates"
+        hint += (
+            f"; it speaks TLS: {TLS_CA_FILE} names who signs certificates, and where clients need "
+            f"one of their own, {TLS_CERT_FILE} and {TLS_KEY_FILE} name it"
+        )
     return f"{address} cannot be reached: {hint}."
 
 

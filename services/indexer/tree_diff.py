@@ -223,7 +223,6 @@ def _note_warnings(state: _DiffState, batch: ScanBatch) -> None:
     for warning in batch.warnings:
         shown = warning.path or "the tree's top"
         state.warnings.append(f"{shown} could not be looked at: {warning.failure.message}")
+        state.unknown_files.add(warning.path)  # a link that cannot be looked at may lead to a file
         if warning.is_directory:
             state.unknown_folders.append(f"{warning.path}/" if warning.path else "")
-        else:
-            state.unknown_files.add(warning.path)

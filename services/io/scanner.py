@@ -6,6 +6,7 @@ and needs no list of the tree: it holds the entries of the folders above it, and
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import Counter
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 BATCH_FILES = 1000
 MAX_DEPTH = 200
 _TYPE_BITS, _REGULAR = 0o170000, stat.S_IFREG
+_NOT_FOLLOWED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
+"""What the system says of a link that leads nowhere, or where the policy does not go."""
+
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not `ScannedFile(...)`: its constructor is a function of Python, and called once a file.
 _new_tuple = tuple.__new__
@@ -299,13 +303,16 @@ class TreeScan:
         path = folder.prefix + name
         try:
             held = self._tree.open_link(path)
-        except OSError:
-            self._skipped[SkipReason.SYMLINK] += 1
+        except OSError as error:
+            if error.errno in _NOT_FOLLOWED:
+                self._skipped[SkipReason.SYMLINK] += 1
+            else:  # a folder perhaps: nothing is known of what lies behind it
+                self._warn(path, file_error(error, path), is_directory=True)
             return
         try:
             self._take_link(stack, folder, held, name)
         except OSError as error:
-            self._warn(path, file_error(error, path), is_directory=False)
+            self._warn(path, file_error(error, path), is_directory=True)
         finally:
             os.close(held)
 

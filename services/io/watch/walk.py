@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What the system says of what is not there any more, or is something else now."""
 
+_FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
+
 MAX_FOLLOWED = 10_000
 """Most links and names of files with several that are looked at again and again in one tree."""
 
@@ -155,11 +157,11 @@ class Walk:
     def could_not_look(self, error: OSError) -> None:
         """Has callers scan, now or when there is room again: what could not be opened is not known.
 
-        What is gone tells so by an event of its own.
+        What is gone tells so by an event of its own, and of what may not be read nothing is told.
         """
         if is_limit(error):
             self.is_limited = True
-        elif error.errno not in GONE:
+        elif error.errno not in GONE | _FORBIDDEN:
             self.needs.add(RescanCause.UNWATCHED)
 
     def pack(self) -> None:

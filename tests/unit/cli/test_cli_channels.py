@@ -1,0 +1,59 @@
+"""The command's channel to services that speak TLS."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from services.cli import channels
+from tests.support.certificates import CertificateFiles, new_authority, write_certificates
+from tests.unit.runtime.test_runtime_tls import free_port, serving
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def _is_served(address: str) -> bool:
+    with channels.open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return False
+    return True
+
+
+async def test_a_certificate_is_shown_where_services_ask_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when only the authorities are read: with mutual TLS no command reached a service."""
+    monkeypatch.setattr("services.runtime.addresses.is_local", lambda address: not address)
+    files = write_certificates(tmp_path / "tls", new_authority())
+    address = f"127.0.0.1:{free_port()}"
+
+    async def told(environment: dict[str, str]) -> bool:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        served = await asyncio.to_thread(_is_served, address)
+        for name in environment:
+            monkeypatch.delenv(name)
+        return served
+
+    async with serving(address, **files.environment(require_client=True)):
+        assert await told(_of(files))
+        assert not await told({channels.TLS_CA_FILE: str(files.authorities)})
+
+
+def _of(files: CertificateFiles) -> dict[str, str]:
+    return {
+        channels.TLS_CERT_FILE: str(files.certificate),
+        channels.TLS_KEY_FILE: str(files.key),
+        channels.TLS_CA_FILE: str(files.authorities),
+    }

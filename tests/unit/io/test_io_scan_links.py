@@ -1,0 +1,50 @@
+"""What a scan tells of links whose targets it cannot look at."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from services.io.model import SkipReason
+from services.io.paths import Tree
+from tests.unit.io.scanning import scan
+
+if TYPE_CHECKING:
+    from tests.unit.io.harness import MakeFiles
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_a_link_that_cannot_be_looked_at_is_unknown_and_not_gone(
+    make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Red when it counts as one that is not followed: its file would be taken as removed."""
+    top = make_files({"a.py": "a"})
+    (top / "link.py").symlink_to("a.py")
+
+    def refused(tree: Tree, path: str) -> Any:
+        assert path == "link.py"
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Tree, "open_link", refused)
+    paths, summary, batches = scan(top)
+
+    assert paths == ["a.py"]
+    assert SkipReason.SYMLINK not in summary.skipped
+    (warning,) = [warning for batch in batches for warning in batch.warnings]
+    assert (warning.path, warning.is_directory) == ("link.py", True)
+
+
+def test_links_that_lead_nowhere_are_skipped(make_files: MakeFiles) -> None:
+    top = make_files({"a.py": "a"})
+    (top / "nowhere.py").symlink_to("none.py")
+    (top / "round.py").symlink_to("round.py")
+    (top / "out.py").symlink_to("/etc/hostname")
+
+    paths, summary, batches = scan(top)
+
+    assert paths == ["a.py"]
+    assert summary.skipped[SkipReason.SYMLINK] == 3
+    assert not [warning for batch in batches for warning in batch.warnings]
