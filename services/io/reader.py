@@ -66,6 +66,8 @@ class Reader:
         self._calls = asyncio.Semaphore(MAX_CALLS)
         self._permits = asyncio.Semaphore(permits)
         self._turn = asyncio.Lock()
+        self._may_begin = asyncio.Event()
+        self._may_begin.set()
         self._max_answer_bytes = max_answer_bytes
 
     async def read_snippets(
@@ -101,13 +103,18 @@ class Reader:
     async def _read_at_once(self, batch: _Batch[RefT, ResultT]) -> None:
         """Reads in the loop's thread what is in memory, turn by turn; leaves what would wait.
 
-        The lock is given to who has waited longest, so that calls take turns.
+        The lock is given to who has waited longest, so that calls take turns, also those that end
+        in their first one.
         """
-        while True:
+        has_more = True
+        while has_more:
             async with self._turn:
-                if not batch.work_at_once():
-                    return
-                await asyncio.sleep(0)  # whatever else there is to do comes first
+                await self._may_begin.wait()  # whatever else there is to do comes first
+                self._may_begin.clear()
+                asyncio.get_running_loop().call_soon(self._may_begin.set)  # in the next turn
+                has_more = batch.work_at_once()
+            if has_more:
+                await asyncio.sleep(0)  # who came meanwhile is before it
 
     async def spread(self, batch: _Batch[RefT, ResultT]) -> None:
         """Has more threads help the first one."""
