@@ -51,8 +51,10 @@ def _channel(address: str) -> grpc.Channel:
     from services.runtime.tls import channel_credentials
     from services.runtime.tls_files import TlsFiles
 
-    own = (certificate, key) if certificate and key else (None, None)
-    credentials = channel_credentials(TlsFiles(*own, authorities))
+    files = TlsFiles(authorities=authorities)
+    if certificate and key:
+        files = TlsFiles(certificate, key, authorities)
+    credentials = channel_credentials(files)
     return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 

@@ -34,7 +34,6 @@ async def test_a_certificate_is_shown_where_services_ask_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red when only the authorities are read: with mutual TLS no command reached a service."""
-    monkeypatch.setattr("services.runtime.addresses.is_local", lambda address: not address)
     files = write_certificates(tmp_path / "tls", new_authority())
     address = f"127.0.0.1:{free_port()}"
 
@@ -47,6 +46,7 @@ async def test_a_certificate_is_shown_where_services_ask_for_one(
         return served
 
     async with serving(address, **files.environment(require_client=True)):
+        monkeypatch.setattr("services.runtime.addresses.is_local", lambda address: not address)
         assert await told(_of(files))
         assert not await told({channels.TLS_CA_FILE: str(files.authorities)})
 
