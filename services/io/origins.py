@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Callable
 
 DEFAULT_CAPACITY = 10_000
+ECHO_SECONDS = 60.0
+"""Longest time from a write to its own event; what shows the version later is others' doing."""
 
 
 class Origins:
@@ -17,12 +21,16 @@ class Origins:
 
     A write puts a new inode in place, so device, inode, size and mtime name one version of a file.
     What others rename or link stays that version, so its folder and name are kept as well. A writer
-    records both before the rename that makes it seen: whoever sees the event finds it here.
+    records both before the rename that makes it seen: whoever sees the event finds it here. It is
+    kept for `ECHO_SECONDS`: a file that others took away may come back when nobody remembers that.
     """
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self, capacity: int = DEFAULT_CAPACITY, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._capacity = capacity
-        self._ids: OrderedDict[tuple[int | str, ...], str] = OrderedDict()
+        self._clock = clock
+        self._ids: OrderedDict[tuple[int | str, ...], tuple[str, float]] = OrderedDict()
         self._lock = threading.Lock()
 
     def record(
@@ -36,7 +44,7 @@ class Origins:
             return
         key = _key(status, folder, name)
         with self._lock:
-            self._ids[key] = origin_id
+            self._ids[key] = origin_id, self._clock()
             self._ids.move_to_end(key)
             while len(self._ids) > self._capacity:
                 self._ids.popitem(last=False)
@@ -44,7 +52,8 @@ class Origins:
     def origin_of(self, status: os.stat_result, folder: os.stat_result, name: str) -> str:
         """Returns who had this version written to this place; empty for others and long ago."""
         with self._lock:
-            return self._ids.get(_key(status, folder, name), "")
+            origin_id, at = self._ids.get(_key(status, folder, name), ("", 0.0))
+            return origin_id if self._clock() - at < ECHO_SECONDS else ""
 
 
 def _key(status: os.stat_result, folder: os.stat_result, name: str) -> tuple[int | str, ...]:

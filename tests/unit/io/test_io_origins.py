@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.io.origins import Origins
+from services.io.origins import ECHO_SECONDS, Origins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,3 +40,17 @@ def test_the_oldest_versions_are_forgotten_first(tmp_path: Path) -> None:
         record(origins, path, path.name)
 
     assert [origin_of(origins, path) for path in paths] == ["", "1", "2"]
+
+
+def test_what_was_written_long_ago_is_nobodys_echo(tmp_path: Path) -> None:
+    """Red when it is kept: a file that others moved back would be withheld from who wrote it."""
+    now = [100.0]
+    origins = Origins(clock=lambda: now[0])
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    record(origins, path, "editor-1")
+
+    now[0] += ECHO_SECONDS - 1
+    assert origin_of(origins, path) == "editor-1"
+    now[0] += 2
+    assert origin_of(origins, path) == ""
