@@ -10,6 +10,9 @@ from services.runtime.errors import Code, LodestoneError, OverloadedError
 DOMAIN = "io.lodestone"
 RETRY_AFTER_SECONDS = 1.0
 
+GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What the system says of what is not there any more, or is something else now."""
+
 
 class FileError(LodestoneError):
     """An error about one file or folder, named by the path that the caller gave."""

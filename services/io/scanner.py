@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from services.io.errors import FileUnreadableError, file_error
+from services.io.errors import GONE, FileUnreadableError, file_error
 from services.io.folders import list_folder, read_lines
 from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.model import ScanBatch, ScannedFile, ScanSummary, ScanWarning, SkipReason
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 BATCH_FILES = 1000
 MAX_DEPTH = 200
 _TYPE_BITS, _REGULAR = 0o170000, stat.S_IFREG
-_NOT_FOLLOWED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV})
+_NOT_FOLLOWED = GONE | {errno.EXDEV}
 """What the system says of a link that leads nowhere, or where the policy does not go."""
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

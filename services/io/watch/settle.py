@@ -11,11 +11,11 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from services.io.errors import GONE
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
 from services.io.watch.listing import Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
-from services.io.watch.walk import GONE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from services.io.errors import GONE
 from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.watch.folders import UNWATCHED, FileNames, Folder, Identity
 from services.io.watch.inotify import is_limit
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from services.io.scanner import ScanRules
     from services.io.watch.coalesce import Changes
     from services.io.watch.source import Source
-
-GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What the system says of what is not there any more, or is something else now."""
 
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
