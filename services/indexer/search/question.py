@@ -12,6 +12,9 @@ from services.indexer.search.terms import query_terms, stems, telling_words, wor
 _MOST_NAMES, _MOST_TERMS, _MOST_WORDS = 8, 128, 64
 """What is looked at of a long question, such as a pasted file."""
 
+NAME_MARKS = "$@!?"
+"""What languages put before and after names, and a question may leave out."""
+
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
 _SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
 _PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?|[\w.@+-]+/")
@@ -124,7 +127,8 @@ def _names(text: str, kind: QuestionKind) -> tuple[tuple[str, ...], ...]:
     if kind in {QuestionKind.CODE, QuestionKind.NATURAL}:
         found = [name for name in _NAME.findall(text) if _is_code(name)]
     parts = (
-        tuple(part.strip("$@!?").lower() for part in _SCOPE.split(name) if part) for name in found
+        tuple(part.strip(NAME_MARKS).lower() for part in _SCOPE.split(name) if part)
+        for name in found
     )
     return tuple(dict.fromkeys(name for name in parts if name and name[-1]))[:_MOST_NAMES]
 

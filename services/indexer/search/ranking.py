@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from services.indexer.model import NodeKind
 from services.indexer.search.places import newest_versions
 from services.indexer.search.priors import FilePriors
-from services.indexer.search.question import QuestionKind
+from services.indexer.search.question import NAME_MARKS, QuestionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from services.indexer.search.weights import Ranking
 
 _OUTLINES = frozenset({NodeKind.WINDOW, NodeKind.BLOCK, NodeKind.MODULE, NodeKind.SECTION})
-_MARKS = "$@!?"
-"""What languages put before and after names, and a question may leave out."""
-
 _DEFINES = frozenset({NodeKind.CLASS, NodeKind.FUNCTION, NodeKind.METHOD, NodeKind.BLOCK})
 
 
@@ -197,10 +194,10 @@ def _rank_file(
 
 def _definition(ranking: Ranking, question: Question, own_names: frozenset[str], hit: Hit) -> float:
     """Returns what is added for a node that is called as the question names."""
-    own_name = hit.qualified_name.rpartition(".")[2].strip(_MARKS).lower()
+    own_name = hit.qualified_name.rpartition(".")[2].strip(NAME_MARKS).lower()
     if own_name not in own_names or hit.kind not in _DEFINES:
         return 0.0
-    parts = [part.strip(_MARKS).lower() for part in hit.qualified_name.split(".")]
+    parts = [part.strip(NAME_MARKS).lower() for part in hit.qualified_name.split(".")]
     worth = _of_kind(ranking, hit.kind) * (ranking.later_part_factor if hit.part else 1.0)
     if any(len(name) > 1 and tuple(parts[-len(name) :]) == name for name in question.names):
         worth *= ranking.scope_factor
