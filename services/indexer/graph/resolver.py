@@ -84,7 +84,7 @@ class Resolver:
                 return _told(found, Resolution.IMPORTED)
         if language in _IMPLICIT_SELF and (found := self._inherited(owner, use.name)):
             return _told(found, Resolution.LOCAL)
-        if language in _SCOPED - _NEIGHBOURS:
+        if language in _SCOPED and language not in _NEIGHBOURS:
             return []
         candidates = self._candidates(use, methods=language in _IMPLICIT_SELF)
         if language in _NEIGHBOURS:
