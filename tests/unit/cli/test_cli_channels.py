@@ -9,7 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli import channels
-from tests.support.certificates import CertificateFiles, new_authority, write_certificates
+from tests.support.certificates import new_authority, write_certificates
 from tests.unit.runtime.test_runtime_tls import free_port, serving
 
 if TYPE_CHECKING:
@@ -47,13 +47,5 @@ async def test_a_certificate_is_shown_where_services_ask_for_one(
 
     async with serving(address, **files.environment(require_client=True)):
         monkeypatch.setattr("services.runtime.addresses.is_local", lambda address: not address)
-        assert await told(_of(files))
+        assert await told(files.environment())
         assert not await told({channels.TLS_CA_FILE: str(files.authorities)})
-
-
-def _of(files: CertificateFiles) -> dict[str, str]:
-    return {
-        channels.TLS_CERT_FILE: str(files.certificate),
-        channels.TLS_KEY_FILE: str(files.key),
-        channels.TLS_CA_FILE: str(files.authorities),
-    }
