@@ -16,8 +16,10 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
+from tests.integration.samples import write_tree
 from tests.integration.tenants import two_tenants
 from tests.support import postgres
+from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -103,6 +105,16 @@ async def services(roots: Path, sockets: Path, migrated_url: str) -> AsyncIterat
     """All three services over a fresh database."""
     async with indexing(roots, sockets, migrated_url) as running:
         yield running
+
+
+@pytest.fixture
+async def tree(services: Indexing, roots: Path) -> AsyncIterator[Path]:
+    """An indexed tree."""
+    folder = write_tree(roots / "tree")
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    yield folder
+    assert await broken_rules(services.url) == []
 
 
 @pytest.fixture

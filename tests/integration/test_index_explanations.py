@@ -12,24 +12,13 @@ from blake3 import blake3
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.client import Filter, Lodestone
 from tests.integration.indexing import indexing
-from tests.integration.oracle import broken_rules
-from tests.integration.samples import write_many, write_tree
+from tests.integration.samples import write_many
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.integration.indexing import Indexing
-
-
-@pytest.fixture
-async def tree(services: Indexing, roots: Path) -> AsyncIterator[Path]:
-    """An indexed tree."""
-    folder = write_tree(roots / "tree")
-    await services.create("tree", "tree")
-    await services.succeed("tree")
-    yield folder
-    assert await broken_rules(services.url) == []
 
 
 @pytest.fixture

@@ -12,11 +12,9 @@ from blake3 import blake3
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.indexer.search.truth import FILES_AT_ONCE
 from tests.integration.indexing import FINISHED, indexing
-from tests.integration.oracle import broken_rules
-from tests.integration.samples import edit, write_many, write_tree
+from tests.integration.samples import edit, write_many
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.integration.indexing import Indexing
@@ -24,16 +22,6 @@ if TYPE_CHECKING:
 Hit = search_pb2.NodeHit
 FRESH, MOVED = Hit.FRESHNESS_FRESH, Hit.FRESHNESS_MOVED
 CHANGED, GONE = Hit.FRESHNESS_CHANGED, Hit.FRESHNESS_GONE
-
-
-@pytest.fixture
-async def tree(services: Indexing, roots: Path) -> AsyncIterator[Path]:
-    """An indexed tree."""
-    folder = write_tree(roots / "tree")
-    await services.create("tree", "tree")
-    await services.succeed("tree")
-    yield folder
-    assert await broken_rules(services.url) == []
 
 
 async def _search(services: Indexing, query: str, **fields: Any) -> Any:
