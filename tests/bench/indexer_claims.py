@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.bench.figures import figure, say
-from tests.bench.indexer_stores import opened_database, running_server
+from tests.bench.indexer_stores import opened_database
 from tests.integration.replicas import Replica, replica, workspace_with_model
+from tests.support.postgres_server import running_server
 
 if TYPE_CHECKING:
     from services.indexer.run import Run
@@ -45,8 +46,8 @@ FROM files f, generate_series(0, 9) o WHERE f.workspace_id = $1
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns the median claim at both depths, claimed and given back in turn."""
     del scratch  # PostgreSQL has a folder of its own, which its account can enter
-    with running_server() as url:
-        return asyncio.run(_measure(url))
+    with running_server() as server:
+        return asyncio.run(_measure(server.url))
 
 
 async def _measure(url: str) -> dict[str, dict[str, Any]]:

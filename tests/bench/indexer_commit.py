@@ -21,8 +21,9 @@ from pgvector.asyncpg import register_vector
 from services.indexer.model import EmbeddedContent, EmbedModel
 from services.indexer.search.terms import content_terms, name_terms
 from tests.bench.figures import figure, say
-from tests.bench.indexer_stores import opened_database, running_server
+from tests.bench.indexer_stores import opened_database
 from tests.integration.replicas import Replica, parsed_file, replica, workspace_with_model
+from tests.support.postgres_server import running_server
 
 if TYPE_CHECKING:
     from services.indexer.model import ClaimedNode, RegisteredModel
@@ -62,8 +63,8 @@ CREATE INDEX ON bare_terms USING gin (name_terms)
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns rows a second of both, and their ratio; rounds are interleaved."""
     del scratch  # PostgreSQL has a folder of its own, which its account can enter
-    with running_server() as url:
-        return asyncio.run(_measure(url))
+    with running_server() as server:
+        return asyncio.run(_measure(server.url))
 
 
 async def _measure(url: str) -> dict[str, dict[str, Any]]:

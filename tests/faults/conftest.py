@@ -16,13 +16,13 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.faults.cluster import Cluster, make_cluster
 from tests.support.invariants import install_audit
-from tests.support.postgres import make_reachable_folder
-from tests.support.postgres_server import Server
+from tests.support.postgres_server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from tests.support import postgres
+    from tests.support.postgres_server import Server
 
 SEEDS = int(os.environ.get("LODESTONE_TEST_SEEDS", "20"))
 """How many seeds each seeded harness runs; `make test-nightly` sets more."""
@@ -97,11 +97,8 @@ def roots() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A PostgreSQL of the module's own, which it may stop, freeze and kill."""
-    folder = make_reachable_folder()
-    made = Server(folder)
-    yield made
-    made.stop()
-    shutil.rmtree(folder)
+    with running_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -12,21 +11,19 @@ from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
 from tests.integration.oracle import check
 from tests.integration.samples import write_many
-from tests.support.postgres import make_reachable_folder
-from tests.support.postgres_server import Server
+from tests.support.postgres_server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.support.postgres_server import Server
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    folder = make_reachable_folder()
-    server = Server(folder)
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
+    with running_server() as running:
+        yield running
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])

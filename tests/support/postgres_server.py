@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import psutil
@@ -13,9 +15,10 @@ from services.cli.postgres import EmbeddedPostgres
 from services.cli.postgres_binaries import reachable_binaries
 from services.cli.postgres_cluster import PostgresLayout
 from services.cli.processes import wait_gone
-from tests.support.postgres import Database
+from tests.support.postgres import Database, make_reachable_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from services.cli.processes import ProcessId
@@ -98,3 +101,17 @@ class Server:
     def _processes(self) -> list[psutil.Process]:
         postmaster = psutil.Process(self._process.pid)
         return [postmaster, *postmaster.children(recursive=True)]
+
+
+@contextmanager
+def running_server() -> Iterator[Server]:
+    """Yields a new server, which has a folder that its account can enter."""
+    folder = make_reachable_folder()
+    try:
+        server = Server(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
