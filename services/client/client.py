@@ -38,7 +38,7 @@ _ALL = Filter()
 class Lodestone(RunCalls, GraphCalls):
     """A client of one indexer: `async with Lodestone.connect(address) as client`.
 
-    Every call has a deadline, is safe to repeat, and is repeated with backoff, for about a second,
+    Every call has a deadline, is safe to repeat, and is repeated with backoff, for a second or two,
     while the service does not answer. Calls raise `CallError`.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from services.runtime.errors import Code, LodestoneError
+from services.runtime.errors import Code, DependencyUnavailableError, LodestoneError
 
 if TYPE_CHECKING:
     from services.indexer.model import Failure
@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 DATABASE = "postgresql"
 """How the database is called where an error names what does not answer."""
+
+
+class DatabaseUnavailableError(DependencyUnavailableError):
+    """The database does not answer: it is one for all replicas."""
+
+    everywhere = True
 
 
 class RunOwnershipLostError(LodestoneError):

@@ -29,7 +29,7 @@ _SERVICE_CONFIG: dict[str, Any] = {
         {
             "name": [{}],
             "retryPolicy": {
-                "maxAttempts": 4,
+                "maxAttempts": 5,
                 "initialBackoff": "0.1s",
                 "maxBackoff": "2s",
                 "backoffMultiplier": 2,
@@ -67,7 +67,8 @@ def connect(
     of a name, as of a headless service of Kubernetes, or `ipv4:host:port,host:port`.
 
     It connects on first use, and again after the other side was restarted; a call that is to wait
-    for that longer than the retries do (about a second) says `wait_for_ready=True`. `service` is
+    for that longer than the retries do (a second or two, about seven while a server says that the
+    database is away) says `wait_for_ready=True`. `service` is
     the short name of this process, for the user agent that the other side sees. With TLS files that
     name authorities it speaks TLS over TCP, and takes up files that change; with a token's file it
     shows the token.

@@ -38,6 +38,8 @@ class LodestoneError(Exception):
 
     reason: ClassVar[str] = "ERROR_REASON_INTERNAL"
     code: ClassVar[Code] = Code.INTERNAL
+    everywhere: ClassVar[bool] = False
+    """Whether every replica would answer so now: no other one is worth asking before the wait."""
 
     def __init__(
         self,

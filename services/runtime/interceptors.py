@@ -21,7 +21,7 @@ from services.runtime.errors import (
 )
 from services.runtime.log import get_logger
 from services.runtime.reading import readable, reader
-from services.runtime.status import DETAILS_KEY, only_error_in, status_of
+from services.runtime.status import failed_before, only_error_in, status_of, trailers_of
 from services.runtime.tokens import CALLS_REFUSED
 from services.runtime.validation import validate
 
@@ -194,7 +194,9 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if code is grpc.StatusCode.INTERNAL:
             get_logger().error("call_failed", method=method, exc_info=error)
         _end(span, observer, code.name)
-        await context.abort(code, status.message, ((DETAILS_KEY, status.SerializeToString()),))
+        tries = failed_before(context.invocation_metadata())
+        trailers = trailers_of(error, status, failed_before=tries)
+        await context.abort(code, status.message, trailers)
 
 
 async def _answer(inner: Any, request: Any, context: Any, observer: CallObserver) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,12 +19,16 @@ from services.runtime.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import grpc
 
 DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata key under which gRPC carries a `google.rpc.Status`."""
+_PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""Trailing metadata key by which a server tells gRPC when to repeat a call (gRFC A6)."""
+_ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
+"""Metadata key by which gRPC tells a server how often it made a call before (gRFC A6)."""
 
 _MAX_MESSAGE_BYTES = 600
 _MAX_VALUE_BYTES = 1500
@@ -74,6 +79,37 @@ def status_of(error: BaseException, domain: str) -> status_pb2.Status:
         delay.FromNanoseconds(int(known.retry_after_seconds * 1e9))
         _pack(status, error_details_pb2.RetryInfo(retry_delay=delay))
     return status
+
+
+def trailers_of(
+    error: BaseException, status: status_pb2.Status, *, failed_before: int
+) -> tuple[tuple[str, Any], ...]:
+    """Returns the trailing metadata that goes with an error and its status.
+
+    Where no replica would answer now, gRPC repeats a call that failed before after the error's
+    `retry_after_seconds`, doubled from time to time, instead of its own backoff, which is for
+    another replica to try. The times are spread, so that callers do not come back all at once.
+
+    Args:
+        error: what ends the call.
+        status: the error's status.
+        failed_before: how often gRPC has made this call before.
+    """
+    details = (DETAILS_KEY, status.SerializeToString())
+    known = only_error_in(error)
+    if not failed_before or not isinstance(known, LodestoneError) or not known.everywhere:
+        return (details,)
+    wait_seconds = (known.retry_after_seconds or 0.0) * 2 ** min(failed_before - 1, 4)
+    wait_ms = wait_seconds * 1000 * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries
+    return (details, (_PUSHBACK_KEY, str(round(wait_ms))))
+
+
+def failed_before(metadata: Iterable[tuple[str, str | bytes]] | None) -> int:
+    """Returns how often gRPC made a call before, by the metadata of its request."""
+    for key, value in metadata or ():
+        if key == _ATTEMPTS_KEY and isinstance(value, str) and value.isdecimal():
+            return int(value[:4])
+    return 0
 
 
 def read_status(status: status_pb2.Status) -> RemoteError:

@@ -1,8 +1,9 @@
 """Replicas of every service: each kind is killed in turn, then all are rolled over, under load.
 
-PostgreSQL, of which there is one, is killed too. A client that retries as our own channels do sees
-no failed call, searches and runs come to their end during each disturbance, every run succeeds, and
-the index is held to one from scratch. Red when channels do not retry UNAVAILABLE.
+PostgreSQL, of which there is one, is killed too, and is away for longer than retries without the
+server's pushback last. A client that retries as our own channels do sees no failed call, searches
+and runs come to their end during each disturbance, every run succeeds, and the index is held to one
+from scratch. Red when channels do not retry UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ _NAME = "replicas"
 _CALL_SECONDS = 10.0
 _RUN_SECONDS = 60.0
 _DRAIN_SECONDS = 10.0
+_AWAY_SECONDS = 2.0
+"""How long PostgreSQL is away at least: longer than gRPC's own backoff, as a failover is."""
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +134,7 @@ async def test_killing_and_rolling_over_replicas_costs_no_call(
             await asyncio.to_thread(victim.kill)
             await _progress(load)
             await asyncio.to_thread(victim.start)
-        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.kill, away_seconds=_AWAY_SECONDS)
         await _progress(load)
         for member in cluster.members:
             code = await asyncio.to_thread(member.terminate, _DRAIN_SECONDS)

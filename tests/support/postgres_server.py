@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,11 @@ class Server:
         assert wait_gone(self._process, _GONE_SECONDS)
         self.start()
 
-    def kill(self) -> None:
-        """Kills the postmaster by SIGKILL, and starts it."""
+    def kill(self, *, away_seconds: float = 0.0) -> None:
+        """Kills the postmaster by SIGKILL, and starts it, after a while."""
         os.kill(self._process.pid, signal.SIGKILL)
         assert wait_gone(self._process, _GONE_SECONDS)
+        time.sleep(away_seconds)
         self.start()
 
     def kill_backend(self) -> None:

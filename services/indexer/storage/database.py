@@ -12,7 +12,7 @@ import stamina
 from pgvector.asyncpg import register_vector
 
 from services.indexer import metrics
-from services.indexer.errors import DATABASE, DiskFullError
+from services.indexer.errors import DATABASE, DatabaseUnavailableError, DiskFullError
 from services.indexer.storage.tenancy import restrict
 from services.runtime.access import visible_workspaces
 from services.runtime.errors import (
@@ -229,7 +229,7 @@ class _translated:  # noqa: N801 - reads as a statement
             ) from error
         if isinstance(error, _TRANSIENT) and not isinstance(error, LodestoneError):
             metrics.DATABASE_ERRORS.labels("unavailable").inc()
-            raise DependencyUnavailableError(
+            raise DatabaseUnavailableError(
                 "The database does not answer.",
                 metadata={"dependency": DATABASE},
                 retry_after_seconds=1.0,

@@ -37,6 +37,12 @@ SECRET = "def secret(): pass"
 """Stands for the content of a file: it must not come out in any error, log or span."""
 
 
+class AwayEverywhereError(DependencyUnavailableError):
+    """What every replica needs is away."""
+
+    everywhere = True
+
+
 class SampleSettings(ServiceSettings):
     """Settings in the section of embed."""
 
@@ -108,7 +114,7 @@ class SampleEmbed(embed_grpc.EmbedServiceServicer):
         match request.model.removeprefix("models/"):
             case "wait":
                 await self._wait()
-            case "flaky" | "dropped" as name:
+            case "flaky" | "dropped" | "away" as name:
                 await self._fail_at_first(name, context)
             case "onward":
                 assert self._app.onward is not None
@@ -146,6 +152,8 @@ class SampleEmbed(embed_grpc.EmbedServiceServicer):
             await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
         if name == "flaky" and calls < 3:
             raise DependencyUnavailableError("Not yet.")
+        if name == "away" and calls < 5:
+            raise AwayEverywhereError("Not yet.", retry_after_seconds=0.2)
 
     async def _wait(self) -> None:
         self._app.note("inside")

@@ -41,6 +41,19 @@ async def test_a_service_that_is_away_for_a_moment_is_asked_again(service: Runni
     assert service.app.events.count("called") == 3
 
 
+async def test_what_no_replica_can_do_is_asked_again_after_as_long_as_the_server_says(
+    service: Running,
+) -> None:
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    answer = await embed(service.channel, "away", timeout=10)
+
+    assert len(answer.results) == 1
+    assert service.app.events.count("called") == 5
+    assert loop.time() - began >= (1 + 2 + 4) * 0.2 * 0.75  # gRPC's own are 0.7 s at most
+
+
 async def test_a_call_that_the_server_dropped_is_made_again(service: Running) -> None:
     answer = await embed(service.channel, "dropped", timeout=5)
 
