@@ -75,7 +75,7 @@ test: setup corpora build/.tools ## Runs every test, with a real PostgreSQL and 
 	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
 
 test-fast: setup ## Runs the tests that take no time: under two minutes.
-	@$(BIN)/python -m pytest -m "not slow and not gpu"
+	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile -m "not slow and not gpu"
 
 .PHONY: test-nightly
 test-nightly: setup ## Runs fault tests and the walks of the queue's state machine, 200 seeds each, and all manifests: an hour or two.
