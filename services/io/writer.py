@@ -244,6 +244,7 @@ class _Call:
     def _record(self, before: Record, intents: tuple[Intent | None, ...]) -> Record:
         request = self._request
         folders = {change.path.rpartition("/")[0] for change in request.changes}
+        linked = {i.linked_folder for i in intents if i is not None and i.linked_folder is not None}
         return Record(
             request.fingerprint,
             request.root,
@@ -251,6 +252,7 @@ class _Call:
             tuple(sorted(folders)),
             intents,
             before.outcomes,
+            tuple(sorted(linked.union(before.linked_folders))),
         )
 
     async def _each(

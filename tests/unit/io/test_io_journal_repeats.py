@@ -18,6 +18,8 @@ from services.io.edit_journal import SHARDS, DiskJournal
 from services.io.edit_records import Record
 from services.io.errors import ContentChangedError, NotProvenDurableError
 from services.io.journal_upkeep import JournalUpkeep
+from services.io.model import Root, SymlinkPolicy
+from services.io.roots import Roots
 from services.io.temporaries import create_temporary
 from services.io.writer import WriteRules
 from services.runtime.errors import OverloadedError
@@ -34,7 +36,7 @@ from tests.unit.io.writing import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from services.io.changes import Outcome, WriteRequest
+    from services.io.changes import Change, Outcome, WriteRequest
     from services.io.targets import Place
     from services.io.writer import Writer
     from tests.unit.io.harness import MakeFiles
@@ -56,7 +58,7 @@ def die_in_the_second_attempt(state: Path, asked: WriteRequest, top: Path) -> No
     entry = DiskJournal(state / "edits").begin(asked.request_id, asked.fingerprint)
     assert entry is not None
     known = Intent(file_digest(b"old"), file_digest(b"new"), 0)
-    entry.intend(replace(entry.record, folders=("",), intents=(known,)))
+    entry.intend(replace(entry.record, intents=(known,)))
     entry.close()
     fd = os.open(top, os.O_RDONLY)
     os.close(create_temporary(fd, 0o600).fd)
@@ -76,6 +78,38 @@ async def test_what_a_later_attempt_left_is_swept_at_the_start(
 
     with ThreadPoolExecutor(1) as executor:
         upkeep = JournalUpkeep(DiskJournal(state / "edits"), writable_root(top), executor)
+        assert sum(upkeep.sweep(shard) for shard in range(SHARDS)) == 1
+    assert not temporary_files(top)
+
+
+@pytest.mark.parametrize("kind", ["edit", "overwrite"])
+@pytest.mark.parametrize("policy", [SymlinkPolicy.WITHIN_ROOT, SymlinkPolicy.ACROSS_ROOTS])
+async def test_what_a_write_through_a_link_left_is_swept_at_the_start(
+    make_files: MakeFiles, tmp_path: Path, policy: SymlinkPolicy, kind: str
+) -> None:
+    """Red when the journal names the link's folder: what is left lies where the link leads.
+
+    That is beside the tree of the call, or in another root.
+    """
+    top, state = make_files({"sub/x": "", "beside/deep/a": "old"}), tmp_path / "state"
+    target = top / "beside/deep/a"
+    roots = writable_root(top, policy)
+    if policy is SymlinkPolicy.ACROSS_ROOTS:
+        first = Root("test", str(top / "sub"), policy, read_only=False)
+        roots = Roots([first, Root("other", str(top / "beside"), policy, read_only=False)])
+    (top / "sub/link").symlink_to("../beside/deep/a")
+    directory = "sub" if policy is SymlinkPolicy.WITHIN_ROOT else ""
+    change: Change = replacing("link", b"old", b"new")
+    if kind == "overwrite":
+        change = NewFile("link", b"new", overwrite=True)
+    asked = request(change, directory=directory)
+    async with opened_writer(roots, state, rules=RULES) as writer:
+        await write_while_locked(writer, asked, target)
+    die_in_the_second_attempt(state, asked, target.parent)
+    assert temporary_files(top)
+
+    with ThreadPoolExecutor(1) as executor:
+        upkeep = JournalUpkeep(DiskJournal(state / "edits"), roots, executor)
         assert sum(upkeep.sweep(shard) for shard in range(SHARDS)) == 1
     assert not temporary_files(top)
 
