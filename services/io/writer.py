@@ -217,17 +217,18 @@ class _Call:
         )
 
         async def make_one(position: int, change: Change) -> None:
-            self._unmade.add(position)
-
             def before_rename() -> None:
                 flushed.result()
                 self._unmade.discard(position)
 
             own = replace(options, before_rename=before_rename)
+
+            def attempt() -> WrittenFile | None:
+                self._unmade.add(position)  # also of an attempt that lost the name to others
+                return self._make(change, own)
+
             try:
-                outcomes[position] = await self._patiently(
-                    lambda: self._make(change, own), "Somebody else holds the file."
-                )
+                outcomes[position] = await self._patiently(attempt, "Somebody else holds the file.")
             except LodestoneError as error:
                 outcomes[position] = error
 

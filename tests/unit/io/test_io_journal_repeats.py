@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,10 @@ from tests.unit.io.writing import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from services.io.atomic import PutOptions
     from services.io.changes import Change, Outcome, WriteRequest
     from services.io.targets import Place
+    from services.io.temporaries import Temporary
     from services.io.writer import Writer
     from tests.unit.io.harness import MakeFiles
 
@@ -128,6 +131,38 @@ async def test_an_overwrite_that_waited_in_vain_overwrites_what_came_meanwhile(
         [outcome] = await writer.write(asked)
         assert written(outcome).size_delta == len("new") - len("of others")
         assert await writer.write(asked) == [outcome]
+    assert (top / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("kept", ["on disk", "in memory"])
+async def test_an_overwrite_that_lost_its_race_for_the_name_overwrites_what_won(
+    make_files: MakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Red when an attempt counts as one that may be in place since one before was about to be.
+
+    Another process makes the file just before ours gets its name, and holds it.
+    """
+    top = make_files({"x": ""})
+    state = tmp_path / "state" if kept == "on disk" else None
+    asked = request(NewFile("a", b"new", overwrite=True))
+    record = atomic._record_origin
+
+    with ExitStack() as held:
+
+        def lose(place: Place, temporary: Temporary, options: PutOptions) -> None:
+            if not (top / "a").exists():
+                (top / "a").write_text("of others")
+                fcntl.flock(held.enter_context((top / "a").open()), fcntl.LOCK_EX)
+            record(place, temporary, options)
+
+        monkeypatch.setattr(atomic, "_record_origin", lose)
+        async with opened_writer(top, state, rules=RULES) as writer:
+            failed((await writer.write(asked))[0], OverloadedError)
+            assert (top / "a").read_text() == "of others"
+            held.close()
+            [outcome] = await writer.write(asked)
+            assert written(outcome).size_delta == len("new") - len("of others")
+            assert await writer.write(asked) == [outcome]
     assert (top / "a").read_text() == "new"
 
 
