@@ -120,6 +120,7 @@ class _Call:
     def __init__(self, parts: _Parts, request: WriteRequest) -> None:
         self._parts = parts
         self._request = request
+        self._open_tree = parts.roots.tree_of_call(request.root, request.directory)
         self._unmade: set[int] = set()
         self.is_cancelled = threading.Event()
 
@@ -146,7 +147,7 @@ class _Call:
         entry = parts.journal.begin(request.request_id, request.fingerprint)
         if entry is not None and not entry.record.outcomes:
             try:
-                parts.roots.open_tree(request.root, request.directory).close()
+                self._open_tree().close()
             except BaseException:
                 entry.close()
                 raise
@@ -169,7 +170,7 @@ class _Call:
 
     def _refuse_what_is_named_twice(self, outcomes: list[Outcome | None]) -> None:
         request = self._request
-        with self._parts.roots.open_tree(request.root, request.directory) as tree:
+        with self._open_tree() as tree:
             for position, error in named_twice(tree, request.changes).items():
                 outcomes[position] = outcomes[position] or error
 
@@ -182,9 +183,7 @@ class _Call:
         def look_at(position: int, change: Change) -> None:
             known = record.intent_of(position)
             try:
-                with self._parts.roots.open_tree(
-                    self._request.root, self._request.directory
-                ) as tree:
+                with self._open_tree() as tree:
                     found = look(
                         tree,
                         change,
@@ -239,7 +238,7 @@ class _Call:
     def _make(self, change: Change, options: PutOptions) -> WrittenFile | None:
         if self.is_cancelled.is_set():
             raise NotBegunError("The caller went away before this file's turn.")
-        with self._parts.roots.open_tree(self._request.root, self._request.directory) as tree:
+        with self._open_tree() as tree:
             return make(tree, change, self._parts.rules.max_file_bytes, options)
 
     def _record(self, before: Record, intents: tuple[Intent | None, ...]) -> Record:

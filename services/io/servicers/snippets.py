@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lodestone.io.v1 import snippet_service_pb2_grpc
@@ -31,7 +30,7 @@ class SnippetServicer(snippet_service_pb2_grpc.SnippetServiceServicer):
         tree = request.tree
         with metrics.READ_SECONDS.time():
             results = await self._reader.read_snippets(
-                partial(self._roots.open_tree, tree.root, tree.directory),
+                self._roots.tree_of_call(tree.root, tree.directory),
                 convert.snippet_refs(request),
             )
         _count_reads(results)
@@ -45,7 +44,7 @@ class SnippetServicer(snippet_service_pb2_grpc.SnippetServiceServicer):
         tree = request.tree
         with metrics.READ_SECONDS.time():
             results = await self._reader.read_contents(
-                partial(self._roots.open_tree, tree.root, tree.directory),
+                self._roots.tree_of_call(tree.root, tree.directory),
                 convert.content_refs(request),
             )
         await failpoint("io.read.after")
