@@ -13,9 +13,9 @@ import pytest
 
 from services.io import beneath, paths, reader, reading
 from services.io.beneath import WouldWaitError
-from services.io.content import file_digest
+from services.io.content import content_hash, file_digest
 from services.io.loader import FileLoader
-from services.io.model import Root, SnippetRef, SymlinkPolicy
+from services.io.model import ContentRef, NodeContent, Root, SnippetRef, Span, SymlinkPolicy
 from services.io.paths import Tree
 from services.io.reader import AT_ONCE_FILE_BYTES, Reader
 from services.io.root_file import RootFile
@@ -123,6 +123,49 @@ async def test_what_takes_long_is_read_by_a_thread(
     data = b"x" * size
     (top / "large.py").write_bytes(data)
     assert await read(threads, top, [ref("large.py", data)] * items) == [b"xxxx"] * items
+    assert threads.were_asked == (where == "thread")
+
+
+@pytest.mark.parametrize(("items", "where"), [(16, "loop"), (17, "thread")])
+async def test_ranges_of_many_bytes_are_read_by_a_thread(
+    threads: AskedThreads, top: Path, items: int, where: str
+) -> None:
+    """Red when a range counts the same however long it is."""
+    data = b"x" * AT_ONCE_FILE_BYTES
+    (top / "large.py").write_bytes(data)
+    answer = await read(threads, top, [ref("large.py", data, len(data))] * items)
+    assert answer == [data] * items
+    assert threads.were_asked == (where == "thread")
+
+
+@pytest.mark.parametrize(
+    ("shape", "where"),
+    [
+        (((32 << 10) - 32, 1, 1), "loop"),
+        (((32 << 10) - 31, 1, 1), "thread"),
+        (((4 << 10) - 32, 8, 1), "loop"),
+        (((4 << 10) - 31, 8, 1), "thread"),
+        ((900, 1, 900), "loop"),
+        ((1000, 1, 1000), "thread"),
+        ((2000, 1, 2000), "thread"),
+    ],
+)
+async def test_texts_of_many_bytes_or_pieces_are_read_by_a_thread(
+    threads: AskedThreads, top: Path, shape: tuple[int, int, int], where: str
+) -> None:
+    """To bring a text into its normal form takes up to 100 ns a byte, and 3 us a piece.
+
+    Red when the file alone counts: eight texts of 128 KiB held the loop up for 20 ms, or 100.
+    """
+    size, items, pieces = shape
+    data = b"x" * size
+    (top / "nodes.py").write_bytes(data)
+    spans = tuple(Span(n * size // pieces, (n + 1) * size // pieces) for n in range(pieces))
+    text = "\n".join("x" * (end - start) for start, end in spans)
+    wanted = ContentRef("nodes.py", spans, file_digest(data), content_hash(text))
+    own = Reader(threads, FileLoader(MIB), permits=2, max_answer_bytes=MIB)
+    answer = await own.read_contents(partial(open_tree, top), [wanted] * items)
+    assert answer == [NodeContent(text, content_hash(text))] * items
     assert threads.were_asked == (where == "thread")
 
 
