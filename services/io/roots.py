@@ -227,9 +227,19 @@ class TreeOfCall:
             FileError: there is no such folder, or it may not be opened.
             WouldWaitError: with `waits` false alone.
         """
+        root = self.root(waits=waits)
+        return Tree(root, self._directory, self._held, waits=waits)
+
+    def root(self, *, waits: bool = True) -> Root:
+        """Returns the root of the tree.
+
+        Raises:
+            NotFoundError: there is none.
+            WouldWaitError: with `waits` false alone.
+        """
         if not self._held:
             self._held = self._roots.with_first(self._roots.get(self._name, waits=waits))
-        return Tree(self._held[0], self._directory, self._held, waits=waits)
+        return self._held[0]
 
 
 def parse_roots(text: str, policy: SymlinkPolicy, *, read_only: bool = True) -> list[Root]:

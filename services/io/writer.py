@@ -82,10 +82,7 @@ class Writer:
             OverloadedError: the id stayed under way too long, or too many are remembered.
             DiskFullError, DependencyUnavailableError: the request cannot be noted.
         """
-        parts = self._parts
-        if parts.rules.read_only or parts.roots.get(request.root).read_only:
-            raise ReadOnlyError("Nothing may be written here.")
-        call = _Call(parts, request)
+        call = _Call(self._parts, request)
         task = asyncio.create_task(call.run(), name="write")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -144,6 +141,8 @@ class _Call:
     def _begin(self) -> JournalEntry | None:
         """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
         request, parts = self._request, self._parts
+        if parts.rules.read_only or self._open_tree.root().read_only:
+            raise ReadOnlyError("Nothing may be written here.")
         entry = parts.journal.begin(request.request_id, request.fingerprint)
         if entry is not None and not entry.record.outcomes:
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,27 @@ async def test_a_check_of_many_files_goes_on_after_its_root_is_removed(roots: Ro
     assert {result.verdict for result in answer.results} == {
         scan_service_pb2.CheckFileResult.VERDICT_UNCHANGED
     }
+
+
+async def test_no_call_looks_a_root_up_in_the_loop(
+    roots: Roots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What replicas share may lie on a slow disk. Red when a write asks before it has a thread."""
+    threads: set[str] = set()
+    get = Roots.get
+
+    def noted(self: Roots, name: str, *, waits: bool = True) -> Root:
+        if waits:
+            threads.add(threading.current_thread().name)
+        return get(self, name, waits=waits)
+
+    monkeypatch.setattr(Roots, "get", noted)
+    asked = edit_service_pb2.CreateFileRequest(tree=TREE, request_id="1" * 32, path="new")
+    with ThreadPoolExecutor(1, "for-writes") as executor:
+        writer = Writer(roots, MemoryJournal(), Origins(), executor, WriteRules(LIMIT))
+        await EditServicer(writer).CreateFile(asked, None)
+        await writer.close()
+    assert threads == {"for-writes_0"}
 
 
 @pytest.mark.usefixtures("gone")
