@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from tempfile import NamedTemporaryFile
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.io import beneath, paths, reader, reading
+from lodestone.io.v1 import snippet_service_pb2
+from services.io import beneath, convert, paths, reader, reading
 from services.io.beneath import WouldWaitError
 from services.io.content import content_hash, file_digest
 from services.io.loader import FileLoader
@@ -20,6 +22,7 @@ from services.io.paths import Tree
 from services.io.reader import AT_ONCE_FILE_BYTES, Reader
 from services.io.root_file import RootFile
 from services.io.roots import REFRESH_SECONDS, Roots
+from services.io.servicers.snippets import FEW_PIECES, SnippetServicer
 from tests.unit.io.harness import MakeFiles, open_tree
 
 if TYPE_CHECKING:
@@ -167,6 +170,35 @@ async def test_texts_of_many_bytes_or_pieces_are_read_by_a_thread(
     answer = await own.read_contents(partial(open_tree, top), [wanted] * items)
     assert answer == [NodeContent(text, content_hash(text))] * items
     assert threads.were_asked == (where == "thread")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "thread"), [(FEW_PIECES, "MainThread"), (FEW_PIECES + 1, "t_0")]
+)
+async def test_a_request_of_very_many_pieces_is_taken_apart_by_a_thread(
+    top: Path, monkeypatch: pytest.MonkeyPatch, pieces: int, thread: str
+) -> None:
+    """Red when the loop does it: a message of 4 MB, of 64 that it may have, held it for 0.6 s."""
+    request = snippet_service_pb2.ReadContentsRequest()
+    for start in range(0, pieces, 100):
+        ref = request.refs.add(path="a.py", file_digest=bytes(32), content_hash=bytes(32))
+        for number in range(start, min(pieces, start + 100)):
+            ref.segments.add(start_byte=number, end_byte=number + 1)
+    names: list[str] = []
+    plain = convert.content_refs
+
+    def noted(request: snippet_service_pb2.ReadContentsRequest) -> list[ContentRef]:
+        names.append(threading.current_thread().name)
+        return plain(request)
+
+    monkeypatch.setattr(convert, "content_refs", noted)
+    roots = Roots([Root("test", str(top), SymlinkPolicy.DENY)])
+    request.tree.root = "roots/test"
+    with ThreadPoolExecutor(1, "t") as executor:
+        own = Reader(executor, FileLoader(MIB), permits=1, max_answer_bytes=MIB)
+        answer = await SnippetServicer(roots, own, executor).ReadContents(request, None)
+    assert names == [thread]
+    assert len(answer.results) == len(request.refs)
 
 
 @pytest.mark.parametrize("files", [6, 2], ids=["long", "short"])

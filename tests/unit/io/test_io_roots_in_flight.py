@@ -86,7 +86,7 @@ async def test_a_read_goes_on_in_a_thread_after_its_root_is_removed(
     item = {"path": "large", "file_digest": blake3(DATA).digest()}
     with RemovingThread(roots, 1) as threads:
         reader = Reader(threads, FileLoader(LIMIT), permits=1, max_answer_bytes=LIMIT)
-        servicer = SnippetServicer(roots, reader)
+        servicer = SnippetServicer(roots, reader, threads)
         if kind == "snippets":
             asked = snippet_service_pb2.ReadSnippetsRequest(tree=TREE)
             asked.refs.add(start_byte=0, end_byte=4, **item)
