@@ -115,7 +115,7 @@ class IoApp:
         )
         scan_service_pb2_grpc.add_ScanServiceServicer_to_server(scan, server)
         parse_service_pb2_grpc.add_ParseServiceServicer_to_server(parse, server)
-        snippet = SnippetServicer(roots, reader)
+        snippet = SnippetServicer(roots, reader, self._threads)
         snippet_service_pb2_grpc.add_SnippetServiceServicer_to_server(snippet, server)
         root_service_pb2_grpc.add_RootServiceServicer_to_server(
             RootServicer(roots, self._threads), server

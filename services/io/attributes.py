@@ -14,6 +14,8 @@ from functools import reduce
 from operator import and_
 
 ACL = "system.posix_acl_access"
+_OF_THE_BYTES = frozenset({"security.capability", "security.ima", "security.evm"})
+"""Capabilities and signatures of a file's bytes: other bytes have none of them."""
 _NO_SUPPORT = {errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.ENODATA, errno.EINVAL}
 _SET_IDS = stat.S_ISUID | stat.S_ISGID
 _ACL_HEADER_BYTES, _ACL_ENTRY = 4, struct.Struct("<HHI")  # from linux/posix_acl_xattr.h
@@ -23,15 +25,16 @@ _OF_THE_OWNER = 0x01
 def keep_attributes(old_fd: int, old: os.stat_result, fd: int) -> None:
     """Makes the file at `fd`, of mode 0600, what the one at `old_fd` is, content aside.
 
-    Owner, group and attributes are kept as far as the process may set them. Without the owner,
+    Owner, group and attributes are kept as far as the process may set them, but not what belonged
+    to the old bytes: capabilities, which any write takes away, and signatures. Without the owner,
     set-id bits go. Without the group or the ACL, everybody but the owner gets the rights that each
     group and user had: whom the old file named, or shut out, is now among others.
 
     Raises:
         OSError: the operating system refused what it should not have; `fd` is open to nobody more.
     """
-    names = _attributes_of(old_fd)
-    for name in _attributes_of(fd) - names:  # of the folder's default ACL above all
+    names = _attributes_of(old_fd) - _OF_THE_BYTES
+    for name in _attributes_of(fd) - names - _OF_THE_BYTES:  # of the folder's default ACL above all
         _remove(fd, name)
     mode = stat.S_IMODE(old.st_mode)
     has_owner, has_group = _keep_owner(fd, old)

@@ -92,3 +92,5 @@ class Intent(NamedTuple):
     old_digest: bytes
     new_digest: bytes
     size_delta: int
+    linked_folder: tuple[str, str] | None = None
+    """Root and folder of the file, where links lead to another folder than that of its path."""

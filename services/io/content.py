@@ -81,8 +81,8 @@ class _Indentation:
 
 def _normal_lines(text: str) -> str:
     lines = [line.rstrip() for line in text.split("\n")]
-    while lines and not lines[0]:
-        del lines[0]
+    # At once: each removal from the start would move all that follow.
+    del lines[: next((i for i, line in enumerate(lines) if line), len(lines))]
     while lines and not lines[-1]:
         del lines[-1]
     margin = _shared_indentation(lines)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MAX_FOLDERS = 256
-"""Most folders that a record names for the sweep after a crash; temporary files in others are
-removed when a later edit meets them."""
+"""Most folders of each kind that a record names for the sweep after a crash; temporary files in
+others are removed when a later edit meets them."""
 
 _CHECKSUM_DIGITS = 16
 _FINAL_ERRORS: dict[str, type[LodestoneError]] = {
@@ -48,7 +48,11 @@ held, rights that are mended), so that a repeated request tries again."""
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is known of a request; `intents` and `outcomes` have one entry per change, or none."""
+    """What is known of a request; `intents` and `outcomes` have one entry per change, or none.
+
+    `folders` are those of its paths, beneath its tree. `linked_folders` are others to which links
+    lead, each with its root.
+    """
 
     fingerprint: bytes = b""
     root: str = ""
@@ -56,6 +60,7 @@ class Record:
     folders: tuple[str, ...] = ()
     intents: tuple[Intent | None, ...] = ()
     outcomes: tuple[Outcome | None, ...] = ()
+    linked_folders: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +91,8 @@ def is_final(outcome: Outcome) -> bool:
 
 def intent_line(record: Record) -> bytes:
     """Returns the line that is written before anything is put in place."""
-    return _line({
+    linked = record.linked_folders[:MAX_FOLDERS]
+    value = {
         "format": FORMAT,
         "request": record.fingerprint.hex(),
         "root": record.root,
@@ -96,7 +102,8 @@ def intent_line(record: Record) -> bytes:
             intent and (intent.old_digest.hex(), intent.new_digest.hex(), intent.size_delta)
             for intent in record.intents
         ],
-    })  # fmt: skip
+    }
+    return _line(value | ({"linked_folders": linked} if linked else {}))
 
 
 def outcome_line(
@@ -135,6 +142,7 @@ def _merged(record: Record, value: dict[str, Any]) -> Record:
                 item and Intent(bytes.fromhex(item[0]), bytes.fromhex(item[1]), item[2])
                 for item in value["intents"]
             ),
+            linked_folders=tuple((root, path) for root, path in value.get("linked_folders", ())),
         )
     if "outcomes" in value:
         outcomes = tuple(item and _outcome(item) for item in value["outcomes"])

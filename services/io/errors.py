@@ -13,6 +13,10 @@ RETRY_AFTER_SECONDS = 1.0
 GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What the system says of what is not there any more, or is something else now."""
 
+NOT_FOLLOWED = GONE | {errno.EXDEV}
+"""What the system says of a link that leads nowhere, or where the policy does not go. Where it says
+anything else nothing is known of what lies behind the link: it is not gone."""
+
 
 class FileError(LodestoneError):
     """An error about one file or folder, named by the path that the caller gave."""

@@ -53,7 +53,10 @@ def look(
     """
     try:
         with _told_as(change.path), opened_place(tree, change.path, follow=_follows(change)) as p:
-            return _look_at(p, change, max_bytes, known, is_strong=is_strong)
+            found = _look_at(p, change, max_bytes, known, is_strong=is_strong)
+            if isinstance(found, WrittenFile):
+                return found
+            return found._replace(linked_folder=tree.linked_folder(p.folder_fd, change.path))
     except PathNotFoundError:
         if isinstance(change, NewFile) and change.create_parents:
             return _intent_of_new(change, ABSENT, 0, max_bytes)

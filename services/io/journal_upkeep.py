@@ -13,7 +13,7 @@ from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Executor
 
     from services.io.edit_journal import Journal
@@ -60,10 +60,16 @@ class JournalUpkeep:
         return swept
 
     def _sweep_one(self, record: Record) -> int:
+        swept = self._sweep_folders(record.root, record.directory, record.folders)
+        for root, folder in record.linked_folders:
+            swept += self._sweep_folders(root, "", (folder,))
+        return swept
+
+    def _sweep_folders(self, root: str, directory: str, folders: Iterable[str]) -> int:
         swept = 0
         try:
-            with self._roots.open_tree(record.root, record.directory) as tree:
-                for folder in record.folders:
+            with self._roots.open_tree(root, directory) as tree:
+                for folder in folders:
                     # The name is not looked at: a folder is what is opened.
                     try:
                         fd, _ = tree.open_parent(f"{folder}/x".lstrip("/"), follow=False)

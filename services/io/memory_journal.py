@@ -6,6 +6,8 @@ import threading
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from services.io import metrics
@@ -24,6 +26,7 @@ class MemoryJournal:
     """A journal in memory; for any thread.
 
     When it is full the oldest requests are forgotten, but none younger than `LEAST_KEPT_SECONDS`.
+    As on a disk, the age of a request is that of what was noted of it last: of its answer.
     """
 
     def __init__(
@@ -44,7 +47,8 @@ class MemoryJournal:
             if entry is None or self._is_old(entry):
                 self._entries.pop(key, None)
                 self._make_room()
-                entry = self._entries[key] = MemoryEntry(Record(fingerprint), self._clock())
+                entry = MemoryEntry(Record(fingerprint), self._clock(), partial(self._noted, key))
+                self._entries[key] = entry
             elif entry.record.fingerprint != fingerprint:
                 raise RequestIdReusedError(
                     "The request id belongs to another request.",
@@ -56,16 +60,23 @@ class MemoryJournal:
     def expire(self, shard: int) -> int:
         """Forgets what is too old; see `Journal`."""
         with self._lock:
-            while self._entries and self._is_old(next(iter(self._entries.values()))):
-                self._entries.popitem(last=False)
+            old = takewhile(lambda item: self._is_old(item[1]), self._entries.items())
+            for key in [key for key, entry in old if not entry.is_open]:
+                del self._entries[key]
             return 0 if shard else len(self._entries)  # they lie in no parts
 
     def unfinished(self, _shard: int) -> Iterator[Record]:
         """Yields nothing: who died took its journal along."""
         return iter(())
 
+    def _noted(self, key: str) -> None:
+        """Makes a request under way the newest one; nobody forgets it meanwhile."""
+        with self._lock:
+            self._entries[key].noted_at = self._clock()
+            self._entries.move_to_end(key)
+
     def _is_old(self, entry: MemoryEntry) -> bool:
-        return self._clock() - entry.begun_at > self._limits.kept_seconds
+        return self._clock() - entry.noted_at > self._limits.kept_seconds
 
     def _make_room(self) -> None:
         """Makes room for one more entry.
@@ -76,7 +87,7 @@ class MemoryJournal:
         if len(self._entries) < self._limits.entries:
             return
         for key, entry in self._entries.items():
-            if self._clock() - entry.begun_at < LEAST_KEPT_SECONDS:
+            if self._clock() - entry.noted_at < LEAST_KEPT_SECONDS:
                 break
             if not entry.is_open:
                 if not self._is_old(entry):
@@ -91,12 +102,14 @@ class MemoryEntry:
     """A request under way, in memory."""
 
     record: Record
-    begun_at: float
+    noted_at: float
+    noted: Callable[[], None]
     is_open: bool = field(default=False)
 
     def intend(self, record: Record) -> None:
         """Notes what is about to be put in place; see `JournalEntry`."""
         self.record = record
+        self.noted()
 
     def flush(self) -> None:
         """Does nothing: memory does not outlast the machine."""
@@ -105,6 +118,7 @@ class MemoryEntry:
         """Notes how each change ended; see `JournalEntry`."""
         kept = tuple(_kept(outcome) if is_final(outcome) else None for outcome in outcomes)
         self.record = replace(self.record, outcomes=kept).without_intents(unmade)
+        self.noted()
 
     def close(self) -> None:
         """Lets the next request of this id in."""

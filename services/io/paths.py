@@ -217,10 +217,24 @@ class Tree:
 
         Links and nested roots lead into other roots: the innermost root around the folder counts.
         """
+        root = self._innermost_root(real_path(folder_fd))
+        return self.root.read_only or (root or self.root).read_only
+
+    def linked_folder(self, folder_fd: int, path: str) -> tuple[str, str] | None:
+        """Returns root and path of a file's open folder, None where it is that of the file's path.
+
+        Links lead elsewhere: the folder then has no name beneath the tree, or another one.
+        """
         real = real_path(folder_fd)
+        told = f"{self.real_path().rstrip('/')}/{path}".rpartition("/")[0] or "/"
+        root = self._innermost_root(real)
+        if root is None or real == told:
+            return None
+        return root.id, real[len(root.path) :].lstrip("/")
+
+    def _innermost_root(self, real: str) -> Root | None:
         around = [root for root in self._roots if is_beneath(real, root.path)]
-        innermost = max(around, key=lambda root: len(root.path), default=self.root)
-        return self.root.read_only or innermost.read_only
+        return max(around, key=lambda root: len(root.path), default=None)
 
     def real_path(self) -> str:
         """Returns where the tree lies, free of links."""

@@ -166,13 +166,37 @@ class _Kind(Generic[RefT, ResultT]):
         tuple[list[tuple[int, ResultT | LodestoneError]], int],
     ]
     size_of: Callable[[ResultT], int]
+    asked_bytes: Callable[[RefT], int]
+    """How many bytes of its file an item asks for: it takes as long as it has bytes."""
+    at_once_asked_bytes: int
+    """Most bytes that the items of a file ask for and are taken in the loop: at worst four
+    milliseconds' work, and a tenth of that as a rule."""
     at_once_bytes: int
-    """Most bytes of a file, times its items, that are taken in the loop: some milliseconds' work if
-    each item is the whole file."""
+    """Most bytes of a file, times its items, that are taken in the loop: an item may have to look
+    at the line before it as well."""
 
 
-_SNIPPETS: _Kind[SnippetRef, bytes] = _Kind(take_snippets, len, 8 << 20)
-_CONTENTS: _Kind[ContentRef, NodeContent] = _Kind(take_contents, text_bytes, 1 << 20)
+_PIECE_BYTES = 32
+"""What a piece of a text takes beside its bytes, in bytes of the slowest texts."""
+
+
+def _asked_snippet_bytes(ref: SnippetRef) -> int:
+    return ref.end - ref.start
+
+
+def _asked_content_bytes(ref: ContentRef) -> int:
+    pieces = len(ref.segments) * _PIECE_BYTES
+    if pieces > _CONTENTS.at_once_asked_bytes:
+        return pieces  # there may be thousands
+    return pieces + sum(max(0, end - start) for start, end in ref.segments)
+
+
+_SNIPPETS: _Kind[SnippetRef, bytes] = _Kind(
+    take_snippets, len, _asked_snippet_bytes, 2 << 20, 8 << 20
+)
+_CONTENTS: _Kind[ContentRef, NodeContent] = _Kind(
+    take_contents, text_bytes, _asked_content_bytes, 32 << 10, 512 << 10
+)
 
 
 class _Batch(Generic[RefT, ResultT]):
@@ -191,7 +215,7 @@ class _Batch(Generic[RefT, ResultT]):
         self.threads = 0
         """Threads that work; changed in the loop alone."""
         self._take = kind.take
-        self._at_once_bytes = kind.at_once_bytes
+        self._kind = kind
         self._open_tree = open_tree
         self._load = loader.load
         files: defaultdict[str, list[tuple[int, RefT]]] = defaultdict(list)
@@ -231,12 +255,22 @@ class _Batch(Generic[RefT, ResultT]):
         with suppress(WouldWaitError), self._open_tree(waits=False) as tree:
             while files and time.perf_counter() < until:
                 path, items = files[0]
-                self._read(
-                    tree, path, items, min(AT_ONCE_FILE_BYTES, self._at_once_bytes // len(items))
-                )
+                if not self._takes_little(items):
+                    return False
+                most = min(AT_ONCE_FILE_BYTES, self._kind.at_once_bytes // len(items))
+                self._read(tree, path, items, most)
                 del files[0]
             return bool(files)
         return False
+
+    def _takes_little(self, items: Sequence[tuple[int, RefT]]) -> bool:
+        """Tells whether what is asked of a file may be taken in the loop."""
+        left = self._kind.at_once_asked_bytes
+        for _, ref in items:
+            left -= self._kind.asked_bytes(ref)
+            if left < 0:
+                return False
+        return True
 
     def work(self) -> None:
         """Reads file after file until none is left; for any number of threads at once."""

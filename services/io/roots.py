@@ -107,8 +107,11 @@ class Roots:
             FileError: there is no such folder, or it may not be opened.
             WouldWaitError: with `waits` false alone.
         """
-        root = self.get(name, waits=waits)
-        return Tree(root, directory, self.with_first(root), waits=waits)
+        return self.tree_of_call(name, directory)(waits=waits)
+
+    def tree_of_call(self, name: str, directory: str) -> TreeOfCall:
+        """Returns what opens a folder beneath a root for one call, to its end."""
+        return TreeOfCall(self, name, directory)
 
     def create(self, root: Root) -> Root:
         """Adds a root and returns it, its folder resolved; once more has no effect. Blocks.
@@ -202,6 +205,41 @@ class Roots:
         self._by_id = {root_id: both[root_id] for root_id in sorted(both)}
         metrics.ROOTS.labels("configured").set(len(self._configured))
         metrics.ROOTS.labels("added").set(len(both) - len(self._configured))
+
+
+class TreeOfCall:
+    """Opens the tree of one call, as often as the call has need of it; for any thread.
+
+    The root is looked up the first time: a call in flight finishes though its root is removed.
+    """
+
+    def __init__(self, roots: Roots, name: str, directory: str) -> None:
+        self._roots = roots
+        self._name = name
+        self._directory = directory
+        self._held: tuple[Root, ...] = ()
+
+    def __call__(self, *, waits: bool = True) -> Tree:
+        """Opens the tree; the caller closes it.
+
+        Raises:
+            NotFoundError: there is no such root.
+            FileError: there is no such folder, or it may not be opened.
+            WouldWaitError: with `waits` false alone.
+        """
+        root = self.root(waits=waits)
+        return Tree(root, self._directory, self._held, waits=waits)
+
+    def root(self, *, waits: bool = True) -> Root:
+        """Returns the root of the tree.
+
+        Raises:
+            NotFoundError: there is none.
+            WouldWaitError: with `waits` false alone.
+        """
+        if not self._held:
+            self._held = self._roots.with_first(self._roots.get(self._name, waits=waits))
+        return self._held[0]
 
 
 def parse_roots(text: str, policy: SymlinkPolicy, *, read_only: bool = True) -> list[Root]:

@@ -6,7 +6,6 @@ and needs no list of the tree: it holds the entries of the folders above it, and
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections import Counter
@@ -14,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from services.io.errors import GONE, FileUnreadableError, file_error
+from services.io.errors import NOT_FOLLOWED, FileUnreadableError, file_error
 from services.io.folders import list_folder, read_lines
 from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.model import ScanBatch, ScannedFile, ScanSummary, ScanWarning, SkipReason
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 BATCH_FILES = 1000
 MAX_DEPTH = 200
 _TYPE_BITS, _REGULAR = 0o170000, stat.S_IFREG
-_NOT_FOLLOWED = GONE | {errno.EXDEV}
-"""What the system says of a link that leads nowhere, or where the policy does not go."""
 
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Not `ScannedFile(...)`: its constructor is a function of Python, and called once a file.
@@ -304,7 +301,7 @@ class TreeScan:
         try:
             held = self._tree.open_link(path)
         except OSError as error:
-            if error.errno in _NOT_FOLLOWED:
+            if error.errno in NOT_FOLLOWED:
                 self._skipped[SkipReason.SYMLINK] += 1
             else:  # a folder perhaps: nothing is known of what lies behind it
                 self._warn(path, file_error(error, path), is_directory=True)

@@ -82,10 +82,7 @@ class Writer:
             OverloadedError: the id stayed under way too long, or too many are remembered.
             DiskFullError, DependencyUnavailableError: the request cannot be noted.
         """
-        parts = self._parts
-        if parts.rules.read_only or parts.roots.get(request.root).read_only:
-            raise ReadOnlyError("Nothing may be written here.")
-        call = _Call(parts, request)
+        call = _Call(self._parts, request)
         task = asyncio.create_task(call.run(), name="write")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -120,6 +117,7 @@ class _Call:
     def __init__(self, parts: _Parts, request: WriteRequest) -> None:
         self._parts = parts
         self._request = request
+        self._open_tree = parts.roots.tree_of_call(request.root, request.directory)
         self._unmade: set[int] = set()
         self.is_cancelled = threading.Event()
 
@@ -143,10 +141,12 @@ class _Call:
     def _begin(self) -> JournalEntry | None:
         """Opens the request's entry; a tree that is gone fails the call, not each of its files."""
         request, parts = self._request, self._parts
+        if parts.rules.read_only or self._open_tree.root().read_only:
+            raise ReadOnlyError("Nothing may be written here.")
         entry = parts.journal.begin(request.request_id, request.fingerprint)
         if entry is not None and not entry.record.outcomes:
             try:
-                parts.roots.open_tree(request.root, request.directory).close()
+                self._open_tree().close()
             except BaseException:
                 entry.close()
                 raise
@@ -169,7 +169,7 @@ class _Call:
 
     def _refuse_what_is_named_twice(self, outcomes: list[Outcome | None]) -> None:
         request = self._request
-        with self._parts.roots.open_tree(request.root, request.directory) as tree:
+        with self._open_tree() as tree:
             for position, error in named_twice(tree, request.changes).items():
                 outcomes[position] = outcomes[position] or error
 
@@ -182,9 +182,7 @@ class _Call:
         def look_at(position: int, change: Change) -> None:
             known = record.intent_of(position)
             try:
-                with self._parts.roots.open_tree(
-                    self._request.root, self._request.directory
-                ) as tree:
+                with self._open_tree() as tree:
                     found = look(
                         tree,
                         change,
@@ -217,17 +215,18 @@ class _Call:
         )
 
         async def make_one(position: int, change: Change) -> None:
-            self._unmade.add(position)
-
             def before_rename() -> None:
                 flushed.result()
                 self._unmade.discard(position)
 
             own = replace(options, before_rename=before_rename)
+
+            def attempt() -> WrittenFile | None:
+                self._unmade.add(position)  # also of an attempt that lost the name to others
+                return self._make(change, own)
+
             try:
-                outcomes[position] = await self._patiently(
-                    lambda: self._make(change, own), "Somebody else holds the file."
-                )
+                outcomes[position] = await self._patiently(attempt, "Somebody else holds the file.")
             except LodestoneError as error:
                 outcomes[position] = error
 
@@ -238,12 +237,13 @@ class _Call:
     def _make(self, change: Change, options: PutOptions) -> WrittenFile | None:
         if self.is_cancelled.is_set():
             raise NotBegunError("The caller went away before this file's turn.")
-        with self._parts.roots.open_tree(self._request.root, self._request.directory) as tree:
+        with self._open_tree() as tree:
             return make(tree, change, self._parts.rules.max_file_bytes, options)
 
     def _record(self, before: Record, intents: tuple[Intent | None, ...]) -> Record:
         request = self._request
         folders = {change.path.rpartition("/")[0] for change in request.changes}
+        linked = {i.linked_folder for i in intents if i is not None and i.linked_folder is not None}
         return Record(
             request.fingerprint,
             request.root,
@@ -251,6 +251,7 @@ class _Call:
             tuple(sorted(folders)),
             intents,
             before.outcomes,
+            tuple(sorted(linked.union(before.linked_folders))),
         )
 
     async def _each(

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lodestone.io.v1 import scan_service_pb2_grpc
@@ -72,7 +71,7 @@ class ScanServicer(scan_service_pb2_grpc.ScanServiceServicer):
         tree = request.tree
         with metrics.CHECK_SECONDS.time():
             results = await self._checker.check(
-                partial(self._roots.open_tree, tree.root, tree.directory),
+                self._roots.tree_of_call(tree.root, tree.directory),
                 convert_checks.known_files(request),
             )
         _count_checks(results)
@@ -93,7 +92,7 @@ class _Batches:
     """The messages of one scan; iterate once, in a thread."""
 
     def __init__(self, roots: Roots, root: str, directory: str, rules: ScanRules) -> None:
-        self._open = partial(roots.open_tree, root, directory)
+        self._open = roots.tree_of_call(root, directory)
         self._rules = rules
         self.cancelled = threading.Event()
 

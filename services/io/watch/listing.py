@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.beneath import open_by_component
+from services.io.errors import GONE, NOT_FOLLOWED
 from services.io.folders import list_folder, read_lines
 from services.io.ignore import IGNORE_FILES, IgnoreRules, IgnoreStack
 from services.io.names import JUNK_FOLDERS, VCS_FOLDERS
@@ -38,6 +39,10 @@ class Version(NamedTuple):
     is_folder: bool
 
 
+UNKNOWN = Version(-1, -1, -1, -1, is_folder=False)
+"""Stands for what a link leads to that cannot be looked at."""
+
+
 @dataclass(slots=True)
 class Listing:
     """What a folder holds that a scan takes."""
@@ -50,6 +55,8 @@ class Listing:
     """Names in the order of a scan, each with whether it is a link to a folder."""
     followed: dict[str, Version | None] = field(default_factory=dict)
     """Links, and files with several names: no event tells of all their changes."""
+    unknown: set[str] = field(default_factory=set)
+    """Files and links that cannot be looked at: they are neither there nor gone."""
 
 
 class Lister:
@@ -83,7 +90,11 @@ class Lister:
 
     def _add_link(self, tree: Tree, listing: Listing, folder: Folder, name: str) -> None:
         path = folder.prefix + name
-        version = self.link(tree, path)
+        try:
+            version = self.link(tree, path)
+        except OSError as error:
+            self._add_unknown(listing, folder, name, error)
+            return
         listing.followed[name] = version
         if version is not None and version.is_folder:
             if self.walks(folder, listing.ignores, name):
@@ -98,12 +109,21 @@ class Lister:
             return
         try:
             status = entry.stat(follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            if error.errno not in GONE:
+                listing.unknown.add(name)
             return
         if self._fits(name, status.st_size):
             listing.files.add(name)
             if status.st_nlink > 1:
                 listing.followed[name] = version_of(status)
+
+    def _add_unknown(self, listing: Listing, folder: Folder, name: str, error: OSError) -> None:
+        if is_limit(error):
+            raise error
+        path = folder.prefix + name
+        if self.names(listing.ignores, path, name) or self.walks(folder, listing.ignores, name):
+            listing.unknown.add(name)
 
     def walks(self, folder: Folder, ignores: IgnoreStack, name: str) -> bool:
         """Tells whether a scan walks a folder of this name beneath `folder`."""
@@ -145,19 +165,17 @@ class Lister:
         """Returns what a link leads to when the policy follows it out of the tree, else None.
 
         Raises:
-            OSError: the system allows no more open files, so that nothing is known of it.
+            OSError: it cannot be looked at, so that nothing is known of it.
         """
         try:
             held = tree.open_link(path)
         except OSError as error:
-            if is_limit(error):
-                raise
-            return None
+            if error.errno in NOT_FOLLOWED:
+                return None
+            raise
         try:
             status = os.fstat(held)
             top, real = f"{tree.real_path().rstrip('/')}/", f"{real_path(held)}/"
-        except OSError:
-            return None
         finally:
             os.close(held)
         if real.startswith(top) or top.startswith(real):

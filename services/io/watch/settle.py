@@ -11,10 +11,10 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
-from services.io.errors import GONE
+from services.io.errors import GONE, NOT_FOLLOWED
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
-from services.io.watch.listing import Version, ignore_files, open_folder, version_of
+from services.io.watch.listing import UNKNOWN, Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
 
 if TYPE_CHECKING:
@@ -102,12 +102,12 @@ class Settler:
             try:
                 new = self._version(tree, folder, name)
             except OSError as error:
-                self._walk.could_not_look(error)
-                continue
+                self._walk.is_limited = self._walk.is_limited or is_limit(error)
+                continue  # nothing is known of it, and what was known holds
             if new == old:
                 continue
             self._walk.followed[path] = new
-            if _leads_to_folder(old, new):
+            if old == UNKNOWN or _leads_to_folder(old, new):
                 self._walk.needs.add(RescanCause.LINK)
             elif self._walk.lister.names(folder.ignores, path, name):
                 self._walk.opened.add(folder)
@@ -117,20 +117,18 @@ class Settler:
         """Returns what a name leads to now.
 
         Raises:
-            OSError: the system allows no more open files, so that nothing is known of it.
+            OSError: it cannot be looked at, so that nothing is known of it.
         """
         try:
             fd = open_folder(tree, folder)
+            try:
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(fd)
         except OSError as error:
-            if is_limit(error):
-                raise
-            return None
-        try:
-            status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
+            if error.errno in NOT_FOLLOWED:
+                return None
+            raise
         if stat.S_ISLNK(status.st_mode):
             return self._walk.lister.link(tree, folder.prefix + name)
         return version_of(status)
@@ -265,6 +263,7 @@ class Settler:
             version = self._walk.lister.link(tree, path)
         except OSError as error:
             self._walk.could_not_look(error)
+            self._walk.follow_unknown(path)
             return
         old = self._walk.followed.get(path)
         self._walk.follow(path, version)

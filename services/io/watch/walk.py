@@ -15,7 +15,14 @@ from services.io.errors import GONE
 from services.io.ignore import IgnoreRules, IgnoreStack
 from services.io.watch.folders import UNWATCHED, FileNames, Folder, Identity
 from services.io.watch.inotify import is_limit
-from services.io.watch.listing import FOLDER_FLAGS, Lister, Listing, Version, open_linked
+from services.io.watch.listing import (
+    FOLDER_FLAGS,
+    UNKNOWN,
+    Lister,
+    Listing,
+    Version,
+    open_linked,
+)
 from services.io.watch.model import RescanCause
 
 if TYPE_CHECKING:
@@ -152,6 +159,14 @@ class Walk:
         else:
             self.is_following_all = False
 
+    def follow_unknown(self, path: str) -> None:
+        """Notes that a path cannot be looked at, to see when it can.
+
+        What it led to before stays known: whatever it is then is told if it differs.
+        """
+        if self.followed.get(path) is None:
+            self.follow(path, UNKNOWN)
+
     def could_not_look(self, error: OSError) -> None:
         """Has callers scan, now or when there is room again: what could not be opened is not known.
 
@@ -202,18 +217,20 @@ class Walk:
         folder.ignores, folder.ignore_key = listing.ignores, listing.ignore_key
         folder.is_nested = listing.is_nested
         old = set(folder.names)
-        for name in old - listing.files:
+        for name in old - listing.files - listing.unknown:
             folder.names.discard(name)
             self._changes.lift(folder.prefix + name, now, known=True)
         for name in listing.files - old:
             folder.names.add(name)
             self._changes.put(folder.prefix + name, now, known=False)
         folder.names.pack()
-        kept = {name for name, _ in listing.folders}
+        kept = {name for name, _ in listing.folders} | listing.unknown
         for name in [name for name in folder.children if name not in kept]:
             self.forget(folder.children[name])
         for name, version in listing.followed.items():
             self.follow(folder.prefix + name, version)
+        for name in listing.unknown:
+            self.follow_unknown(folder.prefix + name)
 
     def _may_follow(self, parent: Folder, name: str, fd: int) -> bool:
         """Tells whether a link to a folder is walked, as a scan decides it: the first one is.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 SERVER, OWNER, GROUP, STRANGER = 41000, 42000, 43000, 44000
 DEFAULT_ACL = "system.posix_acl_default"
+CAPABILITY = "security.capability"
+BIND_LOW_PORTS = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)  # from linux/capability.h
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _NO_ID = 0xFFFFFFFF
 
@@ -123,6 +125,18 @@ def test_who_was_no_member_of_the_lost_group_gets_nothing_of_its_rights(
     """
     (top / "file").chmod(mode)
     assert edit(top) == Held(SERVER, SERVER, kept, b"")
+
+
+def test_what_was_granted_to_the_old_bytes_is_not_granted_to_the_new_ones(top: Path) -> None:
+    """Red when every attribute is kept: any other write takes a file's capabilities away."""
+    program = top / "file"
+    try:
+        os.setxattr(program, CAPABILITY, BIND_LOW_PORTS)
+        os.setxattr(program, "user.note", b"kept")
+    except OSError as error:
+        pytest.skip(f"the file system of the tests has no capabilities: {error}")
+    edit(top, as_root=True)
+    assert os.listxattr(program) == ["user.note"]
 
 
 def test_a_lost_group_takes_the_acl_along_and_leaves_what_all_had(top: Path) -> None:

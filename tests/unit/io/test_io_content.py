@@ -41,6 +41,13 @@ def test_a_segment_that_begins_in_mid_line_has_the_indentation_of_its_line() -> 
     assert normal_form(data, [(data.index(b"def"), len(data))]) == "def m(self):\n    return 1"
 
 
+@pytest.mark.parametrize("line", ["", " ", "\x0b"])
+def test_blank_lines_at_both_ends_do_not_matter_however_many(line: str) -> None:
+    """Red when they are taken away one by one from the start: that of two MiB took minutes."""
+    assert whole(f"{line}\n" * (1 << 20)) == ""
+    assert whole(f"{line}\n" * (1 << 20) + "a\n\nb" + f"\n{line}" * 2) == "a\n\nb"
+
+
 def test_tabs_within_lines_and_inner_indentation_are_kept() -> None:
     assert whole("\tif a:\n\t\tb\tc\n") == "if a:\n\tb\tc"
 

@@ -272,6 +272,32 @@ def test_requests_are_forgotten_after_a_day(tmp_path: Path) -> None:
         assert not is_known(journal, "old")
 
 
+@pytest.mark.parametrize("kept", ["on disk", "in memory"])
+def test_the_day_of_a_request_begins_with_its_answer(tmp_path: Path, kept: str) -> None:
+    """Red when it begins with the request: one that waited for a file is forgotten too soon."""
+    clock = Clock()
+    journal: Journal = MemoryJournal(clock=clock)
+    if kept == "on disk":
+        journal = DiskJournal(tmp_path, clock=clock)
+    entry = journal.begin("id", FINGERPRINT)
+    assert entry is not None
+    entry.intend(Record(FINGERPRINT))
+    for path in entries(tmp_path):
+        os.utime(path, (clock.now, clock.now))
+    clock.now += 100
+    entry.finish([WrittenFile(bytes(32), Signature(1, 2, 3, 4), 0)])
+    entry.close()
+    for path in entries(tmp_path):
+        assert path.stat().st_mtime > clock.now  # noted by the system, whose clock is ahead
+        os.utime(path, (clock.now, clock.now))
+    clock.now += DAY_SECONDS - 1
+    assert sum(journal.expire(shard) for shard in range(SHARDS)) == 1
+    assert is_known(journal, "id")
+    clock.now += 2
+    assert sum(journal.expire(shard) for shard in range(SHARDS)) == 0
+    assert not is_known(journal, "id")
+
+
 def test_an_expired_entry_that_nobody_removed_yet_is_a_new_request(tmp_path: Path) -> None:
     clock = Clock()
     journal = DiskJournal(tmp_path, clock=clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from services.io.edit_journal import SHARDS, DiskJournal
 from services.io.edit_records import Record
 from services.io.errors import ContentChangedError, NotProvenDurableError
 from services.io.journal_upkeep import JournalUpkeep
+from services.io.model import Root, SymlinkPolicy
+from services.io.roots import Roots
 from services.io.temporaries import create_temporary
 from services.io.writer import WriteRules
 from services.runtime.errors import OverloadedError
@@ -34,8 +37,10 @@ from tests.unit.io.writing import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from services.io.changes import Outcome, WriteRequest
+    from services.io.atomic import PutOptions
+    from services.io.changes import Change, Outcome, WriteRequest
     from services.io.targets import Place
+    from services.io.temporaries import Temporary
     from services.io.writer import Writer
     from tests.unit.io.harness import MakeFiles
 
@@ -56,7 +61,7 @@ def die_in_the_second_attempt(state: Path, asked: WriteRequest, top: Path) -> No
     entry = DiskJournal(state / "edits").begin(asked.request_id, asked.fingerprint)
     assert entry is not None
     known = Intent(file_digest(b"old"), file_digest(b"new"), 0)
-    entry.intend(replace(entry.record, folders=("",), intents=(known,)))
+    entry.intend(replace(entry.record, intents=(known,)))
     entry.close()
     fd = os.open(top, os.O_RDONLY)
     os.close(create_temporary(fd, 0o600).fd)
@@ -80,6 +85,38 @@ async def test_what_a_later_attempt_left_is_swept_at_the_start(
     assert not temporary_files(top)
 
 
+@pytest.mark.parametrize("kind", ["edit", "overwrite"])
+@pytest.mark.parametrize("policy", [SymlinkPolicy.WITHIN_ROOT, SymlinkPolicy.ACROSS_ROOTS])
+async def test_what_a_write_through_a_link_left_is_swept_at_the_start(
+    make_files: MakeFiles, tmp_path: Path, policy: SymlinkPolicy, kind: str
+) -> None:
+    """Red when the journal names the link's folder: what is left lies where the link leads.
+
+    That is beside the tree of the call, or in another root.
+    """
+    top, state = make_files({"sub/x": "", "beside/deep/a": "old"}), tmp_path / "state"
+    target = top / "beside/deep/a"
+    roots = writable_root(top, policy)
+    if policy is SymlinkPolicy.ACROSS_ROOTS:
+        first = Root("test", str(top / "sub"), policy, read_only=False)
+        roots = Roots([first, Root("other", str(top / "beside"), policy, read_only=False)])
+    (top / "sub/link").symlink_to("../beside/deep/a")
+    directory = "sub" if policy is SymlinkPolicy.WITHIN_ROOT else ""
+    change: Change = replacing("link", b"old", b"new")
+    if kind == "overwrite":
+        change = NewFile("link", b"new", overwrite=True)
+    asked = request(change, directory=directory)
+    async with opened_writer(roots, state, rules=RULES) as writer:
+        await write_while_locked(writer, asked, target)
+    die_in_the_second_attempt(state, asked, target.parent)
+    assert temporary_files(top)
+
+    with ThreadPoolExecutor(1) as executor:
+        upkeep = JournalUpkeep(DiskJournal(state / "edits"), roots, executor)
+        assert sum(upkeep.sweep(shard) for shard in range(SHARDS)) == 1
+    assert not temporary_files(top)
+
+
 @pytest.mark.parametrize("kept", ["on disk", "in memory"])
 async def test_an_overwrite_that_waited_in_vain_overwrites_what_came_meanwhile(
     make_files: MakeFiles, tmp_path: Path, kept: str
@@ -94,6 +131,38 @@ async def test_an_overwrite_that_waited_in_vain_overwrites_what_came_meanwhile(
         [outcome] = await writer.write(asked)
         assert written(outcome).size_delta == len("new") - len("of others")
         assert await writer.write(asked) == [outcome]
+    assert (top / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("kept", ["on disk", "in memory"])
+async def test_an_overwrite_that_lost_its_race_for_the_name_overwrites_what_won(
+    make_files: MakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Red when an attempt counts as one that may be in place since one before was about to be.
+
+    Another process makes the file just before ours gets its name, and holds it.
+    """
+    top = make_files({"x": ""})
+    state = tmp_path / "state" if kept == "on disk" else None
+    asked = request(NewFile("a", b"new", overwrite=True))
+    record = atomic._record_origin
+
+    with ExitStack() as held:
+
+        def lose(place: Place, temporary: Temporary, options: PutOptions) -> None:
+            if not (top / "a").exists():
+                (top / "a").write_text("of others")
+                fcntl.flock(held.enter_context((top / "a").open()), fcntl.LOCK_EX)
+            record(place, temporary, options)
+
+        monkeypatch.setattr(atomic, "_record_origin", lose)
+        async with opened_writer(top, state, rules=RULES) as writer:
+            failed((await writer.write(asked))[0], OverloadedError)
+            assert (top / "a").read_text() == "of others"
+            held.close()
+            [outcome] = await writer.write(asked)
+            assert written(outcome).size_delta == len("new") - len("of others")
+            assert await writer.write(asked) == [outcome]
     assert (top / "a").read_text() == "new"
 
 

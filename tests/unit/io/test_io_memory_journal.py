@@ -82,6 +82,34 @@ def test_a_request_under_way_is_not_forgotten_for_another() -> None:
     assert not begin(journal, "b")
 
 
+def test_the_request_that_was_answered_first_is_forgotten_first() -> None:
+    """Red when they go in the order in which they began."""
+    clock = Clock()
+    journal = MemoryJournal(JournalLimits(entries=2), clock)
+    slow = journal.begin("slow", FINGERPRINT)
+    assert slow is not None
+    clock.now += 1
+    assert not begin(journal, "quick")
+    clock.now += 1
+    slow.finish([WrittenFile(bytes(32), Signature(1, 2, 3, 4), 0)])
+    slow.close()
+    clock.now += LEAST_KEPT_SECONDS
+    assert not begin(journal, "new")
+    assert begin(journal, "slow")
+
+
+def test_a_request_under_way_outlasts_the_day() -> None:
+    """Red when it is forgotten for its age: its duplicate would be let in beside it."""
+    clock = Clock()
+    journal = MemoryJournal(clock=clock)
+    entry = journal.begin("a", FINGERPRINT)
+    assert entry is not None
+    clock.now += DAY_SECONDS + 1
+    assert journal.expire(0) == 1
+    assert journal.begin("a", FINGERPRINT) is None
+    entry.close()
+
+
 def test_the_setting_holds_without_a_state_folder() -> None:
     """Red when the journal in memory has a limit of its own."""
     journal = make_journal(IoSettings(journal_entries=12_000))

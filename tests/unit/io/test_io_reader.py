@@ -8,6 +8,7 @@ import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,6 @@ from tests.unit.io.harness import MakeFiles, open_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from services.io.cache import FileBytes
     from services.io.paths import Tree
@@ -122,6 +122,33 @@ async def test_a_file_is_opened_once_in_a_batch_and_every_item_of_it_is_checked(
     results = await reader.read_snippets(partial(open_tree, top), refs)
     assert metrics.READ_FILES.labels("read")._value.get() == before + 2
     assert reasons(results) == ["", "CONTENT_CHANGED"] * 4
+
+
+async def test_no_more_calls_read_at_once_than_may_hold_texts(make_files: MakeFiles) -> None:
+    """Red when a call that has to wait begins: each may hold as much as an answer takes."""
+    top = make_files({"a": "text"})
+    begun, go_on = 0, threading.Event()
+
+    def open_slowly(*, waits: bool) -> Tree:
+        nonlocal begun
+        if not waits:
+            begun += 1
+            raise WouldWaitError
+        assert go_on.wait(10)
+        return open_tree(top)
+
+    with ThreadPoolExecutor(1) as threads:
+        reader = Reader(threads, FileLoader(100), permits=1, max_answer_bytes=200)
+        refs = [ref("a", 0, 4, "text")]
+        calls = [
+            asyncio.create_task(reader.read_snippets(open_slowly, refs))
+            for _ in range(MAX_CALLS + 4)
+        ]
+        for _ in range(10 * len(calls)):  # each call has a turn of the loop by then
+            await asyncio.sleep(0)
+        assert begun == MAX_CALLS
+        go_on.set()
+        assert await asyncio.gather(*calls) == [[b"text"]] * len(calls)
 
 
 class CountingLoader(FileLoader):
@@ -227,6 +254,15 @@ async def test_a_file_that_grows_while_it_is_read_is_cut_off(
     finally:
         stop.set()
         writer.join()
+
+
+def test_a_file_that_tells_no_size_is_cut_off_at_the_limit() -> None:
+    """Red when its size alone is compared: `/proc` tells none of what it makes up."""
+    with open_tree(Path("/proc"), directory=str(os.getpid())) as tree:
+        for name in ("status", "maps"):
+            with pytest.raises(FileTooLargeError) as raised:
+                FileLoader(100).load(tree, name)
+            assert raised.value.metadata["size"] == "101"
 
 
 async def test_a_missing_tree_fails_the_call(reader: Reader, tmp_path: Path) -> None:

@@ -82,6 +82,20 @@ async def test_a_written_file_that_went_and_came_back_is_no_echo(
     assert set(heard.values()) == {""}
 
 
+async def test_a_writer_hears_of_what_it_makes_where_a_file_was_removed_just_before(
+    make_files: MakeFiles,
+) -> None:
+    """An echo too many: the file may as well be one that others brought back."""
+    top, origins = make_files(FILES), Origins()
+    with watch(top, origins=origins) as watched:
+        by_another_process(top, "rm z.py")
+        assert origins_of(watched.events()) == {("z.py", "removed"): ""}
+        await write_as_me(top, origins, "z.py", "new.py")
+        heard = origins_of(watched.events())
+
+    assert heard == {("z.py", "created"): "", ("new.py", "created"): "me"}
+
+
 async def test_a_written_file_that_was_away_for_a_moment_is_no_echo(make_files: MakeFiles) -> None:
     """Red when a file that was renamed and back within one message has its writer's origin."""
     top, origins = make_files(FILES), Origins()
