@@ -188,6 +188,8 @@ class Declarations:
 
 def plain_name(text: str) -> str:
     """Returns a name with `.` between its parts and without type arguments."""
+    if text.isidentifier():
+        return text[:_MAX_NAME_CHARACTERS]
     bare = _TYPE_ARGUMENTS.sub("", text) if not text.startswith("operator") else text
     return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
 
