@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -170,9 +171,4 @@ def _column(data: bytes, span: Span) -> int:
 
 
 def _newlines(data: bytes) -> array[int]:
-    found = array("Q")
-    position = data.find(b"\n")
-    while position >= 0:
-        found.append(position)
-        position = data.find(b"\n", position + 1)
-    return found
+    return array("Q", map(re.Match.start, re.finditer(b"\n", data)))
