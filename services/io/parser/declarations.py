@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import Span
 
@@ -43,8 +42,7 @@ class Shape(Enum):
     CONTAINER = "container"
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(NamedTuple):
     """A statement that declares something; `outer` is the whole of it, `inner` has the body."""
 
     shape: Shape

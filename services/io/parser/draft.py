@@ -6,8 +6,7 @@ import math
 import re
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.content import content_hash, normal_form
 from services.io.model import Node, NodeKind, Span
@@ -25,8 +24,7 @@ class TooManyNodesError(Exception):
     """A file has more nodes than the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A node before its text is made.
 
     `segments` is empty when the text is the range. `signature` opens each further part of a split

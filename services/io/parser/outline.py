@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import NodeKind, Span
 from services.io.parser.declarations import (
@@ -50,8 +50,7 @@ class _Run:
     lead: list[Syntax] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     declaration: Declaration | None
     statement: Syntax
     start: int
