@@ -80,24 +80,24 @@ class _Indentation:
 
 
 def _normal_lines(text: str) -> str:
-    lines = [line.rstrip() for line in text.split("\n")]
+    lines = list(map(str.rstrip, text.split("
+")))
     # At once: each removal from the start would move all that follow.
     del lines[: next((i for i, line in enumerate(lines) if line), len(lines))]
     while lines and not lines[-1]:
         del lines[-1]
     margin = _shared_indentation(lines)
-    if margin:
-        lines = [line[margin:] for line in lines]
-    return "\n".join(lines)
+    joined = "\n".join(lines)
+    return joined[len(margin) :].replace("\n" + margin, "\n") if margin else joined
 
 
-def _shared_indentation(lines: list[str]) -> int:
+def _shared_indentation(lines: list[str]) -> str:
+    """Returns the blanks that all lines begin with, save for empty ones."""
     if not lines or lines[0][0] not in _INDENTATION:
-        return 0
-    leads = [line[: len(line) - len(line.lstrip(_INDENTATION))] for line in lines if line]
-    # What the least and the greatest string share, all between them share.
-    least, greatest = min(leads), max(leads)
+        return ""
+    # What the least and the greatest line share, all between them share.
+    least, greatest = min(filter(None, lines)), max(lines)
     for position, character in enumerate(least):
-        if greatest[position] != character:
-            return position
-    return len(least)
+        if character not in _INDENTATION or greatest[position] != character:
+            return least[:position]
+    return least

@@ -119,7 +119,9 @@ def outcome_message(index: int, outcome: FileOutcome) -> parse_service_pb2.Parse
     """Returns how a file ended as a message."""
     match outcome:
         case ParsedFile():
-            return parse_service_pb2.ParseFilesResponse(index=index, parsed=_parsed(outcome))
+            response = parse_service_pb2.ParseFilesResponse(index=index)
+            _fill(response.parsed, outcome)
+            return response
         case UnchangedFile():
             unchanged = parse_service_pb2.UnchangedFile(
                 signature=signature_message(outcome.signature)
@@ -139,18 +141,15 @@ def failed_message(index: int, error: BaseException) -> parse_service_pb2.ParseF
     return parse_service_pb2.ParseFilesResponse(index=index, error=status_of(error, DOMAIN))
 
 
-def _parsed(file: ParsedFile) -> parse_service_pb2.ParsedFile:
-    """Returns a file as a message, its lists field by field as those of a scan are."""
-    message = parse_service_pb2.ParsedFile(
-        digest=file.digest,
-        signature=signature_message(file.signature),
-        language=file.language,
-        line_count=file.line_count,
-        has_syntax_errors=file.has_syntax_errors,
-    )
+def _fill(message: parse_service_pb2.ParsedFile, file: ParsedFile) -> None:
+    """Fills a message where it stands, field by field: one that is handed over is copied whole."""
+    message.digest = file.digest
+    message.signature.CopyFrom(signature_message(file.signature))
+    message.language = file.language
+    message.line_count = file.line_count
+    message.has_syntax_errors = file.has_syntax_errors
     _add_nodes(message, file.nodes)
     _add_references(message, file.references)
-    return message
 
 
 def _add_references(file: parse_service_pb2.ParsedFile, references: Sequence[Reference]) -> None:

@@ -148,8 +148,7 @@ class Span(NamedTuple):
     end: int
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(NamedTuple):
     """A piece of a file that is embedded; see `lodestone.io.v1.Node`.
 
     `parent` is the position of the parent among the file's nodes plus 1, or 0. `segments` is empty

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import Span
 
@@ -43,8 +42,7 @@ class Shape(Enum):
     CONTAINER = "container"
 
 
-@dataclass(frozen=True, slots=True)
-class Declaration:
+class Declaration(NamedTuple):
     """A statement that declares something; `outer` is the whole of it, `inner` has the body."""
 
     shape: Shape
@@ -188,6 +186,8 @@ class Declarations:
 
 def plain_name(text: str) -> str:
     """Returns a name with `.` between its parts and without type arguments."""
+    if text.isidentifier():
+        return text[:_MAX_NAME_CHARACTERS]
     bare = _TYPE_ARGUMENTS.sub("", text) if not text.startswith("operator") else text
     return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
 

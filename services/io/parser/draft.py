@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.content import content_hash, normal_form
 from services.io.model import Node, NodeKind, Span
@@ -24,8 +24,7 @@ class TooManyNodesError(Exception):
     """A file has more nodes than the limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A node before its text is made.
 
     `segments` is empty when the text is the range. `signature` opens each further part of a split
@@ -170,9 +169,4 @@ def _column(data: bytes, span: Span) -> int:
 
 
 def _newlines(data: bytes) -> array[int]:
-    found = array("Q")
-    position = data.find(b"\n")
-    while position >= 0:
-        found.append(position)
-        position = data.find(b"\n", position + 1)
-    return found
+    return array("Q", map(re.Match.start, re.finditer(b"\n", data)))

@@ -96,7 +96,7 @@ def parse_bytes(
     references: tuple[Reference, ...] = ()
     if root is not None and language in REFERENCE_RULES:
         query, rules = grammars.references(language), REFERENCE_RULES[language]
-        references = collect_references(root, query, rules, builder.nodes)
+        references = collect_references(data, root, query, rules, builder.nodes)
     return ParsedFile(
         digest=digest,
         signature=signature,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import NodeKind, Span
 from services.io.parser.declarations import (
@@ -14,7 +14,7 @@ from services.io.parser.declarations import (
     plain_name,
 )
 from services.io.parser.draft import Draft, merge_lines
-from services.io.parser.spans import starts_line
+from services.io.parser.spans import line_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,8 +50,7 @@ class _Run:
     lead: list[Syntax] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
+class _Member(NamedTuple):
     declaration: Declaration | None
     statement: Syntax
     start: int
@@ -149,7 +148,7 @@ class Outline:
         start = following.start_byte
         for node in reversed(lead[:position]):
             documents = rules.named_docs or data.startswith(rules.docs, node.start_byte)
-            stands_alone = starts_line(data, node.start_byte)
+            stands_alone = line_start(data, node.start_byte) >= 0
             if not (documents and stands_alone and self._is_adjacent([node], following)):
                 break
             start, following = node.start_byte, node
@@ -333,16 +332,18 @@ class Outline:
         self._builder.add_run(Draft(kind, name, scope.parent, span, tuple(spans)), cuts)
 
     def _cuts(self, node: Syntax) -> list[int]:
-        """Returns the starts of statements inside `node` at which it may be split."""
+        """Returns the starts of lines inside `node` at which it may be split: each begins a node."""
+        data, least = self._data, self._builder.budget
         cuts: list[int] = []
-        least = self._builder.budget
         waiting = [(node, 0)]
         while waiting:
             parent, depth = waiting.pop()
             for child in parent.children:
-                if starts_line(self._data, child.start_byte):
-                    cuts.append(child.start_byte)
-                if _size(child) > least and depth < _MAX_CUT_DEPTH:
+                start = child.start_byte
+                cut = line_start(data, start)
+                if cut >= 0:
+                    cuts.append(cut)
+                if child.end_byte - start > least and depth < _MAX_CUT_DEPTH:
                     waiting.append((child, depth + 1))
         return cuts
 

@@ -43,15 +43,18 @@ _NAMES = ("name", "path", "key")
 _ALIASES = ("alias", "value")
 _Key = tuple[int, ReferenceKind, str, str, str]
 """A reference without its line."""
+if TYPE_CHECKING:
+    _Match = tuple[int, Syntax, Mapping[str, list[Syntax]]]
 
 
 def collect_references(
-    root: Syntax, query: Query, rules: ReferenceRules, nodes: Sequence[Node]
+    data: bytes, root: Syntax, query: Query, rules: ReferenceRules, nodes: Sequence[Node]
 ) -> tuple[Reference, ...]:
     """Returns what the nodes of a file refer to, each name once a node, in order of the nodes.
 
     Args:
-        root: the file's syntax tree.
+        data: the file's bytes.
+        root: its syntax tree.
         query: the compiled query of `rules`.
         rules: those of the file's language.
         nodes: the file's nodes, in order of their first byte.
@@ -66,7 +69,7 @@ def collect_references(
             for key in _imports(captures, rules, owner or 1):
                 kept.add(key, anchor)
         elif owner:
-            key = _use(captures, anchor, owner)
+            key = _use(data, captures, anchor, owner)
             if key[2]:
                 kept.add(key, anchor)
     return kept.in_order()
@@ -91,9 +94,7 @@ class _Kept:
         return tuple(sorted(self._found.values(), key=lambda reference: reference.node))
 
 
-def _matches(
-    root: Syntax, query: Query
-) -> Iterator[tuple[int, Syntax, Mapping[str, list[Syntax]]]]:
+def _matches(root: Syntax, query: Query) -> Iterator[_Match]:
     """Yields matches with the place and the node of their name, a piece of the file at a time.
 
     A file may be one line of a million calls: all its matches at once would not fit in memory.
@@ -103,10 +104,14 @@ def _matches(
         cursor = QueryCursor(query, match_limit=_MATCH_LIMIT)
         cursor.set_byte_range(start, end)
         cursor.set_max_start_depth(_MAX_DEPTH)
-        anchored = [(_anchor(captures), captures) for _, captures in cursor.matches(root)]
-        placed = [(anchor.start_byte, anchor, captures) for anchor, captures in anchored]
-        # A match that reaches over the border is found on both sides of it.
-        yield from sorted((match for match in placed if start <= match[0] < end), key=itemgetter(0))
+        placed: list[_Match] = []
+        for _, captures in cursor.matches(root):
+            anchor = _anchor(captures)
+            position = anchor.start_byte
+            if start <= position < end:  # one that reaches over the border is found on both sides
+                placed.append((position, anchor, captures))
+        placed.sort(key=itemgetter(0))
+        yield from placed
 
 
 def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
@@ -115,26 +120,35 @@ def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
     return (found or captures["module"])[0]
 
 
-def _use(captures: Mapping[str, list[Syntax]], anchor: Syntax, node: int) -> _Key:
+def _use(
+    data: bytes, captures: Mapping[str, list[Syntax]], anchor: Syntax, node: int
+) -> _Key:
     """Returns a call or a base; one of an expression has no name."""
     kind = ReferenceKind.CALL if "call" in captures else ReferenceKind.INHERIT
-    qualifier, name = _path(_text(anchor))
+    qualifier, name = _path(_bytes(data, anchor))
     if "on" in captures:
-        qualifier = _receiver(_text(captures["on"][0]))
+        qualifier = _receiver(_bytes(data, captures["on"][0]))
     return node, kind, name, qualifier, ""
 
 
+def _bytes(data: bytes, node: Syntax) -> bytes:
+    """Returns the text of a node, nothing of a long one."""
+    start, end = node.start_byte, node.end_byte
+    return data[start:end] if end - start <= _MAX_BYTES else b""
+
+
 @lru_cache(_CACHED_TEXTS)
-def _path(text: str) -> tuple[str, str]:
+def _path(raw: bytes) -> tuple[str, str]:
     """Returns what stands before the last part of a name, and this part; nothing of other texts."""
-    path = plain_name(text)
+    path = plain_name(raw.decode(errors="replace"))
     qualifier, _, name = path.rpartition(".") if _PLAIN.fullmatch(path) else ("", "", "")
     return qualifier, name
 
 
 @lru_cache(_CACHED_TEXTS)
-def _receiver(text: str) -> str:
+def _receiver(raw: bytes) -> str:
     """Returns what a method is called on: a name, or `?` for any other expression."""
+    text = raw.decode(errors="replace")
     if _SUPER.fullmatch(text):
         return "super"
     plain = text.replace("::", ".").replace("->", ".").replace("\\", ".").strip().lstrip("$@&*.")
@@ -198,24 +212,22 @@ class _Owners:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._nodes = nodes
         self._next = 0
-        self._open: list[int] = []
+        self._whole = 0  # the last node that is no further part of another
+        self._open: list[tuple[int, int]] = []  # where a node ends, and who owns what is in it
 
     def of(self, position: int) -> int:
         """Returns the position, plus 1, of the innermost node; of a split one its first part."""
         nodes = self._nodes
         while self._next < len(nodes) and nodes[self._next].start <= position:
-            self._open.append(self._next)
+            self._open.append((nodes[self._next].end, self._first_part(self._next) + 1))
             self._next += 1
-        while self._open and nodes[self._open[-1]].end <= position:
+        while self._open and self._open[-1][0] <= position:
             self._open.pop()
-        return self._first_part(self._open[-1]) + 1 if self._open else 0
+        return self._open[-1][1] if self._open else 0
 
     def _first_part(self, index: int) -> int:
         node = self._nodes[index]
         if not node.part:
-            return index
-        first = index
-        while first and self._nodes[first].part:
-            first -= 1
-        head = self._nodes[first]
-        return first if (head.kind, head.name) == (node.kind, node.name) else index
+            self._whole = index
+        first = self._nodes[self._whole]
+        return self._whole if (first.kind, first.name) == (node.kind, node.name) else index

@@ -6,7 +6,6 @@ import itertools
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from services.io.model import Span
 from services.io.parser.tokens import PIECE, TOKENS_PER_PIECE
 
 if TYPE_CHECKING:
@@ -33,27 +32,27 @@ def pieces_between(
 ) -> list[Piece]:
     """Returns pieces that tile `start` to `end`, cut at `cuts` and where one is over `budget`.
 
-    A cut before the first word of a line goes before its indentation: parts are whole lines.
+    Cuts are where lines start, so that parts are whole lines.
     """
-    inner = (_line_start(counter.data, cut) for cut in cuts)
-    edges = sorted({start, end, *(cut for cut in inner if start < cut < end)})
+    edges = sorted({start, end, *(cut for cut in cuts if start < cut < end)})
     pieces: list[Piece] = []
     for low, high in itertools.pairwise(edges):
-        pieces.extend(cut_piece(counter, Span(low, high), budget))
+        pieces.extend(cut_piece(counter, low, high, budget))
     return pieces
 
 
-def cut_piece(counter: TokenCounter, span: Span, budget: float) -> Iterator[Piece]:
-    """Yields a range whole if it fits, else its lines, and of a line that does not fit pieces."""
-    tokens = counter.of(*span)
+def cut_piece(counter: TokenCounter, start: int, end: int, budget: float) -> list[Piece]:
+    """Returns a range whole if it fits, else its lines, and of a line that does not fit pieces."""
+    tokens = counter.of(start, end)
     if tokens <= budget:
-        yield Piece(span.start, span.end, tokens)
-        return
-    position = span.start
-    for line in counter.data[span.start : span.end].split(b"\n"):
-        end = min(position + len(line) + 1, span.end)
-        yield from _cut_line(counter, position, end, budget)
-        position = end
+        return [Piece(start, end, tokens)]
+    pieces: list[Piece] = []
+    position = start
+    for line in counter.data[start:end].split(b"\n"):
+        line_end = min(position + len(line) + 1, end)
+        pieces.extend(_cut_line(counter, position, line_end, budget))
+        position = line_end
+    return pieces
 
 
 def _cut_line(counter: TokenCounter, start: int, end: int, budget: float) -> Iterator[Piece]:
@@ -112,16 +111,13 @@ def _ends_early(data: bytes, piece: Piece) -> bool:
     return zlib.crc32(data[piece.start : piece.end].strip()) % END_EVERY == 0
 
 
-def _line_start(data: bytes, position: int) -> int:
-    if not starts_line(data, position):
-        return position
-    return data.rfind(b"\n", 0, position) + 1
+def line_start(data: bytes, position: int) -> int:
+    """Returns where the line of `position` starts, -1 when more than blanks stand in between.
 
-
-def starts_line(data: bytes, position: int) -> bool:
-    """Tells whether only blanks stand before `position` in its line; looks back a little way."""
-    head = data[max(0, position - _LOOK_BACK_BYTES) : position]
-    newline = head.rfind(b"\n")
-    if newline < 0 and position > _LOOK_BACK_BYTES:
-        return False
-    return not head[newline + 1 :].strip(b" \t")
+    It looks back a little way: behind more blanks than that no line is taken to start.
+    """
+    least = max(0, position - _LOOK_BACK_BYTES)
+    newline = data.rfind(b"\n", least, position)
+    if newline < 0 < least or data[newline + 1 : position].strip(b" \t"):
+        return -1
+    return newline + 1

@@ -44,7 +44,7 @@ def _lines(builder: NodeBuilder) -> list[Piece]:
     while start < len(data):
         newline = data.find(b"\n", start)
         end = len(data) if newline < 0 else newline + 1
-        pieces.extend(cut_piece(builder.counter, Span(start, end), builder.budget))
+        pieces.extend(cut_piece(builder.counter, start, end, builder.budget))
         start = end
     return pieces
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from os.path import commonprefix
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,14 @@ def test_indentation_of_all_lines_does_not_matter(lines: list[str], indentation:
     text = "\n".join(lines)
     indented = "\n".join(indentation + line for line in lines)
     assert whole(indented) == whole(text)
+
+
+@given(st.lists(st.text(" \tab\f\N{NO-BREAK SPACE}", max_size=6), max_size=8))
+def test_lines_lose_the_blanks_that_all_of_them_begin_with(lines: list[str]) -> None:
+    ended = [line.rstrip() for line in lines]
+    leads = [line[: len(line) - len(line.lstrip(" \t"))] for line in ended if line]
+    margin = len(commonprefix(leads))
+    assert whole("\n".join(lines)) == "\n".join(line[margin:] for line in ended).strip("\n")
 
 
 @given(LINES)

@@ -104,7 +104,12 @@ def test_compound_statements_are_split_inside() -> None:
     parts = nodes_of(source, max_tokens=128)
     assert len(parts) > 4
     check_nodes(source.encode(), parts)
-    assert all(source.encode()[p.start - 1 : p.start] in {b"", b" ", b"\n"} for p in parts)
+    assert all(p.start == 0 or source[p.start - 1] == "\n" for p in parts), "parts are whole lines"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "é" * 300])
+def test_a_long_name_is_cut(name: str) -> None:
+    assert set(names_of(f"def {name}():\n    pass\n")) == {("FUNCTION", name[:200])}
 
 
 def test_a_long_field_of_a_class_is_a_node_of_its_own() -> None:

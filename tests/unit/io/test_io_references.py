@@ -173,13 +173,25 @@ def test_the_parser_has_a_version_of_its_own_that_is_not_in_the_hash() -> None:
 
 
 def test_what_a_split_function_calls_belongs_to_its_first_part() -> None:
-    source = "def f():\n" + "".join(f"    call_{i}(1, 2, 3)\n" for i in range(60))
+    body = "".join(f"    call_{i}(1, 2, 3)\n" for i in range(60))
+    source = f"def f():\n{body}\ndef g():\n{body}"
 
     file = _file_of(source, "python", max_tokens=64)
 
-    assert file.nodes[0].part_count > 1
-    assert {reference.node for reference in file.references} == {1}
-    assert {reference.name for reference in file.references} == {f"call_{i}" for i in range(60)}
+    first, second = (index for index, node in enumerate(file.nodes, 1) if not node.part)
+    assert second - first > 1
+    names = [f"call_{i}" for i in range(60)]
+    assert sorted((reference.node, reference.name) for reference in file.references) == sorted(
+        (node, name) for node in (first, second) for name in names
+    )
+
+
+def test_a_text_that_is_too_long_for_a_name_is_none() -> None:
+    name, receiver = "n" * 201, "r" * 201
+
+    file = _file_of(f"def f():\n    {name}()\n    {receiver}.g()\n", "python")
+
+    assert [(item.name, item.qualifier) for item in file.references] == [("g", "?")]
 
 
 def test_a_name_that_is_called_often_is_told_once_with_its_first_line() -> None:
