@@ -14,6 +14,7 @@ from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
     MOST_RETRIED_FILES,
     failed_files,
+    give_given,
     give_left,
     give_nodes,
 )
@@ -142,9 +143,11 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
     paths = await failed_files(connection, run)
     if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES or run.model_id is not None:
         # What is left is not known, or too much to name: the same run again finds it.
-        return await _insert(
+        made = await _insert(
             connection, run.workspace_id, request_id, digest, spec, retry_of=run.id
-        ), True
+        )
+        await give_given(connection, made, run)
+        return made, True
     # Stars in the name of a file that failed are no glob.
     spec = replace(spec, mode=RunMode.SCOPED, paths=tuple(map(escape_glob, paths)))
     made = await _insert(connection, run.workspace_id, request_id, digest, spec, retry_of=run.id)
