@@ -80,6 +80,20 @@ async def test_an_added_model_queues_one_run_of_low_priority(one: Replica) -> No
     assert await _rules(one) == []
 
 
+async def test_a_model_that_is_added_while_its_run_is_cancelled_has_another(one: Replica) -> None:
+    """Red when a run that is being cancelled counts as one that embeds what waits."""
+    workspace, _, second = await _two(one, "a", "b")
+    run = await one.take()
+    await one.ledger.request_cancel(run)
+
+    await one.models.add(workspace, second)
+    await one.models.add(workspace, second)
+    await one.ledger.finish(run, None)
+
+    assert (await one.take()).model_id == second.id
+    assert await one.value("SELECT count(*) FROM runs WHERE finished_at IS NULL") == 1
+
+
 async def test_a_late_commit_of_another_owner_changes_nothing(one: Replica, other: Replica) -> None:
     """Red with a completion that deletes rows whatever their fence."""
     _, _, second = await _two(one, "a", "b")

@@ -110,6 +110,22 @@ async def test_a_join_takes_the_newest_run_of_its_mode(one: Replica) -> None:
     assert (await one.queue(workspace, RunMode.EMBED_ONLY)).id == newest.id
 
 
+async def test_nobody_joins_a_run_that_is_being_cancelled(one: Replica) -> None:
+    """Red when it covers what is asked: who cancels and begins again got the run that ends."""
+    workspace, _ = await workspace_with_model(one)
+    cancelled = await one.queue(workspace)
+    run = await one.take()
+    await one.ledger.request_cancel(run)
+
+    again = await one.queue(workspace)
+
+    assert run.id == cancelled.id != again.id
+    assert (await one.queue(workspace)).id == again.id
+    assert await one.ledger.take(10) is None, "it waits for the end of the other"
+    await one.ledger.finish(run, None)
+    assert (await one.take()).id == again.id
+
+
 async def test_no_more_runs_wait_than_may(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     for _ in range(MOST_WAITING_RUNS):

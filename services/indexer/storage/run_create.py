@@ -89,7 +89,9 @@ async def create_run(
     )
     # A watcher's run over changes is short and another's business: who comes then waits for it.
     others = [row for row in unfinished if row["trigger"] != RunTrigger.CHANGES]
-    runs = [run_of(row) for row in others] if if_running is IfRunning.JOIN else []
+    # One that is being cancelled does nothing more of what is asked.
+    going_on = [run_of(row) for row in others if row["cancel_requested_at"] is None]
+    runs = going_on if if_running is IfRunning.JOIN else []
     if (joined := await _covering(connection, runs, spec)) is not None:
         await connection.execute(_NOTE_JOIN, workspace_id, request_id, digest, joined.id)
         return joined, False

@@ -31,7 +31,7 @@ _QUEUE = """
 INSERT INTO runs (workspace_id, request_id, request_digest, mode, priority, model_id)
 SELECT $1, gen_random_uuid(), '', 'embed_only', $3, $2
 WHERE NOT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
-  AND mode = 'embed_only' AND model_id IS NOT DISTINCT FROM $2)
+  AND mode = 'embed_only' AND model_id IS NOT DISTINCT FROM $2 AND cancel_requested_at IS NULL)
 """
 _MODELS_LEFT = """
 SELECT m.model_id FROM workspace_models m JOIN workspaces w ON w.id = m.workspace_id
@@ -72,7 +72,10 @@ async def unfinished(
 async def queue(
     connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
 ) -> None:
-    """Queues a run that embeds what waits, unless one of the model waits or is at work."""
+    """Queues a run that embeds what waits, unless one of the model waits or is at work.
+
+    One that is being cancelled does not count: it leaves what waits.
+    """
     priority = _NORMAL if model_id is None else _BACKGROUND
     await connection.execute(_QUEUE, workspace_id, model_id, priority)
 
