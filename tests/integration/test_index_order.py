@@ -99,6 +99,22 @@ async def test_a_run_learns_that_it_is_to_give_way(one: Replica) -> None:
     assert (await one.ledger.beat(run)).give_way
 
 
+async def test_a_run_gives_way_to_none_that_a_paused_one_holds_up(one: Replica) -> None:
+    """Red when it gives way whatever waits: it was taken again at once, and began from its scan."""
+    workspace, _ = await workspace_with_model(one)
+    paused = await one.queue(workspace)
+    await one.ledger.request_pause(paused)
+    await one.queue(workspace, RunMode.SCOPED, _QUEUE, paths=("a",))
+    run = await one.take()
+    await one.queue(workspace, if_running=_QUEUE, priority=_INTERACTIVE)
+
+    held_up = await one.ledger.beat(run)
+    await one.ledger.request_cancel(paused)
+
+    assert not held_up.give_way
+    assert (await one.ledger.beat(run)).give_way
+
+
 async def test_a_join_takes_the_newest_run_of_its_mode(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     full = await one.queue(workspace, RunMode.FULL)
