@@ -131,7 +131,7 @@ class WorkspaceStore:
                 await drop(connection, workspace_id, row["id"])
             await connection.execute("DELETE FROM workspaces WHERE id = $1", workspace_id)
             # After all who had its nodes or its row locked: they are the ones who write these.
-            for table in ("term_postings", "term_changes"):
+            for table in ("term_postings", "term_changes", "queue_holds"):
                 await connection.execute(
                     f"DELETE FROM {table} WHERE workspace_id = $1", workspace_id
                 )
