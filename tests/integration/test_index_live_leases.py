@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+from lodestone.io.v1 import tree_pb2
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import WatchState
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunPriority, RunSpec, RunTrigger
+from services.indexer.servicers import WorkspaceServicer
 from services.indexer.storage.watches import LOOK_WAITS, TAKE, WHOLE_UNFINISHED, WatchStore
 from services.runtime.errors import StateConflictError
 from tests.integration.replicas import MODEL, replica, workspace_with_model
@@ -87,6 +90,31 @@ async def test_only_live_workspaces_are_taken(one: Replica, database: Database) 
     assert await watches.beat([watch]) == set()
     with pytest.raises(LeaseLostError):
         await _queue(watches, watch, one)
+
+
+async def test_a_workspace_is_made_live_at_once_or_not_at_all(
+    one: Replica, database: Database
+) -> None:
+    """Red with a second transaction: who was stopped before it asked again, and was told "done"."""
+    request = workspaces_pb2.CreateWorkspaceRequest(
+        workspace_id="tree",
+        workspace=workspaces_pb2.Workspace(
+            tree=tree_pb2.Tree(root="roots/trees", directory="tree"), live=True
+        ),
+    )
+
+    async def break_off() -> None:
+        raise ConnectionError
+
+    one.workspaces.update = lambda *_, **__: break_off()  # type: ignore[method-assign]
+    told: list[bool] = []
+    servicer = WorkspaceServicer(one.workspaces, lambda: told.append(True))
+    created = await servicer.CreateWorkspace(request, None)
+    again = await servicer.CreateWorkspace(request, None)
+
+    assert (created.created, again.created, again.workspace.live) == (True, False, True)
+    assert told == [True]
+    assert len(await _watches(database).take(9)) == 1
 
 
 async def test_a_lease_that_is_prolonged_is_not_taken(one: Replica, database: Database) -> None:
@@ -277,8 +305,7 @@ async def test_a_look_goes_before_a_run_of_a_model_and_waits_behind_a_paused_run
     assert (await one.ledger.beat(run)).give_way
     await one.ledger.release(run)
     assert (await one.take()).id == look.id
-    await one.ledger.finish(look_taken := await one.ledger.get("tree", look.id), None)
-    assert look_taken.model_id is None
+    await one.ledger.finish(await one.ledger.get("tree", look.id), None)
 
     scoped = await one.queue(workspace, RunMode.SCOPED, IfRunning.QUEUE, paths=("a",))
     await one.ledger.request_pause(scoped)

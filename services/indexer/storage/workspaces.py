@@ -51,8 +51,10 @@ class WorkspaceStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, name: str, tree: Tree, display_name: str) -> tuple[Workspace, bool]:
-        """Returns the workspace and whether this call made it.
+    async def create(
+        self, name: str, tree: Tree, display_name: str, *, live: bool = False
+    ) -> tuple[Workspace, bool]:
+        """Returns the workspace and whether this call made it; one that was there stays as it is.
 
         Raises:
             AlreadyExistsError: the name is taken by a workspace of another tree.
@@ -60,17 +62,20 @@ class WorkspaceStore:
         async with self._database.transaction() as connection:
             workspace_id = await connection.fetchval(
                 """
-                INSERT INTO workspaces (name, root, directory, display_name)
-                VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING RETURNING id
+                INSERT INTO workspaces (name, root, directory, display_name, live)
+                VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING RETURNING id
                 """,
                 name,
                 tree.root,
                 tree.directory,
                 display_name,
+                live,
             )
             if workspace_id is not None:
                 for table in PARTITIONED:
                     await add_partition(connection, table, workspace_id)
+                if live:
+                    await watches.set_watched(connection, workspace_id, live=True)
         workspace = await self.get(name)
         if workspace.tree != tree:
             raise AlreadyExistsError(
