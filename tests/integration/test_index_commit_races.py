@@ -60,7 +60,7 @@ async def test_a_text_that_is_forgotten_before_the_commit_is_cached_again(
     """
     run, model, claimed = await _claim(one)
     await _fill_cache(one, model, claimed)
-    forgotten = []
+    forgotten: list[bool] = []
 
     async def fill_and_lose(*arguments: Any) -> None:
         await fill_cache(*arguments)

@@ -93,7 +93,7 @@ async def test_only_live_workspaces_are_taken(one: Replica, database: Database) 
 
 
 async def test_a_workspace_is_made_live_at_once_or_not_at_all(
-    one: Replica, database: Database
+    one: Replica, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Red with a second transaction: who was stopped before it asked again, and was told "done"."""
     request = workspaces_pb2.CreateWorkspaceRequest(
@@ -106,7 +106,7 @@ async def test_a_workspace_is_made_live_at_once_or_not_at_all(
     async def break_off() -> None:
         raise ConnectionError
 
-    one.workspaces.update = lambda *_, **__: break_off()  # type: ignore[method-assign]
+    monkeypatch.setattr(one.workspaces, "update", lambda *_, **__: break_off())
     told: list[bool] = []
     servicer = WorkspaceServicer(one.workspaces, lambda: told.append(True))
     created = await servicer.CreateWorkspace(request, None)

@@ -153,9 +153,12 @@ async def _skipped(connection: Connection, run: Run) -> Sequence[asyncpg.Record]
     """Returns how many files are left out, by reason, of those that the run looked at."""
     if run.model_id is not None:
         return ()
+    rows: Sequence[asyncpg.Record]
     if run.is_scoped:
-        return await connection.fetch(_SKIPPED_IN_SCOPE, run.workspace_id, run.id)
-    return await connection.fetch(_SKIPPED, run.workspace_id)
+        rows = await connection.fetch(_SKIPPED_IN_SCOPE, run.workspace_id, run.id)
+    else:
+        rows = await connection.fetch(_SKIPPED, run.workspace_id)
+    return rows
 
 
 async def _counts(connection: Connection, run: Run) -> Mapping[str, int]:
