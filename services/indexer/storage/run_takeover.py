@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from services.indexer.model import TRANSIENT_REASONS, Failure
 from services.indexer.run import RunMode
 from services.indexer.run_spec import MODEL_REPLACED
+from services.indexer.storage.model_rows import LONGEST_SECONDS
 from services.indexer.storage.run_end import end_run
 from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, run_of
 from services.indexer.storage.run_scope import (
@@ -145,4 +146,5 @@ async def _try_failed_again(connection: Connection, run: Run) -> None:
             run.workspace_id,
             run.mode is RunMode.FULL,
             list(TRANSIENT_REASONS),
+            timeout=LONGEST_SECONDS,
         )

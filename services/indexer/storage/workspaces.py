@@ -16,7 +16,7 @@ from services.indexer.model import (
 )
 from services.indexer.storage import watches
 from services.indexer.storage.database import retry_transient
-from services.indexer.storage.model_rows import hold_models
+from services.indexer.storage.model_rows import LONGEST_SECONDS, hold_models
 from services.indexer.storage.model_switch import drop, switch, take_in
 from services.indexer.storage.partitions import PARTITIONED, add_partition, vectors_ddl
 from services.indexer.storage.workspace_models import model_of
@@ -134,7 +134,9 @@ class WorkspaceStore:
                 await connection.execute(f"DROP TABLE IF EXISTS {table}_w{int(workspace_id)}")
             for row in models:
                 await drop(connection, workspace_id, row["id"])
-            await connection.execute("DELETE FROM workspaces WHERE id = $1", workspace_id)
+            await connection.execute(
+                "DELETE FROM workspaces WHERE id = $1", workspace_id, timeout=LONGEST_SECONDS
+            )
             # After all who had its nodes or its row locked: they are the ones who write these.
             for table in ("term_postings", "term_changes", "queue_holds"):
                 await connection.execute(
