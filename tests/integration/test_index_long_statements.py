@@ -12,6 +12,8 @@ from services.indexer.model import Failure
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning
 from services.indexer.storage.database import Database
+from services.indexer.storage.queue_admin import QueueAdmin
+from services.runtime.errors import DependencyUnavailableError
 from tests.integration.replicas import MODEL, parsed_file, replica, workspace_with_model
 from tests.support.invariants import broken_rules
 
@@ -96,3 +98,21 @@ async def test_a_run_that_tries_all_again_is_taken_however_long_it_takes(one: Re
 
     assert (await one.take()).id == queued.id
     assert await one.value("SELECT count(*) FROM nodes WHERE status = 'pending'") == 1
+
+
+async def test_an_import_that_cannot_wait_for_claims_holds_nothing_up(one: Replica) -> None:
+    """Somebody has a run's row locked for longer than a statement may take.
+
+    Red when the hold stays: nobody knew its token, and its lease had to pass.
+    """
+    workspace, _ = await workspace_with_model(one)
+    await one.queue(workspace)
+    admin = QueueAdmin(one.database)
+    locker = await asyncpg.connect(one.database._url)
+    async with locker.transaction():
+        await locker.execute("SELECT FROM runs WHERE finished_at IS NULL FOR UPDATE")
+        with pytest.raises(DependencyUnavailableError):
+            await admin.begin_import(workspace.id, 3600)
+    await locker.close()
+
+    await admin.begin_import(workspace.id, 3600)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import Failure, ModelId, NodeId, WorkspaceId
 from services.indexer.storage.run_end import lock_workspace
-from services.runtime.errors import StateConflictError
+from services.runtime.errors import LodestoneError, StateConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -293,20 +295,28 @@ class QueueAdmin:
         ]
 
     async def begin_import(self, workspace_id: WorkspaceId, lease_seconds: float) -> ImportLease:
-        """Holds the queue of a workspace for an import.
+        """Holds the queue of a workspace for an import; one that fails holds nothing up.
 
         Raises:
             StateConflictError: another import has not ended, and its lease is not over.
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_BEGIN_IMPORT, workspace_id, lease_seconds)
-            await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
         if row is None:
             raise StateConflictError(
                 "Another bulk import of this workspace goes on.",
                 metadata={"state": "importing", "allowed": "idle"},
             )
-        return ImportLease(row["token"], row["expires_at"])
+        lease = ImportLease(row["token"], row["expires_at"])
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
+        except BaseException:
+            # Nobody knows the token: without this, none could import for the time of the lease.
+            with contextlib.suppress(LodestoneError):
+                await asyncio.shield(self.end_import(lease.token))
+            raise
+        return lease
 
     async def renew_import(self, token: UUID) -> datetime:
         """Prolongs an import's lease; returns when it ends now. Raises LeaseLostError."""
