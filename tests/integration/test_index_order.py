@@ -238,6 +238,32 @@ async def test_a_bulk_run_gives_way_to_a_scoped_one_and_goes_on(
         await check(services, "tree", "tree")
 
 
+async def test_runs_in_the_background_leave_a_place_to_others(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """Q7. Red when they take all places: a run of another workspace waited for hours."""
+    hook = Hook()
+    names = ["one-", "two-", "three"]
+    async with indexing(
+        roots, sockets, migrated_url, embed=hook.app, max_concurrent_runs=2, max_interactive_runs=0
+    ) as services:
+        for name in names:
+            write_tree(roots / name, own_py=f"def {name.strip('-')}():\n    return 1\n")
+            await services.create(name, name)
+        hook.hold()
+        low = runs_pb2.IndexRun.PRIORITY_BACKGROUND
+        bulk = [await services.begin(name, priority=low) for name in names[:2]]
+        await hook.reached.wait()
+
+        run = await services.begin(names[2])
+        await services.wait(run, lambda seen: seen.state == State.STATE_RUNNING)
+
+        assert [found.state for found in await services.list_runs(names[1])] == [State.STATE_QUEUED]
+        hook.go_on.set()
+        ended = [await services.wait(each) for each in (*bulk, run)]
+        assert {each.state for each in ended} == {State.STATE_SUCCEEDED}
+
+
 async def test_a_second_run_joins_waits_or_fails_as_it_says(
     roots: Path, sockets: Path, migrated_url: str
 ) -> None:
