@@ -89,6 +89,7 @@ class Checker:
         parts = [
             self._compare_tables(workspace, model),
             *(self._compare_tables(workspace, other, active=False) for other in beside),
+            self._compare_queues(workspace),
             self._compare_postings(workspace),
             self._ask_lists(workspace, model),
             self._compare_files(workspace, model),
@@ -102,6 +103,10 @@ class Checker:
         for part in parts:
             async for step in part:
                 yield step
+
+    async def _compare_queues(self, workspace: Workspace) -> AsyncIterator[CheckStep]:
+        found = await self._marks.compare_queues(workspace.id)
+        yield CheckStep(0, () if found is None else (found,))
 
     async def _compare_postings(self, workspace: Workspace) -> AsyncIterator[CheckStep]:
         async for found in self._postings.compare(workspace.id):

@@ -324,6 +324,8 @@ class Embedder:
             return
         ready = [node for node in nodes if node.content_hash in contents]
         ended = await self._nodes.complete(self._run, self._model.id, contents, ready, seconds)
+        if ended < len(ready):  # what is still claimed, as a repair forgot its text, goes back
+            await self._nodes.release(self._run, ready)
         metrics.FORWARDS.inc(len(contents))
         metrics.NODES.labels("embedded").inc(ended)
 

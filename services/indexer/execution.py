@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from services.indexer.ledger import RunLedger
     from services.indexer.model_choice import ModelChoice
     from services.indexer.run import Run
+    from services.indexer.run_spec import RunPriority
     from services.indexer.settings import IndexerSettings
     from services.indexer.signals import RunSignals
     from services.indexer.storage.files import FileStore
@@ -86,6 +87,11 @@ class RunExecution:
         self._nudged = asyncio.Event()
         if run.cancel_requested:
             self._stop.ask(StopReason.CANCEL)
+
+    @property
+    def priority(self) -> RunPriority:
+        """Who goes first."""
+        return self._run.priority
 
     def tell(self, state: RunState) -> None:
         """Stops the work when the run's row says so; a row that was changed back is seen later."""

@@ -334,6 +334,15 @@ class RunLedger(RunReader):
         """Queues a run that embeds what waits, unless one waits; at low priority for a model."""
         await run_models.queue(connection, workspace_id, model_id)
 
+    async def queue_embedding(
+        self, connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
+    ) -> Run:
+        """Returns a queued run that embeds what waits, also what comes to wait in the transaction.
+
+        Inside the caller's transaction, which has the workspace locked. Raises OverloadedError.
+        """
+        return await run_models.queue_behind(connection, workspace_id, model_id)
+
     async def forget_old(self, rules: RetentionRules) -> int:
         """Removes a bounded number of rows that need not be kept; returns how many.
 

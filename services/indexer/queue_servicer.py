@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 from lodestone.indexer.v1 import queue_service_pb2, queue_service_pb2_grpc
 from services.indexer import convert, convert_queue
 from services.indexer.pages import make_token, page_size, read_token
-from services.indexer.run import RunMode
-from services.indexer.run_spec import IfRunning, RunPriority, RunSpec
 from services.indexer.storage.queue_admin import ALL_WORKSPACES
 from services.runtime.errors import InvalidRequestError, StateConflictError
 
 if TYPE_CHECKING:
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import ModelId, WorkspaceId
+    from services.indexer.model import WorkspaceId
     from services.indexer.signals import RunSignals
     from services.indexer.storage.queue_admin import QueueAdmin
     from services.indexer.storage.workspaces import WorkspaceStore
@@ -63,20 +61,15 @@ class QueueServicer(queue_service_pb2_grpc.QueueServiceServicer):
         self, request: queue_service_pb2.RetryFailedNodesRequest, context: Any
     ) -> queue_service_pb2.RetryFailedNodesResponse:
         workspace_id = await self._scope(request.parent)
-        counts = await self._queue.retry_failed(workspace_id)
-        names = [await self._queue_retry(workspace_id, model_id) for model_id in counts]
+        retried = (await self._queue.retry_failed(workspace_id, self._ledger)).values()
+        names = [item.run_name for item in retried]
         if names:
             self._signals.notify_queued()
         return queue_service_pb2.RetryFailedNodesResponse(
-            count=sum(counts.values()), index_run=names[0] if names else "", index_runs=names
+            count=sum(item.count for item in retried),
+            index_run=names[0] if names else "",
+            index_runs=names,
         )
-
-    async def _queue_retry(self, workspace_id: WorkspaceId, model_id: ModelId | None) -> str:
-        """Queues a run behind any that is at work, which may have looked for the last time."""
-        priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
-        spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=priority, model_id=model_id)
-        run, _ = await self._ledger.create(workspace_id, uuid.uuid4(), spec, IfRunning.QUEUE)
-        return run.name
 
     async def DrainQueue(
         self, request: queue_service_pb2.DrainQueueRequest, context: Any

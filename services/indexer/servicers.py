@@ -45,9 +45,9 @@ class WorkspaceServicer(workspace_service_pb2_grpc.WorkspaceServiceServicer):
             request.workspace_id,
             convert.tree_of(request.workspace.tree),
             request.workspace.display_name,
+            live=request.workspace.live,
         )
         if created and request.workspace.live:
-            workspace = await self._workspaces.update(workspace.name, live=True, display_name=None)
             self._on_live()
         return workspace_service_pb2.CreateWorkspaceResponse(
             workspace=convert.workspace_to_proto(workspace), created=created

@@ -38,10 +38,12 @@ class IndexerSettings(ServiceSettings):
     """Most connections to the database."""
 
     database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 60.0
-    """Longest time of one statement; a run whose commit needs more is given back and goes on."""
+    """Longest time of one statement; a run whose commit needs more is given back and goes on. What
+    writes all nodes of a workspace at once, as for another model, may take ten minutes."""
 
     max_concurrent_runs: Annotated[int, Field(ge=1, le=64)] = 2
-    """Most runs that this process works on at once."""
+    """Most runs that this process works on at once; of several places one is none for runs in the
+    background."""
 
     max_interactive_runs: Annotated[int, Field(ge=0, le=64)] = 1
     """Runs of interactive or live priority that this process works on beyond that."""

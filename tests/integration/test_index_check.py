@@ -38,6 +38,8 @@ DAMAGES = {
     f"decode(repeat('ab', 32), 'hex') WHERE node_id = {_NODE}",
     "terms_missing": f"DELETE FROM node_terms WHERE node_id = {_NODE}",
     "terms_wrong": f"UPDATE node_terms SET counts[1] = 99 WHERE node_id = {_NODE}",
+    "terms_wrong of its name": "UPDATE node_terms SET name_terms = '{old}' WHERE "
+    f"node_id = {_NODE}",
 }
 FILE_DAMAGES = {
     "a node is gone": "DELETE FROM nodes WHERE qualified_name = 'parse_body'",
@@ -132,11 +134,12 @@ async def test_a_sound_index_agrees_with_everything(services: Indexing) -> None:
     assert repaired.progress.nodes_total == repaired.progress.files_scanned == 0
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("damage", DAMAGES)
 async def test_a_damaged_row_is_found_and_redone_alone(
-    services: Indexing, hook: Hook, kind: str
+    services: Indexing, hook: Hook, damage: str
 ) -> None:
-    await _damage(services, DAMAGES[kind])
+    await _damage(services, DAMAGES[damage])
+    kind = damage.split(maxsplit=1)[0]
 
     found = await _check(services, mark=True)
     repaired = await services.run("tree", Mode.MODE_REPAIR)

@@ -244,6 +244,30 @@ async def test_a_model_that_is_not_served_is_compared_by_its_rows(
     assert found == [("vector_missing", "work_8", SMALL), ("vector_wrong", "work_7", _HASHING)]
 
 
+async def test_what_queues_hold_of_nothing_that_waits_is_found_and_removed(
+    services: Indexing,
+) -> None:
+    """Red when queues are not looked at: whoever drained the queue waited for ever."""
+    queue = "INSERT INTO model_nodes (workspace_id, model_id, node_id)"
+    node = "(SELECT id FROM nodes ORDER BY id LIMIT 1)"
+    await _damage(
+        services,
+        f"{queue} VALUES (1, {_BESIDE}, 999999)",
+        f"{queue} VALUES (1, {_ACTIVE}, {node})",
+        f"{queue} VALUES (1, 77, {node})",
+    )
+
+    found, _ = await _check(services, mark=True)
+    told, _ = await _check(services)
+    repaired = await services.run("tree", Mode.MODE_REPAIR)
+
+    assert found == told == [("queue_wrong", "", "")]
+    assert repaired.state == State.STATE_SUCCEEDED
+    assert repaired.progress.nodes_total == 0
+    assert await _check(services) == ([], [])
+    assert await broken_rules(services.url) == []
+
+
 async def test_a_model_that_goes_takes_its_marks_along_and_gets_no_more(
     database: Database,
 ) -> None:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import asyncpg
 import pytest
 
+from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+from lodestone.io.v1 import tree_pb2
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import WatchState
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunPriority, RunSpec, RunTrigger
-from services.indexer.storage.watches import TAKE, WHOLE_UNFINISHED, WatchStore
+from services.indexer.servicers import WorkspaceServicer
+from services.indexer.storage.watches import LOOK_WAITS, TAKE, WHOLE_UNFINISHED, WatchStore
 from services.runtime.errors import StateConflictError
-from tests.integration.replicas import replica, workspace_with_model
+from tests.integration.replicas import MODEL, replica, workspace_with_model
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from tests.integration.replicas import Replica
 
 _LEASE_SECONDS = 0.5
+_SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64)
 _CHANGED = RunSpec(
     RunMode.SCOPED,
     paths=("a.py",),
@@ -85,6 +90,31 @@ async def test_only_live_workspaces_are_taken(one: Replica, database: Database) 
     assert await watches.beat([watch]) == set()
     with pytest.raises(LeaseLostError):
         await _queue(watches, watch, one)
+
+
+async def test_a_workspace_is_made_live_at_once_or_not_at_all(
+    one: Replica, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red with a second transaction: who was stopped before it asked again, and was told "done"."""
+    request = workspaces_pb2.CreateWorkspaceRequest(
+        workspace_id="tree",
+        workspace=workspaces_pb2.Workspace(
+            tree=tree_pb2.Tree(root="roots/trees", directory="tree"), live=True
+        ),
+    )
+
+    async def break_off() -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(one.workspaces, "update", lambda *_, **__: break_off())
+    told: list[bool] = []
+    servicer = WorkspaceServicer(one.workspaces, lambda: told.append(True))
+    created = await servicer.CreateWorkspace(request, None)
+    again = await servicer.CreateWorkspace(request, None)
+
+    assert (created.created, again.created, again.workspace.live) == (True, False, True)
+    assert told == [True]
+    assert len(await _watches(database).take(9)) == 1
 
 
 async def test_a_lease_that_is_prolonged_is_not_taken(one: Replica, database: Database) -> None:
@@ -242,16 +272,44 @@ async def test_a_run_over_the_workspace_that_waits_is_seen(
     await _live(one)
     watches = _watches(database)
     (watch,) = await watches.take(1)
-    await _queue(watches, watch, one)
-    assert not await watches.has_whole_run(watch)
+    changes = await _queue(watches, watch, one)
+    assert not await watches.has_whole_run(watch, changes)
+    assert not await watches.look_waits(watch)
 
     bulk = await one.queue(await one.workspaces.get("tree"))
 
-    assert await watches.has_whole_run(watch)
-    assert not await watches.has_whole_run(watch, besides=bulk.id)
+    assert await watches.has_whole_run(watch, changes)
+    assert not await watches.has_whole_run(watch, bulk.id)
+    assert await watches.look_waits(watch)
     await one.ledger.request_pause(bulk)
-    assert await watches.has_whole_run(watch)
-    assert not await watches.has_whole_run(watch, paused_too=False)
+    assert not await watches.has_whole_run(watch, changes)
+    assert await watches.look_waits(watch)
+
+
+async def test_a_look_goes_before_a_run_of_a_model_and_waits_behind_a_paused_run_alone(
+    one: Replica, database: Database
+) -> None:
+    """Red when such a run, which takes hours, counts as one that looks through the tree as well."""
+    await _live(one)
+    watches = _watches(database)
+    (watch,) = await watches.take(1)
+    workspace = await one.workspaces.get("tree")
+    second = await one.workspaces.register_model(_SECOND)
+    await one.models.add(workspace, second)
+    run = await one.take()
+    assert run.model_id == second.id
+
+    assert not await watches.look_waits(watch)
+    spec = RunSpec(priority=RunPriority.BACKGROUND, trigger=RunTrigger.RECONCILE)
+    look = await watches.queue_run(watch, one.ledger, uuid.uuid4(), spec, "t")
+    assert (await one.ledger.beat(run)).give_way
+    await one.ledger.release(run)
+    assert (await one.take()).id == look.id
+    await one.ledger.finish(await one.ledger.get("tree", look.id), None)
+
+    scoped = await one.queue(workspace, RunMode.SCOPED, IfRunning.QUEUE, paths=("a",))
+    await one.ledger.request_pause(scoped)
+    assert await watches.look_waits(watch)
 
 
 async def test_taking_watches_and_looking_for_runs_walk_indexes(
@@ -275,7 +333,8 @@ async def test_taking_watches_and_looking_for_runs_walk_indexes(
 
     for sql, arguments in (
         (TAKE, (uuid.uuid4(), 5.0, 16)),
-        (WHOLE_UNFINISHED, (1, None, True)),
+        (WHOLE_UNFINISHED, (1, uuid.uuid4())),
+        (LOOK_WAITS, (1,)),
     ):
         rows = await connection.fetch(f"EXPLAIN {sql}", *arguments)
         plan = "\n".join(row[0] for row in rows)

@@ -80,6 +80,37 @@ async def test_an_added_model_queues_one_run_of_low_priority(one: Replica) -> No
     assert await _rules(one) == []
 
 
+async def test_a_paused_run_of_a_model_holds_up_no_run_over_files(one: Replica) -> None:
+    """Red when it holds up what is not its work: nothing was indexed until it was resumed."""
+    workspace, first, second = await _two(one, "a", "b")
+    paused = await one.take()
+    await one.ledger.request_pause(paused)
+    await one.ledger.release(paused)
+    low = {"priority": RunPriority.BACKGROUND, "model_id": second.id}
+    await one.queue(workspace, RunMode.EMBED_ONLY, IfRunning.QUEUE, **low)
+
+    run = await _edit(one, workspace, first, "c")
+
+    await one.ledger.finish(run, None)
+    assert await one.ledger.take(10) is None, "the model's other run waits behind the paused one"
+    await one.ledger.request_resume(paused)
+    assert (await one.take()).id == paused.id
+
+
+async def test_a_model_that_is_added_while_its_run_is_cancelled_has_another(one: Replica) -> None:
+    """Red when a run that is being cancelled counts as one that embeds what waits."""
+    workspace, _, second = await _two(one, "a", "b")
+    run = await one.take()
+    await one.ledger.request_cancel(run)
+
+    await one.models.add(workspace, second)
+    await one.models.add(workspace, second)
+    await one.ledger.finish(run, None)
+
+    assert (await one.take()).model_id == second.id
+    assert await one.value("SELECT count(*) FROM runs WHERE finished_at IS NULL") == 1
+
+
 async def test_a_late_commit_of_another_owner_changes_nothing(one: Replica, other: Replica) -> None:
     """Red with a completion that deletes rows whatever their fence."""
     _, _, second = await _two(one, "a", "b")

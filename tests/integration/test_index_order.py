@@ -99,6 +99,22 @@ async def test_a_run_learns_that_it_is_to_give_way(one: Replica) -> None:
     assert (await one.ledger.beat(run)).give_way
 
 
+async def test_a_run_gives_way_to_none_that_a_paused_one_holds_up(one: Replica) -> None:
+    """Red when it gives way whatever waits: it was taken again at once, and began from its scan."""
+    workspace, _ = await workspace_with_model(one)
+    paused = await one.queue(workspace)
+    await one.ledger.request_pause(paused)
+    await one.queue(workspace, RunMode.SCOPED, _QUEUE, paths=("a",))
+    run = await one.take()
+    await one.queue(workspace, if_running=_QUEUE, priority=_INTERACTIVE)
+
+    held_up = await one.ledger.beat(run)
+    await one.ledger.request_cancel(paused)
+
+    assert not held_up.give_way
+    assert (await one.ledger.beat(run)).give_way
+
+
 async def test_a_join_takes_the_newest_run_of_its_mode(one: Replica) -> None:
     workspace, _ = await workspace_with_model(one)
     full = await one.queue(workspace, RunMode.FULL)
@@ -108,6 +124,22 @@ async def test_a_join_takes_the_newest_run_of_its_mode(one: Replica) -> None:
     assert (await one.queue(workspace)).id == newest.id
     assert (await one.queue(workspace, RunMode.FULL)).id == full.id
     assert (await one.queue(workspace, RunMode.EMBED_ONLY)).id == newest.id
+
+
+async def test_nobody_joins_a_run_that_is_being_cancelled(one: Replica) -> None:
+    """Red when it covers what is asked: who cancels and begins again got the run that ends."""
+    workspace, _ = await workspace_with_model(one)
+    cancelled = await one.queue(workspace)
+    run = await one.take()
+    await one.ledger.request_cancel(run)
+
+    again = await one.queue(workspace)
+
+    assert run.id == cancelled.id != again.id
+    assert (await one.queue(workspace)).id == again.id
+    assert await one.ledger.take(10) is None, "it waits for the end of the other"
+    await one.ledger.finish(run, None)
+    assert (await one.take()).id == again.id
 
 
 async def test_no_more_runs_wait_than_may(one: Replica) -> None:
@@ -204,6 +236,32 @@ async def test_a_bulk_run_gives_way_to_a_scoped_one_and_goes_on(
         assert last.attempt == 1
         assert len(hook.texts) == len(set(hook.texts))
         await check(services, "tree", "tree")
+
+
+async def test_runs_in_the_background_leave_a_place_to_others(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """Q7. Red when they take all places: a run of another workspace waited for hours."""
+    hook = Hook()
+    names = ["one-", "two-", "three"]
+    async with indexing(
+        roots, sockets, migrated_url, embed=hook.app, max_concurrent_runs=2, max_interactive_runs=0
+    ) as services:
+        for name in names:
+            write_tree(roots / name, own_py=f"def {name.strip('-')}():\n    return 1\n")
+            await services.create(name, name)
+        hook.hold()
+        low = runs_pb2.IndexRun.PRIORITY_BACKGROUND
+        bulk = [await services.begin(name, priority=low) for name in names[:2]]
+        await hook.reached.wait()
+
+        run = await services.begin(names[2])
+        await services.wait(run, lambda seen: seen.state == State.STATE_RUNNING)
+
+        assert [found.state for found in await services.list_runs(names[1])] == [State.STATE_QUEUED]
+        hook.go_on.set()
+        ended = [await services.wait(each) for each in (*bulk, run)]
+        assert {each.state for each in ended} == {State.STATE_SUCCEEDED}
 
 
 async def test_a_second_run_joins_waits_or_fails_as_it_says(

@@ -9,7 +9,7 @@ import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from services.indexer.model import Failure
-from services.indexer.run import OutcomeResult, RunMode
+from services.indexer.run import OutcomeResult, RunCounters, RunMode
 from services.indexer.run_spec import IfRunning
 from services.indexer.storage.files import FileStore
 from tests.integration.hooks import Hook
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tests.integration.indexing import Indexing
 
 Result = runs_pb2.Outcome.Result
+_EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner IS NOT NULL"
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
 _CHANGED = Failure("ERROR_REASON_CONTENT_CHANGED", "again and again")
 
@@ -195,7 +196,7 @@ async def test_what_an_earlier_owner_parsed_stays_told(one: Replica, database: D
     await one.queue(workspace)
     lost = await one.take()
     await one.apply(lost, model, parsed_file("a.py", "a"))
-    await one.value("UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner IS NOT NULL")
+    await one.value(_EXPIRE)
     other = replica(database)
     run = await other.take()
     await other.complete(run, model, await other.nodes.claim(run, 9))
@@ -240,3 +241,26 @@ async def test_a_file_that_was_parsed_again_counts_once(one: Replica) -> None:
     assert (told.attempts, told.duration_seconds, told.nodes_embedded) == (2, 1.0, 1)
     assert (await one.ledger.get("tree", run.id)).counters.files_parsed == 1
     assert await broken_rules(one.database._url) == []
+
+
+async def test_a_scoped_run_counts_what_it_left_out_also_under_an_earlier_owner(
+    one: Replica, database: Database
+) -> None:
+    """Red when its row alone is read, which a take-over begins anew: it had left out nothing."""
+    workspace, model = await workspace_with_model(one)
+    await one.queue(workspace, RunMode.SCOPED, paths=("a.bin", "b.py"))
+    run = await one.take()
+    binary = replace(parsed_file("a.bin"), skip_reason="SKIP_REASON_BINARY")
+    await one.apply(run, model, binary, parsed_file("b.py", "b"))
+    await one.value(_EXPIRE)
+    later = replica(database)
+    run = await later.take()
+    await later.ledger.record(run, RunCounters(files_scanned=2))
+    await later.ledger.cover_paths(run, ["a.bin", "b.py"])
+    await later.ledger.finish_scan(run, {}, ())
+    await later.ledger.finish(run, None)
+
+    ended = await one.ledger.get("tree", run.id)
+
+    assert (ended.counters.files_scanned, ended.counters.files_skipped) == (1, 1)
+    assert ended.skipped_by_reason == {"SKIP_REASON_BINARY": 1}

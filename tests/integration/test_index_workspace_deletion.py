@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from prometheus_client import REGISTRY
+
 from services.indexer.model import Tree
 from services.indexer.storage.partitions import add_partition, vectors_table
+from services.indexer.storage.queue_admin import ALL_WORKSPACES, QueueAdmin
+from services.indexer.storage.queue_depth import QueueDepth
 from tests.integration.replicas import MODEL, replica
 from tests.support.invariants import broken_rules
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
+_HELD = "lodestone_indexer_queue_holds"
 _WAITING = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -39,6 +44,28 @@ async def test_a_workspace_deleted_while_its_first_run_begins_leaves_no_partitio
 
     assert await broken_rules(database._url) == []
     assert await one.value("SELECT count(*) FROM workspaces") == 0
+
+
+async def test_a_workspace_that_is_held_takes_its_holds_along(database: Database) -> None:
+    """Red when they stay: the gauge told of a queue that is held, for ever."""
+    one = replica(database)
+    admin, depth = QueueAdmin(database), QueueDepth(database)
+    tree = Tree("roots/trees", "held")
+    held, _ = await one.workspaces.create("held", tree, "")
+    other, _ = await one.workspaces.create("other", tree, "")
+    for workspace in (held, other):
+        await admin.pause(workspace.id)
+        await admin.begin_import(workspace.id, 60)
+    await admin.pause(ALL_WORKSPACES)
+    await depth.look()
+    before = REGISTRY.get_sample_value(_HELD)
+
+    await one.workspaces.delete("held")
+    await admin.pause(held.id)  # a call that found the workspace before
+    await depth.look()
+
+    assert (before, REGISTRY.get_sample_value(_HELD)) == (5, 3)
+    assert await one.value("SELECT count(*) FROM queue_holds WHERE kind = 'bulk_import'") == 1
 
 
 async def _until_one_waits(stores: Replica) -> None:

@@ -161,8 +161,8 @@ class Watcher:
         """Has a batch indexed, or put off."""
         token = self._token
         try:
-            if batch.is_scheduled and await self._context.watches.has_whole_run(self._watch):
-                self._gather.put_off(time.monotonic())  # that run looks through the tree as well
+            if batch.is_scheduled and await self._context.watches.look_waits(self._watch):
+                self._gather.put_off(time.monotonic())  # changes would wait with it
                 return
             queued_at = time.monotonic()
             run = await self._context.watches.queue_run(
@@ -189,9 +189,7 @@ class Watcher:
 
     async def _keeps_others_waiting(self, run: Run) -> bool:
         try:
-            return await self._context.watches.has_whole_run(
-                self._watch, besides=run.id, paused_too=False
-            )
+            return await self._context.watches.has_whole_run(self._watch, run.id)
         except DependencyUnavailableError:
             return False
 

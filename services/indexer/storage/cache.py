@@ -41,6 +41,8 @@ async def adopt_cached(
     workspace_id: WorkspaceId,
     model_id: int,
     nodes: Mapping[NodeId, tuple[str, ...]],
+    *,
+    fences: Mapping[NodeId, int] | None = None,
 ) -> int:
     """Gives nodes that wait their vector and terms from the cache; returns how many got them.
 
@@ -49,6 +51,8 @@ async def adopt_cached(
         workspace_id: the nodes' workspace.
         model_id: the model that the vectors are of.
         nodes: ids, each with the terms of its name; they are pending, or leased by the caller.
+        fences: of claims: those that the caller has no more are left alone, as whoever took them
+            back may know another name. None where nobody else changes the nodes.
     """
     if not nodes:
         return 0
@@ -59,9 +63,10 @@ async def adopt_cached(
             WITH v AS MATERIALIZED (
               SELECT n.id, n.content_hash, string_to_array(a.names, ' ') AS names,
                 nextval('fences') AS fence
-              FROM unnest($3::bigint[], $4::text[]) a (id, names)
+              FROM unnest($3::bigint[], $4::text[], $5::bigint[]) a (id, names, fence)
               JOIN nodes n ON n.workspace_id = $1 AND n.id = a.id
               WHERE n.status IN ('pending', 'processing')
+                AND (a.fence IS NULL OR n.fence = a.fence AND n.status = 'processing')
                 AND EXISTS (SELECT 1 FROM embedding_cache c
                   WHERE c.model_id = $2 AND c.content_hash = n.content_hash)
                 AND EXISTS (SELECT 1 FROM content_terms t WHERE t.content_hash = n.content_hash)
@@ -93,6 +98,7 @@ async def adopt_cached(
             model_id,
             list(nodes),
             [" ".join(names) for names in nodes.values()],
+            [None if fences is None else fences[node] for node in nodes],
         )
     )
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from services.indexer.model import ClaimedNode, NodeId, ParsedFile
+from services.indexer.search.terms import name_terms
 from services.indexer.storage import model_marks, term_index, vector_index
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.term_changes import note_changed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import asyncpg
 
     from services.indexer.model import ModelId, RegisteredModel, WorkspaceId
     from services.indexer.storage.database import Connection, Database
@@ -21,7 +25,7 @@ MOST_MARKED_FILES = 10_000
 """Most files that one repair run looks at; the next one takes the rest."""
 
 _TABLES = """
-SELECT n.id, f.path, n.qualified_name, CASE
+SELECT n.id, f.path, n.qualified_name, t.name_terms, CASE
     WHEN n.status <> 'embedded' AND (v.node_id IS NOT NULL OR t.node_id IS NOT NULL)
       THEN 'not_embedded_but_indexed'
     WHEN n.status <> 'embedded' THEN NULL
@@ -94,11 +98,13 @@ class Disagreement(StrEnum):
     TERMS_WRONG = "terms_wrong"
     POSTINGS_WRONG = "postings_wrong"
     LISTS_WRONG = "lists_wrong"
+    QUEUE_WRONG = "queue_wrong"
 
 
-_POSTINGS, _LISTS = -1, -2
+_POSTINGS, _LISTS, _QUEUE = -1, -2, -3
 """In the place of a node, without path: the one mark of a workspace's postings, which are made
-anew all or none, and that of the index over its vectors."""
+anew all or none, that of the index over its vectors, and that of what its models' queues have of
+nothing that waits."""
 
 _OF_VECTORS = {
     Disagreement.VECTOR_MISSING,
@@ -106,7 +112,11 @@ _OF_VECTORS = {
     Disagreement.VECTOR_WRONG,
 }
 
-_WHOLES = {Disagreement.POSTINGS_WRONG: _POSTINGS, Disagreement.LISTS_WRONG: _LISTS}
+_WHOLES = {
+    Disagreement.POSTINGS_WRONG: _POSTINGS,
+    Disagreement.LISTS_WRONG: _LISTS,
+    Disagreement.QUEUE_WRONG: _QUEUE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,8 @@ class Mark:
     node_id: int = 0
     qualified_name: str = ""
     nodes: int = 0
-    """How many nodes of a block of postings disagree; the fields above tell of one of them."""
+    """How many nodes of a block of postings disagree, of which the fields above tell one, or how
+    many rows of queues."""
     model: RegisteredModel | None = None
     """The model whose vector disagrees; None for files, terms and what the active model awaits."""
 
@@ -159,14 +170,20 @@ class MarkStore:
         sql = (_TABLES if active else model_marks.BESIDE).format(table=vectors_table(model.id))
         async with self._database.connection() as connection:
             rows = await connection.fetch(sql, workspace_id, model.id, after, limit)
+        kinds = await asyncio.to_thread(lambda: list(map(_kind_of, rows)))
         marks = [
             Mark(row["path"], kind, row["id"], row["qualified_name"], model=of)
-            for row in rows
-            if row["kind"] is not None
-            for kind in (Disagreement(row["kind"]),)
+            for row, kind in zip(rows, kinds, strict=True)
+            if kind is not None
             for of in (None if active and kind not in _OF_VECTORS else model,)
         ]
         return marks, len(rows), rows[-1]["id"] if rows else after
+
+    async def compare_queues(self, workspace_id: WorkspaceId) -> Mark | None:
+        """Returns what the queues of a workspace's models have of nothing that waits."""
+        async with self._database.connection() as connection:
+            rows = await model_marks.count_left_over(connection, workspace_id)
+        return Mark("", Disagreement.QUEUE_WRONG, nodes=rows) if rows else None
 
     async def node_rows(
         self, workspace_id: WorkspaceId, paths: Sequence[str]
@@ -250,6 +267,16 @@ class MarkStore:
             )
 
 
+def _kind_of(row: asyncpg.Record) -> Disagreement | None:
+    """Returns what disagrees of a row of a page; terms of a name are cut here alone."""
+    if row["kind"] is not None:
+        return Disagreement(row["kind"])
+    terms = row["name_terms"]
+    if terms is not None and tuple(terms) != name_terms(row["path"], row["qualified_name"]):
+        return Disagreement.TERMS_WRONG
+    return None
+
+
 def row_of(file: ParsedFile) -> list[tuple[object, ...]]:
     """Returns a parsed file's nodes as its rows should be."""
     return [
@@ -288,8 +315,10 @@ async def put_back(
     for row in wholes:
         if row["node_id"] == _POSTINGS:
             await term_index.distrust(connection, workspace_id)
-        else:
+        elif row["node_id"] == _LISTS:
             await vector_index.distrust(connection, workspace_id, model_id)
+        else:
+            await model_marks.forget_left_over(connection, workspace_id)
     rows = await connection.fetch(_MARKED, workspace_id, model_id)
     nodes = [NodeId(row["id"]) for row in rows]
     hashes = [row["content_hash"] for row in rows]

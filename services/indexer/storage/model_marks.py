@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services.indexer.storage.database import Connection
 
 BESIDE = """
-SELECT n.id, f.path, n.qualified_name, CASE
+SELECT n.id, f.path, n.qualified_name, NULL::text[] AS name_terms, CASE
     WHEN q.node_id IS NOT NULL AND v.node_id IS NOT NULL THEN 'not_embedded_but_indexed'
     WHEN q.node_id IS NOT NULL THEN NULL
     WHEN v.node_id IS NULL THEN 'vector_missing'
@@ -42,6 +42,16 @@ ON CONFLICT (workspace_id, model_id, node_id) DO UPDATE SET kind = excluded.kind
 """
 """Of a model that the workspace has no more there is nothing to repair."""
 
+_LEFT_OVER = """
+model_nodes q WHERE q.workspace_id = $1 AND (
+  NOT EXISTS (SELECT 1 FROM nodes n WHERE n.workspace_id = $1 AND n.id = q.node_id)
+  OR q.model_id NOT IN (SELECT m.model_id FROM workspace_models m
+    JOIN workspaces w ON w.id = m.workspace_id
+    WHERE m.workspace_id = $1 AND m.model_id IS DISTINCT FROM w.active_model_id))
+"""
+"""Rows of queues without their node, of no model of the workspace, or of its active one: none is
+ever claimed to an end, so that whoever waits for an empty queue waits for ever."""
+
 _OTHERS = """
 SELECT DISTINCT model_id FROM model_marks WHERE workspace_id = $1 AND model_id <> $2
 ORDER BY model_id
@@ -60,6 +70,16 @@ ON CONFLICT (workspace_id, model_id, node_id) DO UPDATE SET status = 'pending', 
 WHERE q.status = 'failed'
 """
 """One that waits, or is in work, goes on as it does."""
+
+
+async def count_left_over(connection: Connection, workspace_id: WorkspaceId) -> int:
+    """Returns how many rows of queues of models are of nothing that waits."""
+    return int(await connection.fetchval(f"SELECT count(*) FROM {_LEFT_OVER}", workspace_id))
+
+
+async def forget_left_over(connection: Connection, workspace_id: WorkspaceId) -> None:
+    """Removes those rows, inside a transaction that holds the workspace's models."""
+    await connection.execute(f"DELETE FROM {_LEFT_OVER}", workspace_id)
 
 
 async def mark(

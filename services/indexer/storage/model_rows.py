@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from services.indexer.model import ModelId, NodeId, WorkspaceId
     from services.indexer.storage.database import Connection
 
+LONGEST_SECONDS = 600.0
+"""Longest time of a statement that writes all nodes of a workspace: the time of others would end
+it each time in a large one, and whoever begins again would do so for ever."""
+
 _QUEUE_NEW = """
 INSERT INTO model_nodes (workspace_id, model_id, node_id)
 SELECT $1, m.model_id, n FROM workspace_models m JOIN workspaces w ON w.id = m.workspace_id,
@@ -61,4 +65,4 @@ async def hold_models(connection: Connection, workspace_id: WorkspaceId) -> Mode
 
 async def queue_all(connection: Connection, workspace_id: WorkspaceId, model_id: ModelId) -> None:
     """Lets every node of a workspace wait for a model that is new to it."""
-    await connection.execute(_QUEUE_ALL, workspace_id, model_id, timeout=600)
+    await connection.execute(_QUEUE_ALL, workspace_id, model_id, timeout=LONGEST_SECONDS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from services.indexer.model import NodeId
 from services.indexer.search.terms import name_terms
 from services.indexer.storage.cache import adopt_cached
-from services.indexer.storage.model_rows import queue_all
+from services.indexer.storage.model_rows import LONGEST_SECONDS, queue_all
 from services.indexer.storage.partitions import add_partition, vectors_table
 from services.indexer.storage.term_changes import noted
 
@@ -81,6 +81,7 @@ DELETE FROM {table} v USING nodes n WHERE v.workspace_id = $1 AND v.node_id = AN
 """
 """Of nodes whose text the cache lost, as a repair of theirs began: they are embedded again."""
 
+_FORGET_QUEUE = "DELETE FROM model_nodes WHERE workspace_id = $1 AND model_id = $2"
 _SWITCH = """
 UPDATE workspaces SET active_model_id = $2, switch_fence = nextval('fences'), switched_at = now()
 WHERE id = $1
@@ -113,27 +114,27 @@ async def switch(
     may have a claim. Costs as much as the two differ in what they have vectors of.
     """
     if old is not None:
-        await connection.execute(_QUEUE_FOR_OLD, workspace_id, old)
-    await connection.execute(_FORGET_TERMS, workspace_id, new)
-    await connection.execute(_PUT_BACK, workspace_id, new)
-    await connection.execute(_PUT_BACK_FAILED, workspace_id)
+        await connection.execute(_QUEUE_FOR_OLD, workspace_id, old, timeout=LONGEST_SECONDS)
+    await connection.execute(_FORGET_TERMS, workspace_id, new, timeout=LONGEST_SECONDS)
+    await connection.execute(_PUT_BACK, workspace_id, new, timeout=LONGEST_SECONDS)
+    await connection.execute(_PUT_BACK_FAILED, workspace_id, timeout=LONGEST_SECONDS)
     after, table = 0, vectors_table(new)
     while rows := await connection.fetch(_HAS_VECTOR, workspace_id, new, after, _PAGE_NODES):
         names = {NodeId(row["id"]): name_terms(row["path"], row["qualified_name"]) for row in rows}
         await adopt_cached(connection, workspace_id, new, names)
         await connection.execute(_FORGET_VECTORS.format(table=table), workspace_id, list(names))
         after = rows[-1]["id"]
-    await connection.execute(
-        "DELETE FROM model_nodes WHERE workspace_id = $1 AND model_id = $2", workspace_id, new
-    )
+    await connection.execute(_FORGET_QUEUE, workspace_id, new, timeout=LONGEST_SECONDS)
     await connection.execute(_SWITCH, workspace_id, new)
 
 
 async def drop(connection: Connection, workspace_id: WorkspaceId, model_id: ModelId) -> None:
     """Removes a model that is not the active one, with its vectors and its queue."""
-    for table in ("model_nodes", "workspace_models"):
-        await connection.execute(
-            f"DELETE FROM {table} WHERE workspace_id = $1 AND model_id = $2", workspace_id, model_id
-        )
+    await connection.execute(_FORGET_QUEUE, workspace_id, model_id, timeout=LONGEST_SECONDS)
+    await connection.execute(
+        "DELETE FROM workspace_models WHERE workspace_id = $1 AND model_id = $2",
+        workspace_id,
+        model_id,
+    )
     await connection.execute(f"DROP TABLE IF EXISTS {vectors_table(model_id)}_w{int(workspace_id)}")
     await connection.execute(_RELEASED, model_id)

@@ -167,6 +167,16 @@ def _record(
     )
 
 
+_TAKE_BACK_RENAMED = """
+UPDATE nodes n SET status = 'pending', attempt = greatest(n.attempt - 1, 0), lease_owner = NULL,
+  lease_until = NULL, updated_at = now(), status_since = now()
+FROM unnest($2::bigint[], $3::text[]) v (id, name)
+WHERE n.workspace_id = $1 AND n.id = v.id AND n.status = 'processing'
+  AND n.qualified_name <> v.name
+"""
+"""Of claims, as whoever has one would commit the terms of the name that it knows."""
+
+
 async def update_kept(
     connection: Connection, workspace_id: WorkspaceId, placed: Sequence[Placed]
 ) -> None:
@@ -179,6 +189,12 @@ async def update_kept(
     ]
     if not kept:
         return
+    await connection.execute(
+        _TAKE_BACK_RENAMED,
+        workspace_id,
+        [item.ids[ordinal] for item, ordinal, _ in kept],
+        [node.qualified_name for _, _, node in kept],
+    )
     await connection.executemany(
         """
         UPDATE nodes SET generation = $4, ordinal = $5, parent_id = $6, kind = $7,

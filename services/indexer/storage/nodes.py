@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,6 +94,14 @@ class Outlook:
     """Whether the run is to pause or to end, or is another owner's by now."""
 
 
+_MOST_REPEATS = 10
+"""Times that a batch is committed whose texts were forgotten meanwhile."""
+
+
+class _TextForgottenError(Exception):
+    """The cache lost a text of a batch before its commit: a repair elsewhere redoes that text."""
+
+
 class NodeQueue:
     """Claims nodes of a run's workspace, and ends the claims. One statement ends a batch."""
 
@@ -131,7 +140,10 @@ class NodeQueue:
         """Ends claims whose text the cache holds; returns the nodes that are still claimed."""
         async with self._database.transaction() as connection:
             names = {node.id: name_terms(node.path, node.qualified_name) for node in nodes}
-            adopted = await adopt_cached(connection, run.workspace_id, model_id, names)
+            fences = {node.id: node.fence for node in nodes}
+            adopted = await adopt_cached(
+                connection, run.workspace_id, model_id, names, fences=fences
+            )
             if not adopted:
                 return {node.id for node in nodes}
             counters = RunCounters(nodes_pending=-adopted, nodes_reused=adopted)
@@ -162,6 +174,19 @@ class NodeQueue:
         Nodes whose fence is old are left alone. Returns how many nodes were ended. The first node
         of each text counts as embedded, its twins as reused.
         """
+        for _ in range(_MOST_REPEATS):
+            with contextlib.suppress(_TextForgottenError):
+                return await self._complete(run, model_id, contents, nodes, stage_seconds)
+        raise RuntimeError("The cache lost the texts of a batch again and again.")
+
+    async def _complete(
+        self,
+        run: Run,
+        model_id: ModelId,
+        contents: Mapping[bytes, EmbeddedContent],
+        nodes: Sequence[ClaimedNode],
+        stage_seconds: Mapping[str, float],
+    ) -> int:
         started = time.perf_counter()
         async with self._database.transaction() as connection:
             await fill_cache(connection, model_id, contents)
@@ -176,6 +201,8 @@ class NodeQueue:
                 firsts,
                 model_id,
             )
+            if rows and not rows[0]["vectors"] == rows[0]["terms"] == len(rows):
+                raise _TextForgottenError
             embedded = sum(1 for row in rows if row["forwarded"])
             counters = committed(contents, ended=len(rows), embedded=embedded)
             seconds = {**stage_seconds, "commit": time.perf_counter() - started}
@@ -268,16 +295,17 @@ def _complete_sql(model_id: ModelId) -> str:
       FROM u JOIN embedding_cache c ON c.model_id = $7 AND c.content_hash = u.content_hash
       ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
         content_hash = excluded.content_hash, embedding = excluded.embedding
-      WHERE {table}.fence < excluded.fence),
+      WHERE {table}.fence < excluded.fence RETURNING 1),
     t AS (
       INSERT INTO node_terms (workspace_id, node_id, fence, terms, counts, length, name_terms)
       SELECT $1, u.id, u.fence, t.terms, t.counts, t.length, string_to_array(u.names, ' ')
       FROM u JOIN content_terms t ON t.content_hash = u.content_hash
       ON CONFLICT (workspace_id, node_id) DO UPDATE SET fence = excluded.fence,
         terms = excluded.terms, counts = excluded.counts, length = excluded.length,
-        name_terms = excluded.name_terms WHERE node_terms.fence < excluded.fence),
+        name_terms = excluded.name_terms WHERE node_terms.fence < excluded.fence RETURNING 1),
     {noted("u")}
-    SELECT id, forwarded FROM u
+    SELECT id, forwarded, (SELECT count(*) FROM e) AS vectors, (SELECT count(*) FROM t) AS terms
+    FROM u
     """
 
 

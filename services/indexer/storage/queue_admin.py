@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import Failure, ModelId, NodeId, WorkspaceId
-from services.runtime.errors import StateConflictError
+from services.indexer.storage.run_end import lock_workspace
+from services.runtime.errors import LodestoneError, StateConflictError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from uuid import UUID
 
+    from services.indexer.ledger import RunLedger
     from services.indexer.storage.database import Database
 
 ALL_WORKSPACES = WorkspaceId(0)
@@ -164,6 +168,15 @@ class FailedNode:
 
 
 @dataclass(frozen=True, slots=True)
+class Retried:
+    """What was put back of one model."""
+
+    count: int
+    run_name: str
+    """The run that takes it up."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImportLease:
     """Proves that its holder may import; over at a time of the database's clock."""
 
@@ -223,25 +236,38 @@ class QueueAdmin:
         async with self._database.connection() as connection:
             return int(await connection.fetchval(sql, workspace_id))
 
-    async def retry_failed(self, workspace_id: WorkspaceId) -> dict[ModelId | None, int]:
-        """Puts all failed nodes of a workspace back, in bounded steps.
+    async def retry_failed(
+        self, workspace_id: WorkspaceId, ledger: RunLedger
+    ) -> dict[ModelId | None, Retried]:
+        """Puts all failed nodes of a workspace back, in bounded steps, and queues a run for each.
 
-        Returns how many for each model that had some; None stands for the active one, and is first.
+        Returns what was put back for each model that had some; None stands for the active one, and
+        is first.
+
+        Raises:
+            OverloadedError: too many runs of the workspace wait.
         """
         async with self._database.connection() as connection:
             rows = await connection.fetch(FAILED_MODELS, workspace_id)
         models = [None, *(ModelId(row["model_id"]) for row in rows)]
-        counts = {model: await self._retry_failed_of(workspace_id, model) for model in models}
-        return {model: count for model, count in counts.items() if count}
+        put_back = {
+            model: await self._retry_failed_of(workspace_id, model, ledger) for model in models
+        }
+        return {model: retried for model, retried in put_back.items() if retried is not None}
 
-    async def _retry_failed_of(self, workspace_id: WorkspaceId, model_id: ModelId | None) -> int:
+    async def _retry_failed_of(
+        self, workspace_id: WorkspaceId, model_id: ModelId | None, ledger: RunLedger
+    ) -> Retried | None:
         sql, model = (RETRY_ACTIVE, ()) if model_id is None else (RETRY_BESIDE, (model_id,))
-        count, after = 0, 0
+        count, after, run = 0, 0, None
         while True:
-            async with self._database.connection() as connection:
+            # A step has its run: whoever is stopped between two leaves no node that waits for none.
+            async with self._database.transaction() as connection:
+                await lock_workspace(connection, workspace_id)
                 rows = await connection.fetch(sql, workspace_id, after, _RETRY_BATCH_NODES, *model)
-            if not rows:
-                return count
+                if not rows:
+                    return None if run is None else Retried(count, run.name)
+                run = await ledger.queue_embedding(connection, workspace_id, model_id)
             count += len(rows)
             after = max(row["id"] for row in rows)
 
@@ -269,20 +295,28 @@ class QueueAdmin:
         ]
 
     async def begin_import(self, workspace_id: WorkspaceId, lease_seconds: float) -> ImportLease:
-        """Holds the queue of a workspace for an import.
+        """Holds the queue of a workspace for an import; one that fails holds nothing up.
 
         Raises:
             StateConflictError: another import has not ended, and its lease is not over.
         """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(_BEGIN_IMPORT, workspace_id, lease_seconds)
-            await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
         if row is None:
             raise StateConflictError(
                 "Another bulk import of this workspace goes on.",
                 metadata={"state": "importing", "allowed": "idle"},
             )
-        return ImportLease(row["token"], row["expires_at"])
+        lease = ImportLease(row["token"], row["expires_at"])
+        try:
+            async with self._database.connection() as connection:
+                await connection.execute(within(WAIT_FOR_CLAIMS, workspace_id), workspace_id)
+        except BaseException:
+            # Nobody knows the token: without this, none could import for the time of the lease.
+            with contextlib.suppress(LodestoneError):
+                await asyncio.shield(self.end_import(lease.token))
+            raise
+        return lease
 
     async def renew_import(self, token: UUID) -> datetime:
         """Prolongs an import's lease; returns when it ends now. Raises LeaseLostError."""

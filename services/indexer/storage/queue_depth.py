@@ -42,7 +42,12 @@ SELECT state AS name, count(*) AS count,
 FROM (SELECT state, created_at FROM runs WHERE finished_at IS NULL LIMIT $1) AS unfinished
 GROUP BY state
 """
-_HOLDS = "SELECT count(*) FROM queue_holds WHERE expires_at IS NULL OR expires_at > now()"
+_HOLDS = """
+SELECT count(*) FROM queue_holds h WHERE (expires_at IS NULL OR expires_at > now())
+  AND (workspace_id = 0 OR EXISTS (SELECT 1 FROM workspaces w WHERE w.id = h.workspace_id))
+"""
+"""One that came as its workspace was deleted holds nothing."""
+
 _UNFINISHED = [state for state in RunState if state not in FINISHED_RUN_STATES]
 
 

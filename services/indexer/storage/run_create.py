@@ -14,6 +14,7 @@ from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
     MOST_RETRIED_FILES,
     failed_files,
+    give_given,
     give_left,
     give_nodes,
 )
@@ -88,7 +89,9 @@ async def create_run(
     )
     # A watcher's run over changes is short and another's business: who comes then waits for it.
     others = [row for row in unfinished if row["trigger"] != RunTrigger.CHANGES]
-    runs = [run_of(row) for row in others] if if_running is IfRunning.JOIN else []
+    # One that is being cancelled does nothing more of what is asked.
+    going_on = [run_of(row) for row in others if row["cancel_requested_at"] is None]
+    runs = going_on if if_running is IfRunning.JOIN else []
     if (joined := await _covering(connection, runs, spec)) is not None:
         await connection.execute(_NOTE_JOIN, workspace_id, request_id, digest, joined.id)
         return joined, False
@@ -142,9 +145,11 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
     paths = await failed_files(connection, run)
     if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES or run.model_id is not None:
         # What is left is not known, or too much to name: the same run again finds it.
-        return await _insert(
+        made = await _insert(
             connection, run.workspace_id, request_id, digest, spec, retry_of=run.id
-        ), True
+        )
+        await give_given(connection, made, run)
+        return made, True
     # Stars in the name of a file that failed are no glob.
     spec = replace(spec, mode=RunMode.SCOPED, paths=tuple(map(escape_glob, paths)))
     made = await _insert(connection, run.workspace_id, request_id, digest, spec, retry_of=run.id)

@@ -97,6 +97,13 @@ SELECT skip_reason, count(*) AS count FROM files
 WHERE workspace_id = $1 AND state = 'skipped' GROUP BY skip_reason
 """
 
+_SKIPPED_IN_SCOPE = """
+SELECT error_reason AS skip_reason, count(*) AS count FROM run_outcomes
+WHERE workspace_id = $1 AND run_id = $2 AND entity = 'file' AND result = 'skipped'
+GROUP BY error_reason
+"""
+"""What a scoped run left out, also under an earlier owner: no other looks at it again."""
+
 _END = """
 UPDATE runs SET state = $3, phase = 'finished', finished_at = now(), updated_at = now(),
   version = version + 1, owner = NULL, lease_until = NULL,
@@ -134,14 +141,24 @@ async def end_run(
         await release_nodes(connection, run)
     key = run.workspace_id, run.id
     counts = await _counts(connection, run)
-    # What a scoped run skipped, it counted by itself.
-    own = run.is_scoped or run.model_id is not None
-    skipped = [] if own else await connection.fetch(_SKIPPED, run.workspace_id)
+    skipped = await _skipped(connection, run)
     state = _final_state(run, counts, failure, abandoned=abandoned)
     await connection.execute(_END, *key, state, *_end_values(run, state, counts, skipped, failure))
     if run.model_id is None:  # what search finds is not a work of the others
         await connection.execute("UPDATE workspaces SET last_run_id = $2 WHERE id = $1", *key)
     return state
+
+
+async def _skipped(connection: Connection, run: Run) -> Sequence[asyncpg.Record]:
+    """Returns how many files are left out, by reason, of those that the run looked at."""
+    if run.model_id is not None:
+        return ()
+    rows: Sequence[asyncpg.Record]
+    if run.is_scoped:
+        rows = await connection.fetch(_SKIPPED_IN_SCOPE, run.workspace_id, run.id)
+    else:
+        rows = await connection.fetch(_SKIPPED, run.workspace_id)
+    return rows
 
 
 async def _counts(connection: Connection, run: Run) -> Mapping[str, int]:
@@ -202,9 +219,7 @@ def _end_values(
         left,
         counts["files_failed"],
         sum(item["count"] for item in skipped) if run.scan_finished else 0,
-        run.counters.files_skipped
-        if run.is_scoped or run.model_id is not None
-        else sum(reasons.values()),
+        sum(reasons.values()),
         json.dumps(reasons),
         warnings,
         shown.reason if shown else None,

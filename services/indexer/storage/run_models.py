@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from services.indexer.model import TRANSIENT_REASONS
+from services.indexer.run import RunMode
+from services.indexer.run_spec import IfRunning, RunPriority, RunSpec
+from services.indexer.storage.run_create import create_run
 from services.indexer.storage.run_end import end_run, release_nodes
 from services.indexer.storage.run_progress import release
 from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, run_of
@@ -31,7 +35,12 @@ _QUEUE = """
 INSERT INTO runs (workspace_id, request_id, request_digest, mode, priority, model_id)
 SELECT $1, gen_random_uuid(), '', 'embed_only', $3, $2
 WHERE NOT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
-  AND mode = 'embed_only' AND model_id IS NOT DISTINCT FROM $2)
+  AND mode = 'embed_only' AND model_id IS NOT DISTINCT FROM $2 AND cancel_requested_at IS NULL)
+"""
+_WAITING = f"""
+{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.finished_at IS NULL AND r.state = 'queued'
+  AND r.mode = 'embed_only' AND r.model_id IS NOT DISTINCT FROM $2
+ORDER BY r.seq LIMIT 1
 """
 _MODELS_LEFT = """
 SELECT m.model_id FROM workspace_models m JOIN workspaces w ON w.id = m.workspace_id
@@ -42,7 +51,6 @@ WHERE m.workspace_id = $1 AND m.model_id <> w.active_model_id AND (EXISTS (
     SELECT 1 FROM model_nodes q WHERE q.workspace_id = $1 AND q.model_id = m.model_id
       AND q.status = 'failed' AND q.error_reason = ANY ($2)))
 """
-_BACKGROUND, _NORMAL = 1, 2
 
 
 async def interrupt(
@@ -72,9 +80,32 @@ async def unfinished(
 async def queue(
     connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
 ) -> None:
-    """Queues a run that embeds what waits, unless one of the model waits or is at work."""
-    priority = _NORMAL if model_id is None else _BACKGROUND
+    """Queues a run that embeds what waits, unless one of the model waits or is at work.
+
+    One that is being cancelled does not count: it leaves what waits.
+    """
+    priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
     await connection.execute(_QUEUE, workspace_id, model_id, priority)
+
+
+async def queue_behind(
+    connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
+) -> Run:
+    """Returns a run that embeds what waits and is not at work yet: one that is there, or a new one.
+
+    One that is at work may have looked for the last time. Inside a transaction that has the
+    workspace locked.
+
+    Raises:
+        OverloadedError: too many runs of the workspace wait.
+    """
+    row = await connection.fetchrow(_WAITING, workspace_id, model_id)
+    if row is not None:
+        return run_of(row)
+    priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
+    spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=priority, model_id=model_id)
+    run, _ = await create_run(connection, workspace_id, uuid4(), spec, IfRunning.QUEUE)
+    return run
 
 
 async def queue_left(connection: Connection, workspace_id: WorkspaceId) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from services.indexer.run_spec import RunWishes
-from services.indexer.storage.run_rows import COUNTERS, HELD, key_of
+from services.indexer.storage.run_rows import COUNTERS, HELD, held_up, key_of
 from services.indexer.storage.run_scope import queue_of
 from services.indexer.transitions import RunState
 
@@ -32,8 +32,11 @@ _BEAT = f"""
 UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => $4)
 WHERE {HELD} RETURNING state, cancel_requested_at IS NOT NULL AS cancel,
   EXISTS (SELECT 1 FROM runs o WHERE o.workspace_id = $1 AND o.finished_at IS NULL
-    AND o.state = 'queued' AND o.priority > runs.priority) AS give_way
+    AND o.state = 'queued' AND (o.priority, o.model_id IS NULL)
+      > (runs.priority, runs.model_id IS NULL) AND NOT {held_up("o")}) AS give_way
 """
+"""A run gives way to one that goes before it and can be taken: to another it would give way again
+and again, as it is the next to be taken itself."""
 
 _BEAT_NODES = """
 UPDATE {queue} SET lease_until = clock_timestamp() + make_interval(secs => $3)

@@ -29,6 +29,19 @@ HELD = f"workspace_id = $1 AND id = $2 AND fence = $3 AND state IN ({OWNED_STATE
 """Holds for the row of a run while the caller is its owner; `key_of` gives its arguments."""
 
 
+def held_up(run: str) -> str:
+    """Returns what holds for a row of `runs`, by its alias, while a paused run holds it up.
+
+    A paused run holds up those over the whole workspace with the same model, which would do its
+    work; scoped ones touch their own files and nodes alone.
+    """
+    return (
+        f"({run}.mode NOT IN ('scoped', 'repair') AND EXISTS (SELECT 1 FROM runs p "
+        f"WHERE p.workspace_id = {run}.workspace_id AND p.finished_at IS NULL "
+        f"AND p.state = 'paused' AND p.model_id IS NOT DISTINCT FROM {run}.model_id))"
+    )
+
+
 def key_of(run: Run) -> tuple[Any, ...]:
     """Returns the arguments of `HELD`."""
     return run.workspace_id, run.id, run.fence

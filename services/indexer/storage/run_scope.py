@@ -61,6 +61,12 @@ WHERE n.workspace_id = $1 AND n.status IN ('pending', 'processing', 'failed')
 ON CONFLICT DO NOTHING
 """
 
+_GIVE_GIVEN = """
+INSERT INTO run_nodes (workspace_id, run_id, node_id, given)
+SELECT workspace_id, $3, node_id, true FROM run_nodes
+WHERE workspace_id = $1 AND run_id = $2 AND given
+"""
+
 _FAILED_FILES = """
 SELECT path FROM run_outcomes
 WHERE workspace_id = $1 AND run_id = $2 AND entity = 'file' AND result IN ('failed', 'timeout')
@@ -157,6 +163,11 @@ async def give_left(connection: Connection, run: Run, finished: Run) -> None:
         finished.id,
         run.id,
     )
+
+
+async def give_given(connection: Connection, run: Run, finished: Run) -> None:
+    """Puts the nodes that a finished run was given into the scope of one that does it again."""
+    await connection.execute(_GIVE_GIVEN, finished.workspace_id, finished.id, run.id)
 
 
 async def failed_files(connection: Connection, run: Run) -> list[str]:

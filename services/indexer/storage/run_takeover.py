@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from services.indexer.model import TRANSIENT_REASONS, Failure
 from services.indexer.run import RunMode
 from services.indexer.run_spec import MODEL_REPLACED
+from services.indexer.storage.model_rows import LONGEST_SECONDS
 from services.indexer.storage.run_end import end_run
-from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, run_of
+from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, run_of
 from services.indexer.storage.run_scope import (
     NOT_THERE,
     forget_covered,
@@ -26,19 +27,18 @@ if TYPE_CHECKING:
 NEXT_RUN = f"""
 {SELECT_RUNS}
 WHERE r.finished_at IS NULL AND r.priority >= $1
-  AND (r.state = 'queued' AND NOT EXISTS (
+  AND (r.state = 'queued' AND NOT {held_up("r")} AND NOT EXISTS (
       SELECT 1 FROM runs o WHERE o.workspace_id = r.workspace_id AND o.finished_at IS NULL
-        AND (o.state IN ({OWNED_STATES})
-          OR o.state = 'paused' AND r.mode NOT IN ('scoped', 'repair')))
+        AND o.state IN ({OWNED_STATES}))
     OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
-ORDER BY r.priority DESC, r.seq LIMIT 1
+ORDER BY r.priority DESC, r.model_id IS NOT NULL, r.seq LIMIT 1
 FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
 """
 """The run to take; workspaces in which others are taking one are passed over, so that none takes
 the second while the first is being taken.
 
-One owner at a time writes a workspace. A paused run holds up those over the whole workspace, which
-would do its work; scoped ones touch their own files and nodes alone.
+One owner at a time writes a workspace. Of one priority, runs of models beside the active one go
+last.
 """
 
 _TAKE = f"""
@@ -146,4 +146,5 @@ async def _try_failed_again(connection: Connection, run: Run) -> None:
             run.workspace_id,
             run.mode is RunMode.FULL,
             list(TRANSIENT_REASONS),
+            timeout=LONGEST_SECONDS,
         )

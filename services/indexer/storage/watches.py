@@ -58,9 +58,13 @@ WHERE h.workspace_id = $1 AND h.fence = $2 AND h.owner IS NOT NULL
 """
 WHOLE_UNFINISHED = """
 SELECT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
-  AND mode NOT IN ('scoped', 'repair') AND id IS DISTINCT FROM $2
-  AND (state <> 'paused' OR $3))
+  AND mode NOT IN ('scoped', 'repair') AND id <> $2 AND state <> 'paused')
 """
+LOOK_WAITS = """
+SELECT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
+  AND model_id IS NULL AND (mode NOT IN ('scoped', 'repair') OR state = 'paused'))
+"""
+"""Runs of models beside the active one look at no file, and a look goes before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +162,17 @@ class WatchStore:
         assert run.state in FINISHED_RUN_STATES
         await self._execute(_ENDED, watch, run.id)
 
-    async def has_whole_run(
-        self, watch: Watch, *, besides: UUID | None = None, paused_too: bool = True
-    ) -> bool:
-        """Returns whether a run over the whole workspace is not finished."""
+    async def has_whole_run(self, watch: Watch, besides: UUID) -> bool:
+        """Returns whether another run over the whole workspace waits or is at work."""
+        return await self._holds(WHOLE_UNFINISHED, watch.workspace_id, besides)
+
+    async def look_waits(self, watch: Watch) -> bool:
+        """Returns whether a look through the tree would wait: for one that is made, or a pause."""
+        return await self._holds(LOOK_WAITS, watch.workspace_id)
+
+    async def _holds(self, sql: str, *arguments: object) -> bool:
         async with self._database.connection() as connection:
-            return bool(
-                await connection.fetchval(WHOLE_UNFINISHED, watch.workspace_id, besides, paused_too)
-            )
+            return bool(await connection.fetchval(sql, *arguments))
 
     async def _execute(self, sql: str, watch: Watch, *more: object) -> None:
         async with self._database.connection() as connection:

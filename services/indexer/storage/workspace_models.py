@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from services.indexer.model import ModelId, RegisteredModel, WorkspaceModel
 from services.indexer.storage.database import retry_transient
-from services.indexer.storage.model_rows import hold_models
+from services.indexer.storage.model_rows import LONGEST_SECONDS, hold_models
 from services.indexer.storage.model_switch import drop, switch, take_in, would_be_lost
 from services.indexer.storage.partitions import vectors_table
 from services.runtime.errors import NotFoundError, StateConflictError
@@ -97,7 +97,9 @@ class WorkspaceModels:
                 if active == model.id:
                     return
                 if not await take_in(connection, workspace.id, model.id):
-                    await connection.execute(_TRY_AGAIN, workspace.id, model.id)
+                    await connection.execute(
+                        _TRY_AGAIN, workspace.id, model.id, timeout=LONGEST_SECONDS
+                    )
                 await self._ledger.queue_model_run(connection, workspace.id, model.id)
 
         await retry_transient(work)

@@ -16,7 +16,7 @@ from services.indexer.model import (
 )
 from services.indexer.storage import watches
 from services.indexer.storage.database import retry_transient
-from services.indexer.storage.model_rows import hold_models
+from services.indexer.storage.model_rows import LONGEST_SECONDS, hold_models
 from services.indexer.storage.model_switch import drop, switch, take_in
 from services.indexer.storage.partitions import PARTITIONED, add_partition, vectors_ddl
 from services.indexer.storage.workspace_models import model_of
@@ -51,8 +51,10 @@ class WorkspaceStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def create(self, name: str, tree: Tree, display_name: str) -> tuple[Workspace, bool]:
-        """Returns the workspace and whether this call made it.
+    async def create(
+        self, name: str, tree: Tree, display_name: str, *, live: bool = False
+    ) -> tuple[Workspace, bool]:
+        """Returns the workspace and whether this call made it; one that was there stays as it is.
 
         Raises:
             AlreadyExistsError: the name is taken by a workspace of another tree.
@@ -60,17 +62,20 @@ class WorkspaceStore:
         async with self._database.transaction() as connection:
             workspace_id = await connection.fetchval(
                 """
-                INSERT INTO workspaces (name, root, directory, display_name)
-                VALUES ($1, $2, $3, $4) ON CONFLICT (name) DO NOTHING RETURNING id
+                INSERT INTO workspaces (name, root, directory, display_name, live)
+                VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO NOTHING RETURNING id
                 """,
                 name,
                 tree.root,
                 tree.directory,
                 display_name,
+                live,
             )
             if workspace_id is not None:
                 for table in PARTITIONED:
                     await add_partition(connection, table, workspace_id)
+                if live:
+                    await watches.set_watched(connection, workspace_id, live=True)
         workspace = await self.get(name)
         if workspace.tree != tree:
             raise AlreadyExistsError(
@@ -129,9 +134,11 @@ class WorkspaceStore:
                 await connection.execute(f"DROP TABLE IF EXISTS {table}_w{int(workspace_id)}")
             for row in models:
                 await drop(connection, workspace_id, row["id"])
-            await connection.execute("DELETE FROM workspaces WHERE id = $1", workspace_id)
+            await connection.execute(
+                "DELETE FROM workspaces WHERE id = $1", workspace_id, timeout=LONGEST_SECONDS
+            )
             # After all who had its nodes or its row locked: they are the ones who write these.
-            for table in ("term_postings", "term_changes"):
+            for table in ("term_postings", "term_changes", "queue_holds"):
                 await connection.execute(
                     f"DELETE FROM {table} WHERE workspace_id = $1", workspace_id
                 )
