@@ -64,7 +64,7 @@ REFUSALS = Counter(
 ENGINES_UP = Gauge("lodestone_embed_engines_up", "Engine processes that serve.")
 ENGINE_LOSSES = Counter(
     "lodestone_embed_engine_losses_total",
-    "Engines that were lost, by cause: died, hung, out_of_memory, wrong_vectors.",
+    "Engines that were lost, by cause: died, hung, out_of_memory, raised, wrong_vectors.",
     ("cause",),
 )
 MODELS = Gauge("lodestone_embed_models", "Models by state: loading, ready, failed.", ("state",))
@@ -103,7 +103,7 @@ REMOTE_CIRCUIT_OPEN = Gauge(
 
 told_from_zero(RERANKED_TEXTS, "ok", "invalid", "bad_score", "overloaded", "cancelled")
 told_from_zero(REFUSALS, "full", "deadline")
-told_from_zero(ENGINE_LOSSES, "died", "hung", "out_of_memory", "wrong_vectors")
+told_from_zero(ENGINE_LOSSES, "died", "hung", "out_of_memory", "raised", "wrong_vectors")
 told_from_zero(MODELS, "loading", "ready", "failed")
 told_from_zero(MODEL_LOADS, "ok", "failed", "refused")
 

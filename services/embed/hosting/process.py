@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.embed import metrics
+from services.embed import metrics, vectors
 from services.embed.backends.protocol import (
     BackendInfo,
     EngineDownError,
+    EngineError,
     EngineLostError,
     OutOfMemoryError,
 )
@@ -112,7 +113,7 @@ class EngineProcess:
 
         Raises:
             EngineDownError: the engine is away.
-            EngineLostError: it died or hung while it had the batch.
+            EngineLostError: it died or hung while it had the batch, or fails on everything.
             OutOfMemoryError, EngineError: it said so.
         """
         with self._changed:
@@ -121,11 +122,14 @@ class EngineProcess:
         if life is None or call is None:
             raise EngineDownError
         try:
-            return self._answer(life, call, batch)
-        except OutOfMemoryError:
-            if len(batch) == 1 and self._ends_broken(life):
+            rows = self._answer(life, call, batch)
+        except (OutOfMemoryError, EngineError):
+            if len(batch) == 1 and self._ends_broken(life, route):
                 raise EngineLostError(hung=False) from None
             raise
+        if not self._any_good(rows) and self._ends_broken(life, route):
+            raise EngineLostError(hung=False)
+        return rows
 
     def stop(self) -> None:
         """Ends the engine, and with it whatever waits for it."""
@@ -165,19 +169,30 @@ class EngineProcess:
     def _patience_seconds(self, tokens: int) -> float:
         return max(self._hang_seconds, _SLOWER_THAN_EVER * self._seconds_per_token * tokens)
 
-    def _ends_broken(self, life: Life) -> bool:
-        """Ends an engine that has no memory even for a canary text; returns whether it is lost.
+    def _any_good(self, rows: Vectors) -> bool:
+        info = self.info
+        return any(vectors.good_rows(rows, dimensions=info.dimensions, scores=info.scores))
 
-        A new one starts clean. The text that found no memory need not be the one that took it.
+    def _ends_broken(self, life: Life, route: str) -> bool:
+        """Ends an engine that fails on a canary text as well; returns whether it is lost.
+
+        A new one starts clean. The text that met the fault need not be the one that made it.
         """
+        texts = self._canary_texts()
+        at = next(at for at, (_, its_route) in enumerate(texts) if its_route == route)
         try:
-            self._run(life, *self._canary_texts()[0])
+            row = self._run(life, *texts[at])
         except OutOfMemoryError:
             life.kill("out_of_memory")
-            return True
+        except EngineError:
+            life.kill("raised")
         except EngineLostError:
-            return True  # it is being rebuilt already
-        return False
+            pass  # it is being rebuilt already
+        else:
+            if self._any_good(row):
+                return False
+            life.kill("wrong_vectors")
+        return True
 
     def _supervise(self) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -238,10 +253,10 @@ class EngineProcess:
             raise StartError(
                 ExitCode.MODEL, f"The engine fails on its own texts ({type(error).__name__})."
             ) from None
-        vectors = np.concatenate(rows)
+        found = np.concatenate(rows)
         if self._canary is None:
-            self._canary = vectors
-        elif agreement(vectors, self._canary, scores=self.info.scores) < _SAME_COSINE:
+            self._canary = found
+        elif agreement(found, self._canary, scores=self.info.scores) < _SAME_COSINE:
             metrics.ENGINE_LOSSES.labels("wrong_vectors").inc()
             raise StartError(ExitCode.MODEL, "The rebuilt engine gives other vectors.")
 
