@@ -209,6 +209,28 @@ async def test_cancelled_texts_are_dropped_before_their_forward() -> None:
     assert model._admission.tokens == 0
 
 
+async def test_callers_that_come_and_go_leave_nothing_behind_while_the_engine_is_busy() -> None:
+    """Red when what waits stays queued until its turn: no bound holds it, as none counts it."""
+    backend = GatedBackend()
+    async with served(backend, batch_max_texts=4, queue_tokens=1024) as model:
+        running = asyncio.create_task(model.embed(["first"], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        batcher = model._batcher
+        for number in range(30):
+            before = len(batcher._in_flight)
+            texts = [f"text {number} {n}" for n in range(16)]
+            call = asyncio.create_task(model.embed(texts, DOCUMENT))
+            await eventually(lambda before=before: len(batcher._in_flight) > before)  # type: ignore[misc]
+            call.cancel()
+            await asyncio.wait((call,))
+        kept, queued = len(batcher._in_flight), sum(map(len, batcher._lanes.values()))
+        backend.gate.set()
+        await running
+
+    assert kept <= 1 + 4  # what runs, and what is prepared
+    assert queued == 0
+
+
 def _waiting_or_prepared(model: object) -> float:
     return len(model._batcher._in_flight) - 1  # type: ignore[attr-defined]
 
