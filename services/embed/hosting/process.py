@@ -62,6 +62,7 @@ class EngineProcess:
         self._changed = threading.Condition()
         self._life: Life | None = None
         self._serving = False
+        self._away_since: float | None = None
         self._closing = threading.Event()
         self._refused: StartError | None = None
         self._facts: tuple[BackendInfo, TextEncoder] | None = None
@@ -96,14 +97,17 @@ class EngineProcess:
         return self._facts[1]
 
     def wait_until_up(self) -> None:
-        """Waits for an engine that is being rebuilt.
+        """Waits for an engine that is being rebuilt, until it has been away for too long.
 
         Raises:
-            EngineDownError: it was not back in time, or is being closed.
+            EngineDownError: it is not back in time, or is being closed.
         """
         with self._changed:
+            now = time.monotonic()
+            away_seconds = 0.0 if self._away_since is None else now - self._away_since
             self._changed.wait_for(
-                lambda: self._is_up() or self._closing.is_set(), self._rebuild_seconds
+                lambda: self._is_up() or self._closing.is_set(),
+                max(0.0, self._rebuild_seconds - away_seconds),
             )
             if not self._is_up() or self._closing.is_set():
                 raise EngineDownError
@@ -274,6 +278,7 @@ class EngineProcess:
     def _let_in(self, *, serving: bool) -> None:
         with self._changed:
             self._serving = serving
+            self._away_since = None if serving else time.monotonic()
             self._changed.notify_all()
         metrics.ENGINES_UP.inc(1 if serving else -1)
         if serving or not self._closing.is_set():

@@ -151,6 +151,16 @@ async def test_texts_do_not_wait_for_ever_for_an_engine_that_does_not_come_back(
     assert away.value.retry_after_seconds
 
 
+async def test_all_that_waits_for_an_engine_fails_together_when_it_does_not_come_back() -> None:
+    """Red when each batch waits for itself: the last of 24 fails after 24 times as long."""
+    async with hosted(rebuild_seconds=3.0, batch_max_texts=1) as (model, engine):
+        engine._canary = -engine._canary  # type: ignore[operator] # no new engine will agree
+        os.kill(engine.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            with pytest.raises(EngineAwayError):
+                await model.embed(GOOD, DOCUMENT)
+
+
 async def test_a_batch_that_finds_no_memory_is_halved_and_the_next_ones_are_smaller() -> None:
     """Red when the budget does not shrink: each batch fails once more before it is halved."""
     texts = [f"{GREEDY} number {n} of them" for n in range(32)]
