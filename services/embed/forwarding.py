@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from services.embed import metrics
 from services.embed.model import EncodedText, Lane, VectorLayout
 from services.runtime.errors import (
+    Code,
     DependencyUnavailableError,
     InvalidRequestError,
     LodestoneError,
@@ -126,6 +127,9 @@ class ForwardingModel:
         except asyncio.CancelledError:
             order.count("cancelled", count)
             raise
+        except LodestoneError as error:
+            order.count(end_of(error), count)
+            raise
 
     def _guess(self, chars: int) -> int:
         return min(chars // _CHARS_PER_TOKEN + 2, self.info.max_tokens)
@@ -156,6 +160,13 @@ class ForwardingModel:
             encoded = await asyncio.get_running_loop().run_in_executor(self._executor, order.encode)
         metrics.TOKENIZE_SECONDS.observe(time.perf_counter() - started)
         return encoded
+
+
+def end_of(outcome: object, *, bad: str = "bad_vector") -> str:
+    """Returns how a text ended, as metrics name it; `bad` is that the model failed on it."""
+    if not isinstance(outcome, LodestoneError):
+        return "ok"
+    return {Code.INTERNAL: bad, Code.UNAVAILABLE: "unavailable"}.get(outcome.code, "invalid")
 
 
 def _paired(encoded: EncodedText, result: Result) -> Row | LodestoneError:

@@ -6,12 +6,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+from prometheus_client import REGISTRY
+
 from services.embed import engine as engine_module
 from services.embed.backends.hashing import HashingBackend
-from services.embed.backends.protocol import EngineLostError
+from services.embed.backends.protocol import EngineDownError, EngineLostError
 from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
-from services.embed.errors import BadVectorError
+from services.embed.errors import BadVectorError, EngineAwayError
 from services.embed.lanes import LaneTurns
 from services.embed.model import Embedding, Lane, VectorLayout, Vectors
 from services.embed.work import Batch, Request, Work
@@ -19,8 +22,6 @@ from tests.unit.embed.harness import DOCUMENT, MARKER, eventually, ids_of, marke
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import pytest
 
     from services.embed.model import TokenIds
 
@@ -98,3 +99,39 @@ async def test_the_wait_for_an_engine_is_no_time_of_a_forward(
     await asyncio.to_thread(engine.close)
 
     assert told == [0.5]
+
+
+class _LosingBackend(HashingBackend):
+    """Is away where `away` says so; ends whenever it gets the marker."""
+
+    away = False
+
+    def wait_until_up(self) -> None:
+        if self.away:
+            raise EngineDownError
+
+    def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
+        if any(marker_id() in ids for ids in batch):
+            raise EngineLostError(hung=False)
+        return super().infer(batch)
+
+
+async def test_texts_that_no_engine_ran_and_that_end_it_are_counted_as_that() -> None:
+    """Red when all that is neither vector nor bad vector counts as invalid, or not at all."""
+
+    def counted() -> dict[str, float]:
+        name = "lodestone_embed_texts_total"
+        ends = ("ok", "bad_vector", "invalid", "unavailable")
+        labels = [{"lane": "bulk", "outcome": end} for end in ends]
+        return {at["outcome"]: REGISTRY.get_sample_value(name, at) or 0.0 for at in labels}
+
+    before = counted()
+    backend = _LosingBackend()
+    async with served(backend) as model:
+        await model.embed(["good", MARKER], DOCUMENT)
+        backend.away = True
+        with pytest.raises(EngineAwayError):
+            await model.embed(["one", "two", "three"], DOCUMENT)
+
+    grown = {end: value - before[end] for end, value in counted().items()}
+    assert grown == {"ok": 1, "bad_vector": 1, "invalid": 0, "unavailable": 3}
