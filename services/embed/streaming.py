@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from services.embed.registry import ModelRegistry
 
 _GROUP_TEXTS = 128
+_MOST_CHARS = 16 << 20
+"""Characters of texts that a stream holds; one text more is read when it holds less."""
 _RETRY_SECONDS = 1.0
 
 
@@ -42,8 +44,8 @@ class EmbedSession:
 
     A group holds the texts that arrived while the groups before it were busy, so that a fast caller
     gets full batches and a slow one no delay. At most `max_groups` groups are in flight, one more
-    is being answered, and one more is read: a caller that writes more than that, or does not read
-    its answers, is held back by the transport.
+    is being answered, and one more is read: a caller that writes more than that, or larger texts
+    than a stream may hold, or does not read its answers, is held back by the transport.
     """
 
     def __init__(self, registry: ModelRegistry, *, max_groups: int) -> None:
@@ -54,6 +56,8 @@ class EmbedSession:
         self._inbox: asyncio.Queue[StreamText | None] = asyncio.Queue(_GROUP_TEXTS)
         self._outbox: asyncio.Queue[list[StreamAnswer] | None] = asyncio.Queue()
         self._held: StreamText | None = None
+        self._chars = 0
+        self._fewer_chars = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -96,7 +100,11 @@ class EmbedSession:
     async def _read(self, texts: AsyncIterator[StreamText]) -> None:
         try:
             async for text in texts:
+                self._chars += len(text.text)
                 await self._inbox.put(text)
+                while self._chars >= _MOST_CHARS:
+                    self._fewer_chars.clear()
+                    await self._fewer_chars.wait()
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
@@ -137,6 +145,8 @@ class EmbedSession:
             outcomes = [error] * len(group)
         finally:
             self._slots.release()
+            self._chars -= sum(len(item.text) for item in group)
+            self._fewer_chars.set()
         self._outbox.put_nowait(
             [
                 StreamAnswer(item.text_id, outcome, fingerprint)
