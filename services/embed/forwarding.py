@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -108,7 +109,7 @@ class ForwardingModel:
                 f"At most {self.info.max_batch_texts} texts a request.",
                 metadata={"texts": f"has {count} items"},
             )
-        size = sum(map(len, order.texts)) + order.extra_chars
+        size = sum(map(sys.getsizeof, order.texts)) + order.extra_chars  # as they lie in memory
         guess = sum(map(self._guess, (len(text) + order.extra_chars for text in order.texts)))
         try:
             if wait_for_room:

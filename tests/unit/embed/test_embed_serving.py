@@ -168,6 +168,17 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
     assert isinstance(outcome, Embedding)
 
 
+async def test_the_queue_counts_bytes_and_not_characters() -> None:
+    backend = GatedBackend()
+    async with served(backend, queue_bytes=1 << 20) as model:
+        waiting = asyncio.create_task(model.embed(["🎉" * 200_000], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        with pytest.raises(OverloadedError):
+            await model.embed(["🚀" * 200_000], DOCUMENT)
+        backend.gate.set()
+        await waiting
+
+
 async def test_a_stream_waits_for_room_instead() -> None:
     backend = GatedBackend()
     async with served(backend, queue_tokens=1024) as model:

@@ -7,6 +7,8 @@ from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
+
 from services.embed.model import EmbedOptions, ModelId, Purpose
 from services.embed.streaming import EmbedSession, StreamText
 
@@ -72,12 +74,13 @@ async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
     assert answered == models.embedded == read == _TEXTS
 
 
-async def test_a_stream_holds_no_more_of_large_texts_than_of_small_ones() -> None:
+@pytest.mark.parametrize("sign", ["x", "🎉"])
+async def test_a_stream_holds_no_more_of_large_texts_than_of_small_ones(sign: str) -> None:
     """Red when texts are counted alone: some 900 of any size are held while the model is busy."""
     models = CountingModels()
     session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
     options = EmbedOptions(purpose=Purpose.DOCUMENT)
-    large, count, read = "x" * (1 << 20), 100, 0
+    large, count, read = sign * ((1 << 20) // len(sign.encode())), 100, 0
 
     async def texts() -> AsyncIterator[StreamText]:
         nonlocal read
