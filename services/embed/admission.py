@@ -51,6 +51,7 @@ class Admission:
         self._bytes = 0
         self._cost = CostModel()
         self._room = asyncio.Event()
+        self._in_line = {lane: asyncio.Lock() for lane in Lane}
 
     @property
     def tokens(self) -> int:
@@ -69,13 +70,8 @@ class Admission:
             OverloadedError: there is no room, or what waits already takes longer than the caller
                 does; it tells when to come back.
         """
-        share = _BULK_SHARE if lane is Lane.BULK else 1.0
         waiting = self.tokens
-        full = (
-            waiting + tokens > self._max_tokens * share
-            or self._bytes + size > self._max_bytes * share
-        )
-        if full and waiting > 0:
+        if waiting > 0 and not self._has_room(tokens, size, lane):
             # Half of what waits: by then there is room for a request of usual size.
             raise self._refusal("full", "Too many texts wait for the model.", waiting / 2)
         if deadline_seconds is not None and waiting > 0:
@@ -90,13 +86,15 @@ class Admission:
         return Ticket(self, tokens, size, lane)
 
     async def admit_when_room(self, *, tokens: int, size: int, lane: Lane) -> Ticket:
-        """Like `admit`, but waits for room."""
-        while True:
-            try:
-                return self.admit(tokens=tokens, size=size, lane=lane)
-            except OverloadedError:
+        """Like `admit`, but waits for room, behind those of its lane who wait already.
+
+        Without that order a large group would wait for as long as smaller ones come.
+        """
+        async with self._in_line[lane]:
+            while self.tokens > 0 and not self._has_room(tokens, size, lane):
                 self._room.clear()
                 await self._room.wait()
+            return Ticket(self, tokens, size, lane)
 
     def note_forward(self, tokens: int, seconds: float) -> None:
         """Learns how long one forward of texts of so many tokens took, padding not counted.
@@ -112,8 +110,15 @@ class Admission:
         assert self._tokens_of[lane] >= 0
         assert self._bytes >= 0
         metrics.ADMITTED_TOKENS.inc(tokens)
-        if tokens < 0:
+        if tokens < 0 or size < 0:
             self._room.set()
+
+    def _has_room(self, tokens: int, size: int, lane: Lane) -> bool:
+        share = _BULK_SHARE if lane is Lane.BULK else 1.0
+        return (
+            self.tokens + tokens <= self._max_tokens * share
+            and self._bytes + size <= self._max_bytes * share
+        )
 
     def _tokens_ahead(self, lane: Lane) -> int:
         """Returns what runs before a text that comes now: a query passes all bulk but what runs."""

@@ -116,21 +116,23 @@ class EmbedApp:
         if isinstance(source, FolderSource):
             source = replace(source, reranks=spec.reranks)
         folder = source.folder if isinstance(source, FolderSource) else None
+        declared: Sequence[int] = ()
         if folder is not None:
             self._memory.check(await asyncio.to_thread(estimate_bytes, folder))
+            declared = await asyncio.to_thread(declared_sizes, folder)
         # Searches do without a reranker: that it is away takes no replica out of service.
         tell = _tell_nobody if spec.reranks else self._engine_health.teller_of(spec.model_id)
         loaded = await load_hosted(source, settings, tell)
-        try:
+        try:  # without waiting: a load that is ended here would leave its engine behind
             self._memory.check()
-        except LimitReachedError:
+            model: ServedModel | ServedReranker = (
+                self.serve_reranker(loaded, spec)
+                if spec.reranks
+                else self.serve(loaded, spec, declared=declared)
+            )
+        except BaseException:
             await asyncio.to_thread(loaded.backend.close)
             raise
-        if spec.reranks:
-            model: ServedModel | ServedReranker = self.serve_reranker(loaded, spec)
-        else:
-            declared = await asyncio.to_thread(declared_sizes, folder) if folder else ()
-            model = self.serve(loaded, spec, declared=declared)
         get_logger().info(
             "model_loaded",
             model=model.info.model_id,

@@ -83,14 +83,17 @@ class Batcher:
         if not texts:
             return []
         request = Request(len(texts))
+        works = []
         for position, ids in enumerate(texts):
             work = self._joined((ids.tobytes(), layout, route), ids, lane)
             work.waiters.append((request, position))
+            works.append(work)
         self._dispatch()
         try:
             await request.future
         except asyncio.CancelledError:
             request.future.cancel()
+            self._leave(works)
             raise
         return [result for result in request.results if result is not None]
 
@@ -121,12 +124,17 @@ class Batcher:
 
     def _promote(self, work: Work) -> None:
         """Moves waiting bulk work that a user now waits for too."""
-        queue = self._lanes[Lane.BULK]
-        before = len(queue)
-        queue.discard(work)
-        if len(queue) < before:
+        if self._lanes[Lane.BULK].discard(work):
             work.lane = Lane.INTERACTIVE
             self._lanes[Lane.INTERACTIVE].add(work)
+
+    def _leave(self, works: Sequence[Work]) -> None:
+        """Takes out of the queues what nobody waits for any more, so that it takes no memory."""
+        for work in works:
+            queue = self._lanes[work.lane]
+            if work.abandoned and queue.discard(work):
+                self._forget(work)
+                self._queued[work.lane].set(len(queue))
 
     def _dispatch(self) -> None:
         """Hands batches to the engine while it can take one."""

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from opentelemetry.context import Context
@@ -41,12 +42,23 @@ _DEATHS_ALONE = 2
 engine may also die of something else."""
 
 
+@dataclass(slots=True)
+class _Run:
+    """How the works of a batch end, and the time of the forwards that answered.
+
+    Waits for an engine that is rebuilt are none of it: what waits next will not take as long.
+    """
+
+    results: dict[Work, Result] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 class Engine:
     """Feeds batches to a backend from as many threads as it takes.
 
     `turns` says which lane goes next. `done` is called on an engine thread with the batch, one
     result per work in order (None for work that was abandoned before the forward), and the seconds
-    that it took.
+    that its forwards took.
     """
 
     def __init__(
@@ -91,7 +103,7 @@ class Engine:
 
     def _serve(self) -> None:
         while (batch := self._next()) is not None:
-            started = time.perf_counter()
+            run = _Run()
             # A forward serves several calls, so it is a trace of its own that points to theirs.
             with start_as_current_span(
                 "lodestone.embed.forward",
@@ -99,10 +111,10 @@ class Engine:
                 links=batch.links(),
                 attributes={"lodestone.texts": len(batch.works), "lodestone.tokens": batch.tokens},
             ) as span:
-                results = self._run(batch.works)
+                results = self._run(batch.works, run)
                 failed = [each for each in results if isinstance(each, LodestoneError)]
                 tell_failed(span, [error.reason for error in failed])
-            self._done(batch, results, time.perf_counter() - started)
+            self._done(batch, results, run.seconds)
 
     def _next(self) -> Batch | None:
         """Waits for a batch and takes it; None at the end."""
@@ -116,37 +128,36 @@ class Engine:
             self._turns.charge(lane, batch.tokens)
             return batch
 
-    def _run(self, works: Sequence[Work]) -> list[Result | None]:
+    def _run(self, works: Sequence[Work], run: _Run) -> list[Result | None]:
         """Returns one result per work; whatever goes wrong becomes a result."""
-        results: dict[Work, Result] = {}
-        self._forward(works, results)
-        return [results.get(work) for work in works]
+        self._forward(works, run)
+        return [run.results.get(work) for work in works]
 
-    def _forward(self, works: Sequence[Work], results: dict[Work, Result]) -> None:
+    def _forward(self, works: Sequence[Work], run: _Run) -> None:
         """Runs a batch; when it fails, halves it until the bad text stands alone."""
         alive = [work for work in works if not work.abandoned]
         if not alive:
             return
         try:
             with self._gate.shared():
-                found = self._results(alive)
+                found = self._results(alive, run)
         except EngineLostError:
-            self._forward_suspects(alive, results)
+            self._forward_suspects(alive, run)
         except EngineDownError:
-            results.update(dict.fromkeys(alive, EngineAwayError()))
+            run.results.update(dict.fromkeys(alive, EngineAwayError()))
         except LodestoneError as error:  # how every text of the batch ends; halves end no better
-            results.update(dict.fromkeys(alive, error))
-        except Exception as error:  # noqa: BLE001 - a model may raise anything; the thread must live
+            run.results.update(dict.fromkeys(alive, error))
+        except BaseException as error:  # noqa: BLE001 - a model may raise anything; the thread lives
             self._note_failure(alive, error)
             if len(alive) == 1:
-                results[alive[0]] = _failure(alive[0], error)
+                run.results[alive[0]] = _failure(alive[0], error)
                 return
-            self._forward(alive[: len(alive) // 2], results)
-            self._forward(alive[len(alive) // 2 :], results)
+            self._forward(alive[: len(alive) // 2], run)
+            self._forward(alive[len(alive) // 2 :], run)
         else:
-            results.update(found)
+            run.results.update(found)
 
-    def _forward_suspects(self, works: Sequence[Work], results: dict[Work, Result]) -> None:
+    def _forward_suspects(self, works: Sequence[Work], run: _Run) -> None:
         """Runs works that an engine ended with while nothing else runs, until the guilty is found.
 
         Another batch may have been the cause: most often all of them are fine alone.
@@ -158,23 +169,23 @@ class Engine:
                 return
             try:
                 with self._gate.alone():
-                    found = self._results(alive)
+                    found = self._results(alive, run)
             except EngineLostError as lost:
                 error = lost
-            except Exception:  # noqa: BLE001 - it answers: the usual way finds the text
-                self._forward(alive, results)
+            except BaseException:  # noqa: BLE001 - it answers: the usual way finds the text
+                self._forward(alive, run)
                 return
             else:
-                results.update(found)
+                run.results.update(found)
                 return
         if len(works) == 1:
             get_logger().error("text_ends_engine", tokens=works[0].tokens, hung=error.hung)
-            results[works[0]] = TextEndsEngineError(hung=error.hung)
+            run.results[works[0]] = TextEndsEngineError(hung=error.hung)
             return
-        self._forward_suspects(works[: len(works) // 2], results)
-        self._forward_suspects(works[len(works) // 2 :], results)
+        self._forward_suspects(works[: len(works) // 2], run)
+        self._forward_suspects(works[len(works) // 2 :], run)
 
-    def _note_failure(self, works: Sequence[Work], error: Exception) -> None:
+    def _note_failure(self, works: Sequence[Work], error: BaseException) -> None:
         if isinstance(error, OutOfMemoryError):
             tokens = self._cost([work.tokens for work in works])
             self._budget.shrink(tokens)
@@ -184,7 +195,7 @@ class Engine:
     def _cost(self, lengths: Sequence[int]) -> int:
         return forward_tokens(lengths, padded=self._backend.info.padded)
 
-    def _results(self, works: Sequence[Work]) -> dict[Work, Result]:
+    def _results(self, works: Sequence[Work], run: _Run) -> dict[Work, Result]:
         """Returns how each work ends that is still waited for once the engine is there.
 
         Raises:
@@ -196,8 +207,10 @@ class Engine:
             alive = [work for work in works if not work.abandoned]
             if not alive:
                 return {}
+            started = time.perf_counter()
             with contextlib.suppress(EngineDownError):
                 rows = self._backend.infer([work.ids for work in alive], alive[0].route)
+                run.seconds += time.perf_counter() - started
                 return dict(zip(alive, self._checked(alive, rows), strict=True))
         raise EngineDownError
 
@@ -224,7 +237,7 @@ class Engine:
         return results
 
 
-def _failure(work: Work, error: Exception) -> BadVectorError:
+def _failure(work: Work, error: BaseException) -> BadVectorError:
     # The error's text may quote the input, so that only its class is told.
     kind = str(error) if isinstance(error, EngineError) else type(error).__name__
     get_logger().warning("forward_failed", error=kind, tokens=work.tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from services.embed import metrics
 from services.embed.model import EncodedText, Lane, VectorLayout
 from services.runtime.errors import (
+    Code,
     DependencyUnavailableError,
     InvalidRequestError,
     LodestoneError,
@@ -107,7 +109,7 @@ class ForwardingModel:
                 f"At most {self.info.max_batch_texts} texts a request.",
                 metadata={"texts": f"has {count} items"},
             )
-        size = sum(map(len, order.texts)) + order.extra_chars
+        size = sum(map(sys.getsizeof, order.texts)) + order.extra_chars  # as they lie in memory
         guess = sum(map(self._guess, (len(text) + order.extra_chars for text in order.texts)))
         try:
             if wait_for_room:
@@ -125,6 +127,9 @@ class ForwardingModel:
             raise
         except asyncio.CancelledError:
             order.count("cancelled", count)
+            raise
+        except LodestoneError as error:
+            order.count(end_of(error), count)
             raise
 
     def _guess(self, chars: int) -> int:
@@ -156,6 +161,13 @@ class ForwardingModel:
             encoded = await asyncio.get_running_loop().run_in_executor(self._executor, order.encode)
         metrics.TOKENIZE_SECONDS.observe(time.perf_counter() - started)
         return encoded
+
+
+def end_of(outcome: object, *, bad: str = "bad_vector") -> str:
+    """Returns how a text ended, as metrics name it; `bad` is that the model failed on it."""
+    if not isinstance(outcome, LodestoneError):
+        return "ok"
+    return {Code.INTERNAL: bad, Code.UNAVAILABLE: "unavailable"}.get(outcome.code, "invalid")
 
 
 def _paired(encoded: EncodedText, result: Result) -> Row | LodestoneError:

@@ -16,13 +16,14 @@ _SECONDS_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
 
 TEXTS = Counter(
     "lodestone_embed_texts_total",
-    "Texts by lane and by how they ended: ok, invalid, bad_vector, overloaded, cancelled.",
+    "Texts by lane and by how they ended: ok, invalid, bad_vector, overloaded, unavailable, "
+    "cancelled.",
     ("lane", "outcome"),
 )
 RERANKED_TEXTS = Counter(
     "lodestone_embed_reranked_texts_total",
     "Texts to score against a query by how they ended: ok, invalid, bad_score, overloaded, "
-    "cancelled.",
+    "unavailable, cancelled.",
     ("outcome",),
 )
 SHARED_TEXTS = Counter(
@@ -64,7 +65,7 @@ REFUSALS = Counter(
 ENGINES_UP = Gauge("lodestone_embed_engines_up", "Engine processes that serve.")
 ENGINE_LOSSES = Counter(
     "lodestone_embed_engine_losses_total",
-    "Engines that were lost, by cause: died, hung, out_of_memory, wrong_vectors.",
+    "Engines that were lost, by cause: died, hung, out_of_memory, raised, wrong_vectors.",
     ("cause",),
 )
 MODELS = Gauge("lodestone_embed_models", "Models by state: loading, ready, failed.", ("state",))
@@ -101,9 +102,11 @@ REMOTE_CIRCUIT_OPEN = Gauge(
     "Whether a provider failed so often that it is not asked for a while.",
 )
 
-told_from_zero(RERANKED_TEXTS, "ok", "invalid", "bad_score", "overloaded", "cancelled")
+told_from_zero(
+    RERANKED_TEXTS, "ok", "invalid", "bad_score", "overloaded", "unavailable", "cancelled"
+)
 told_from_zero(REFUSALS, "full", "deadline")
-told_from_zero(ENGINE_LOSSES, "died", "hung", "out_of_memory", "wrong_vectors")
+told_from_zero(ENGINE_LOSSES, "died", "hung", "out_of_memory", "raised", "wrong_vectors")
 told_from_zero(MODELS, "loading", "ready", "failed")
 told_from_zero(MODEL_LOADS, "ok", "failed", "refused")
 

@@ -117,15 +117,16 @@ class PackingQueue(Generic[ItemT]):
         self._later[item.serial] = item
         self._fill()
 
-    def discard(self, item: ItemT) -> None:
-        """Removes an item, if it still waits."""
-        if self._later.pop(item.serial, None) is not None:
-            self._tokens -= item.tokens
-        elif self._by_arrival.pop(item.serial, None) is not None:
+    def discard(self, item: ItemT) -> bool:
+        """Removes an item; returns whether it still waited."""
+        if self._later.pop(item.serial, None) is None:
+            if self._by_arrival.pop(item.serial, None) is None:
+                return False
             del self._by_length[self._position(item)]
-            self._tokens -= item.tokens
             self._window_filled -= item.tokens
-            self._fill()
+        self._tokens -= item.tokens
+        self._fill()
+        return True
 
     def take(self, *, token_budget: int, max_items: int) -> list[ItemT]:
         """Removes and returns the next batch; empty when nothing waits."""

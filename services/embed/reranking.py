@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from services.embed import metrics
-from services.embed.errors import BadVectorError
-from services.embed.forwarding import ForwardingModel, Order
+from services.embed.forwarding import ForwardingModel, Order, end_of
 from services.embed.model import Lane, Score
 from services.runtime.errors import LodestoneError
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from services.embed.forwarding import Parts, Row
     from services.embed.model import ScoreOutcome
     from services.embed.pair_tokenizer import PairTokenizer
+
+_BAD = "bad_score"
 
 
 class ServedReranker(ForwardingModel):
@@ -67,8 +69,5 @@ def _count(outcome: str, texts: int) -> None:
 
 
 def _count_all(outcomes: Sequence[ScoreOutcome]) -> None:
-    bad = sum(isinstance(outcome, BadVectorError) for outcome in outcomes)
-    ok = sum(isinstance(outcome, Score) for outcome in outcomes)
-    counts = {"ok": ok, "bad_score": bad, "invalid": len(outcomes) - ok - bad}
-    for outcome, count in counts.items():
-        _count(outcome, count)
+    for end, count in Counter(end_of(outcome, bad=_BAD) for outcome in outcomes).items():
+        _count(end, count)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
 from services.embed import metrics
-from services.embed.errors import BadVectorError, FingerprintMismatchError
-from services.embed.forwarding import ForwardingModel, Order
+from services.embed.errors import FingerprintMismatchError
+from services.embed.forwarding import ForwardingModel, Order, end_of
 from services.embed.model import Embedding, Lane
 from services.runtime.errors import InvalidRequestError, LodestoneError
 
@@ -93,9 +94,5 @@ def _count(lane: Lane, outcome: str, texts: int) -> None:
 
 
 def _count_all(outcomes: Sequence[Outcome], lane: Lane) -> None:
-    bad = sum(isinstance(outcome, BadVectorError) for outcome in outcomes)
-    ok = sum(isinstance(outcome, Embedding) for outcome in outcomes)
-    counts = {"ok": ok, "bad_vector": bad, "invalid": len(outcomes) - ok - bad}
-    for outcome, count in counts.items():
-        if count:
-            _count(lane, outcome, count)
+    for end, count in Counter(map(end_of, outcomes)).items():
+        _count(lane, end, count)

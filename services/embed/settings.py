@@ -96,7 +96,7 @@ class EmbedSettings(ServiceSettings):
     time; then it is killed, and one that had served before is started again."""
 
     rebuild_seconds: Annotated[float, Field(gt=0, le=3600)] = 60.0
-    """Time that texts wait for an engine that is being rebuilt, before they fail."""
+    """Time that an engine may be away, being rebuilt, before texts that wait for it fail."""
 
     engine_memory_bytes: Annotated[int, Field(ge=0, le=1 << 44)] = 0
     """Most memory (address space) of a process that runs a model; 0 is no limit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from services.embed.registry import ModelRegistry
 
 _GROUP_TEXTS = 128
+_MOST_BYTES = 16 << 20
+"""Bytes of texts that a stream holds; one text more is read when it holds less."""
 _RETRY_SECONDS = 1.0
 
 
@@ -42,8 +45,8 @@ class EmbedSession:
 
     A group holds the texts that arrived while the groups before it were busy, so that a fast caller
     gets full batches and a slow one no delay. At most `max_groups` groups are in flight, one more
-    is being answered, and one more is read: a caller that writes more than that, or does not read
-    its answers, is held back by the transport.
+    is being answered, and one more is read: a caller that writes more than that, or larger texts
+    than a stream may hold, or does not read its answers, is held back by the transport.
     """
 
     def __init__(self, registry: ModelRegistry, *, max_groups: int) -> None:
@@ -54,6 +57,8 @@ class EmbedSession:
         self._inbox: asyncio.Queue[StreamText | None] = asyncio.Queue(_GROUP_TEXTS)
         self._outbox: asyncio.Queue[list[StreamAnswer] | None] = asyncio.Queue()
         self._held: StreamText | None = None
+        self._bytes = 0
+        self._fewer_bytes = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -96,7 +101,11 @@ class EmbedSession:
     async def _read(self, texts: AsyncIterator[StreamText]) -> None:
         try:
             async for text in texts:
+                self._bytes += sys.getsizeof(text.text)
                 await self._inbox.put(text)
+                while self._bytes >= _MOST_BYTES:
+                    self._fewer_bytes.clear()
+                    await self._fewer_bytes.wait()
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
@@ -137,6 +146,8 @@ class EmbedSession:
             outcomes = [error] * len(group)
         finally:
             self._slots.release()
+            self._bytes -= sum(sys.getsizeof(item.text) for item in group)
+            self._fewer_bytes.set()
         self._outbox.put_nowait(
             [
                 StreamAnswer(item.text_id, outcome, fingerprint)

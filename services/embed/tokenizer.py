@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.embed.errors import TextTooLongError
+from services.embed.errors import BadVectorError, TextTooLongError
 from services.embed.model import EncodedText, TokenIds, Truncation
 from services.runtime.errors import InvalidRequestError, LodestoneError
+from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,8 @@ class BoundedTokenizer:
     ) -> list[BoundedIds | LodestoneError]:
         """Returns one outcome per text, in order: all its ids, or at least as many as have room.
 
-        A text that is no Unicode (a lone surrogate) is an InvalidRequestError.
+        A text that is no Unicode (a lone surrogate) is an InvalidRequestError, and one that the
+        tokenizer fails on a BadVectorError.
         """
         outcomes: list[BoundedIds | LodestoneError | None] = [None] * len(texts)
         waiting = []
@@ -77,16 +79,27 @@ class BoundedTokenizer:
         """Fills the outcomes that `look` characters decide; returns positions that need more."""
         look = min(look, self._max_text_chars)
         parts = [texts[at][:look] if from_start else texts[at][-look:] for at in positions]
-        encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
         undecided = []
-        for position, part, encoding in zip(positions, parts, encodings, strict=True):
-            ids = encoding.ids
+        for position, part, ids in zip(positions, parts, self._ids_of(parts), strict=True):
+            if isinstance(ids, LodestoneError):
+                outcomes[position] = ids
+                continue
             whole = len(part) == len(texts[position])
             if whole or look == self._max_text_chars or len(ids) >= self._room + _SEAM_TOKENS:
                 outcomes[position] = BoundedIds(ids, whole)
             else:
                 undecided.append(position)
         return undecided
+
+    def _ids_of(self, parts: Sequence[str]) -> list[list[int] | LodestoneError]:
+        """Returns the ids of each part; when the tokenizer fails on all, it gets each alone."""
+        try:
+            encodings = self._tokenizer.encode_batch_fast(parts, add_special_tokens=False)
+        except BaseException as error:  # noqa: BLE001 - it may also panic, which is no Exception
+            if len(parts) == 1:
+                return [_failure(error)]
+            return [ids for part in parts for ids in self._ids_of([part])]
+        return [encoding.ids for encoding in encodings]
 
 
 class ModelTokenizer:
@@ -144,6 +157,13 @@ def _special_tokens(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     mask = encoding.special_tokens_mask
     head = mask.index(0) if 0 in mask else len(mask)
     return encoding.ids[:head], encoding.ids[head + body :]
+
+
+def _failure(error: BaseException) -> BadVectorError:
+    # Its message may quote the text.
+    kind = type(error).__name__
+    get_logger().warning("tokenizer_failed", error=kind)
+    return BadVectorError(f"The model's tokenizer failed on this text ({kind}).")
 
 
 def _is_unicode(text: str) -> bool:

@@ -79,7 +79,7 @@ class _Answering:
                 kind, payload = Kind.ROWS, frames.pack_rows(rows)
             except (OutOfMemoryError, MemoryError):
                 kind, payload = Kind.FAILED, frames.pack_value(OutOfMemoryError.__name__)
-            except Exception as error:  # noqa: BLE001 - a model may raise anything
+            except BaseException as error:  # noqa: BLE001 - a model may raise anything
                 kind, payload = Kind.FAILED, frames.pack_value(type(error).__name__)
             with self._sending:
                 frames.send(self._channel, kind, frame.number, payload)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.embed import metrics
+from services.embed import metrics, vectors
 from services.embed.backends.protocol import (
     BackendInfo,
     EngineDownError,
+    EngineError,
     EngineLostError,
     OutOfMemoryError,
 )
@@ -61,6 +62,7 @@ class EngineProcess:
         self._changed = threading.Condition()
         self._life: Life | None = None
         self._serving = False
+        self._away_since: float | None = None
         self._closing = threading.Event()
         self._refused: StartError | None = None
         self._facts: tuple[BackendInfo, TextEncoder] | None = None
@@ -95,14 +97,17 @@ class EngineProcess:
         return self._facts[1]
 
     def wait_until_up(self) -> None:
-        """Waits for an engine that is being rebuilt.
+        """Waits for an engine that is being rebuilt, until it has been away for too long.
 
         Raises:
-            EngineDownError: it was not back in time, or is being closed.
+            EngineDownError: it is not back in time, or is being closed.
         """
         with self._changed:
+            now = time.monotonic()
+            away_seconds = 0.0 if self._away_since is None else now - self._away_since
             self._changed.wait_for(
-                lambda: self._is_up() or self._closing.is_set(), self._rebuild_seconds
+                lambda: self._is_up() or self._closing.is_set(),
+                max(0.0, self._rebuild_seconds - away_seconds),
             )
             if not self._is_up() or self._closing.is_set():
                 raise EngineDownError
@@ -112,7 +117,7 @@ class EngineProcess:
 
         Raises:
             EngineDownError: the engine is away.
-            EngineLostError: it died or hung while it had the batch.
+            EngineLostError: it died or hung while it had the batch, or fails on everything.
             OutOfMemoryError, EngineError: it said so.
         """
         with self._changed:
@@ -121,11 +126,14 @@ class EngineProcess:
         if life is None or call is None:
             raise EngineDownError
         try:
-            return self._answer(life, call, batch)
-        except OutOfMemoryError:
-            if len(batch) == 1 and self._ends_broken(life):
+            rows = self._answer(life, call, batch)
+        except (OutOfMemoryError, EngineError):
+            if len(batch) == 1 and self._ends_broken(life, route):
                 raise EngineLostError(hung=False) from None
             raise
+        if not self._any_good(rows) and self._ends_broken(life, route):
+            raise EngineLostError(hung=False)
+        return rows
 
     def stop(self) -> None:
         """Ends the engine, and with it whatever waits for it."""
@@ -165,19 +173,30 @@ class EngineProcess:
     def _patience_seconds(self, tokens: int) -> float:
         return max(self._hang_seconds, _SLOWER_THAN_EVER * self._seconds_per_token * tokens)
 
-    def _ends_broken(self, life: Life) -> bool:
-        """Ends an engine that has no memory even for a canary text; returns whether it is lost.
+    def _any_good(self, rows: Vectors) -> bool:
+        info = self.info
+        return any(vectors.good_rows(rows, dimensions=info.dimensions, scores=info.scores))
 
-        A new one starts clean. The text that found no memory need not be the one that took it.
+    def _ends_broken(self, life: Life, route: str) -> bool:
+        """Ends an engine that fails on a canary text as well; returns whether it is lost.
+
+        A new one starts clean. The text that met the fault need not be the one that made it.
         """
+        texts = self._canary_texts()
+        at = next(at for at, (_, its_route) in enumerate(texts) if its_route == route)
         try:
-            self._run(life, *self._canary_texts()[0])
+            row = self._run(life, *texts[at])
         except OutOfMemoryError:
             life.kill("out_of_memory")
-            return True
+        except EngineError:
+            life.kill("raised")
         except EngineLostError:
-            return True  # it is being rebuilt already
-        return False
+            pass  # it is being rebuilt already
+        else:
+            if self._any_good(row):
+                return False
+            life.kill("wrong_vectors")
+        return True
 
     def _supervise(self) -> None:
         pause_seconds = _FIRST_PAUSE_SECONDS
@@ -238,10 +257,10 @@ class EngineProcess:
             raise StartError(
                 ExitCode.MODEL, f"The engine fails on its own texts ({type(error).__name__})."
             ) from None
-        vectors = np.concatenate(rows)
+        found = np.concatenate(rows)
         if self._canary is None:
-            self._canary = vectors
-        elif agreement(vectors, self._canary, scores=self.info.scores) < _SAME_COSINE:
+            self._canary = found
+        elif agreement(found, self._canary, scores=self.info.scores) < _SAME_COSINE:
             metrics.ENGINE_LOSSES.labels("wrong_vectors").inc()
             raise StartError(ExitCode.MODEL, "The rebuilt engine gives other vectors.")
 
@@ -259,6 +278,7 @@ class EngineProcess:
     def _let_in(self, *, serving: bool) -> None:
         with self._changed:
             self._serving = serving
+            self._away_since = None if serving else time.monotonic()
             self._changed.notify_all()
         metrics.ENGINES_UP.inc(1 if serving else -1)
         if serving or not self._closing.is_set():

@@ -1,4 +1,4 @@
-"""A hashing model that ends, hangs or runs out of memory on a word; for engines in a process.
+"""A hashing model that ends, hangs, breaks or finds no memory on a word; for engines in a process.
 
 The process that runs the model imports this module with the source that it is given, and so gets
 the poisoned backend; nowhere else is anything changed. Its number of CUDA graphs is the process's
@@ -29,6 +29,10 @@ MOST_TOKENS = 48
 GREEDY = "greedyplease"
 EXHAUSTS = "exhaustplease"
 """After a text with this word an engine has no memory for anything."""
+BREAKS = "breakplease"
+"""After a text with this word an engine raises on everything, as CUDA does after an assert."""
+SPOILS = "spoilplease"
+"""After a text with this word an engine gives no number that is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,10 @@ def _id_of(word: str) -> int:
 
 def _poison() -> None:
     plain = HashingBackend.infer
-    dies, hangs, greedy, exhausts = map(_id_of, (DIES, HANGS, GREEDY, EXHAUSTS))
-    exhausted = threading.Event()
+    words = (DIES, HANGS, GREEDY, EXHAUSTS, BREAKS, SPOILS)
+    dies, hangs, greedy, exhausts, breaks, spoils = map(_id_of, words)
+    lasting = {exhausts, breaks, spoils}
+    seen: set[int] = set()
 
     def infer(self: HashingBackend, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         for ids in batch:
@@ -54,11 +60,12 @@ def _poison() -> None:
                 threading.Event().wait()
             if greedy in ids and max(map(len, batch)) * len(batch) > MOST_TOKENS:
                 raise MemoryError
-            if exhausts in ids:
-                exhausted.set()
-        if exhausted.is_set():
+            seen.update(lasting.intersection(ids.tolist()))
+        if exhausts in seen:
             raise MemoryError
-        return plain(self, batch)
+        if breaks in seen:
+            raise RuntimeError("device-side assert triggered")
+        return plain(self, batch) * (float("nan") if spoils in seen else 1)
 
     info = property(lambda self: replace(self._info, graphs=os.getpid()))
     HashingBackend.infer = infer  # type: ignore[method-assign]

@@ -27,7 +27,16 @@ from services.embed.model import Embedding, ModelId
 from services.embed.sharing import SharedBackend
 from services.embed.specs import specs_of
 from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
-from tests.unit.embed.poison import DIES, EXHAUSTS, GREEDY, HANGS, MOST_TOKENS, PoisonedSource
+from tests.unit.embed.poison import (
+    BREAKS,
+    DIES,
+    EXHAUSTS,
+    GREEDY,
+    HANGS,
+    MOST_TOKENS,
+    SPOILS,
+    PoisonedSource,
+)
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -142,6 +151,16 @@ async def test_texts_do_not_wait_for_ever_for_an_engine_that_does_not_come_back(
     assert away.value.retry_after_seconds
 
 
+async def test_all_that_waits_for_an_engine_fails_together_when_it_does_not_come_back() -> None:
+    """Red when each batch waits for itself: the last of 24 fails after 24 times as long."""
+    async with hosted(rebuild_seconds=3.0, batch_max_texts=1) as (model, engine):
+        engine._canary = -engine._canary  # type: ignore[operator] # no new engine will agree
+        os.kill(engine.pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            with pytest.raises(EngineAwayError):
+                await model.embed(GOOD, DOCUMENT)
+
+
 async def test_a_batch_that_finds_no_memory_is_halved_and_the_next_ones_are_smaller() -> None:
     """Red when the budget does not shrink: each batch fails once more before it is halved."""
     texts = [f"{GREEDY} number {n} of them" for n in range(32)]
@@ -167,17 +186,23 @@ async def test_a_text_that_finds_no_memory_alone_fails_alone() -> None:
     assert engine.pid == first
 
 
-async def test_an_engine_that_has_no_memory_left_is_replaced_and_only_who_took_it_fails() -> None:
-    """Red when the text that met the lack is blamed: it is a neighbour of the one that took it."""
+@pytest.mark.parametrize(
+    ("word", "cause"),
+    [(EXHAUSTS, "out_of_memory"), (BREAKS, "raised"), (SPOILS, "wrong_vectors")],
+)
+async def test_an_engine_that_fails_from_a_text_on_is_replaced_and_only_that_one_fails(
+    word: str, cause: str
+) -> None:
+    """Red when the text that met the fault is blamed: it is a neighbour of the one that made it."""
 
     def replaced() -> float:
-        name, labels = "lodestone_embed_engine_losses_total", {"cause": "out_of_memory"}
+        name, labels = "lodestone_embed_engine_losses_total", {"cause": cause}
         return REGISTRY.get_sample_value(name, labels) or 0.0
 
     before = replaced()
     async with hosted() as (model, engine):
         first = engine.pid
-        outcomes = await model.embed([*GOOD[:6], EXHAUSTS, *GOOD[6:9]], DOCUMENT)
+        outcomes = await model.embed([*GOOD[:6], word, *GOOD[6:9]], DOCUMENT)
 
     assert isinstance(outcomes.pop(6), TextEndsEngineError)
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes

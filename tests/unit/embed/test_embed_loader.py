@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.embed import app as app_module
 from services.embed.app import EmbedApp
-from services.embed.backends.hashing import HashingEncoder
+from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.backends.protocol import LoadedModel
 from services.embed.errors import ModelLoadError, ModelNotLoadedError
 from services.embed.loader import ModelLoader
@@ -26,6 +28,8 @@ from tests.unit.embed.harness import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from services.embed.serving import ServedModel
 
 CANARY = "canary-5fd1"
@@ -169,3 +173,60 @@ async def test_unloading_a_model_that_is_being_loaded_ends_the_load() -> None:
         await loading
     assert openings.running == 0
     await openings.loader.close()
+
+
+class _ClosedBackend(HashingBackend):
+    """Tells that it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_load_that_is_ended_at_its_very_end_leaves_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a load waits between its engine and its end: the engine then runs for ever."""
+    backends: list[_ClosedBackend] = []
+    reading, go_on = threading.Event(), threading.Event()
+
+    async def load_hosted(*_: object) -> LoadedModel:
+        backends.append(_ClosedBackend())
+        return LoadedModel(backends[-1], HashingEncoder(max_text_chars=100))
+
+    def declared_sizes(_: Path) -> list[int]:
+        reading.set()
+        assert go_on.wait(30)
+        return []
+
+    monkeypatch.setattr(app_module, "load_hosted", load_hosted)
+    monkeypatch.setattr(app_module, "declared_sizes", declared_sizes)
+    app = EmbedApp(settings_of(backend="openvino"))
+    (tmp_path / "modules.json").write_text("[]")
+    spec = ModelSpec(ModelId("folder"), str(tmp_path), "openvino", "auto")
+    load = asyncio.create_task(app._open(spec))
+    await eventually(reading.is_set)
+    load.cancel()
+    await asyncio.wait((load,))
+    go_on.set()
+    await app.close()
+
+    assert load.cancelled()
+    assert all(backend.closed for backend in backends)
+
+
+async def test_a_model_that_cannot_serve_leaves_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = _ClosedBackend()
+
+    async def load_hosted(*_: object) -> LoadedModel:
+        return LoadedModel(backend, HashingEncoder(max_text_chars=100))
+
+    monkeypatch.setattr(app_module, "load_hosted", load_hosted)
+    app = EmbedApp(settings_of())
+    monkeypatch.setattr(app, "serve", lambda *_, **__: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await app._open(ModelSpec(ModelId("hashing"), "hashing", "auto", "auto"))
+    await app.close()
+
+    assert backend.closed

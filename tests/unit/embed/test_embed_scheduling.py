@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from services.embed.admission import Admission
 from services.embed.budget import TokenBudget
@@ -150,6 +151,35 @@ async def test_a_query_passes_bulk_and_so_does_its_deadline() -> None:
             pass
         with pytest.raises(OverloadedError):
             admission.admit(tokens=10, size=1, lane=Lane.INTERACTIVE, deadline_seconds=0.1)
+
+
+async def test_who_waits_for_room_is_let_in_in_order_and_is_no_refusal() -> None:
+    """Red when all try at once: small groups pass a large one for ever, each try a refusal."""
+
+    def refusals() -> float:
+        return REGISTRY.get_sample_value("lodestone_embed_refusals_total", {"reason": "full"}) or 0
+
+    admission = _admission()
+    before = refusals()
+    held = [admission.admit(tokens=45_000, size=1, lane=Lane.BULK) for _ in range(2)]
+    order: list[str] = []
+
+    async def enter(name: str, tokens: int) -> None:
+        with await admission.admit_when_room(tokens=tokens, size=1, lane=Lane.BULK):
+            order.append(name)
+
+    waiting = [asyncio.create_task(enter("large", 80_000))]
+    await asyncio.sleep(0)
+    waiting += [asyncio.create_task(enter(f"small {n}", 10)) for n in range(20)]
+    for ticket in held:
+        ticket.__exit__(None, None, None)
+        for _ in range(50):
+            await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+
+    assert order[0] == "large"
+    assert len(order) == 21
+    assert refusals() == before
 
 
 async def test_an_idle_queue_takes_any_deadline() -> None:

@@ -168,6 +168,17 @@ async def test_a_full_queue_refuses_at_once_and_says_when_to_come_back() -> None
     assert isinstance(outcome, Embedding)
 
 
+async def test_the_queue_counts_bytes_and_not_characters() -> None:
+    backend = GatedBackend()
+    async with served(backend, queue_bytes=1 << 20) as model:
+        waiting = asyncio.create_task(model.embed(["🎉" * 200_000], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        with pytest.raises(OverloadedError):
+            await model.embed(["🚀" * 200_000], DOCUMENT)
+        backend.gate.set()
+        await waiting
+
+
 async def test_a_stream_waits_for_room_instead() -> None:
     backend = GatedBackend()
     async with served(backend, queue_tokens=1024) as model:
@@ -207,6 +218,28 @@ async def test_cancelled_texts_are_dropped_before_their_forward() -> None:
     assert isinstance(outcome, Embedding)
     assert backend.texts_run == 2
     assert model._admission.tokens == 0
+
+
+async def test_callers_that_come_and_go_leave_nothing_behind_while_the_engine_is_busy() -> None:
+    """Red when what waits stays queued until its turn: no bound holds it, as none counts it."""
+    backend = GatedBackend()
+    async with served(backend, batch_max_texts=4, queue_tokens=1024) as model:
+        running = asyncio.create_task(model.embed(["first"], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        batcher = model._batcher
+        for number in range(30):
+            before = len(batcher._in_flight)
+            texts = [f"text {number} {n}" for n in range(16)]
+            call = asyncio.create_task(model.embed(texts, DOCUMENT))
+            await eventually(lambda before=before: len(batcher._in_flight) > before)  # type: ignore[misc]
+            call.cancel()
+            await asyncio.wait((call,))
+        kept, queued = len(batcher._in_flight), sum(map(len, batcher._lanes.values()))
+        backend.gate.set()
+        await running
+
+    assert kept <= 1 + 4  # what runs, and what is prepared
+    assert queued == 0
 
 
 def _waiting_or_prepared(model: object) -> float:

@@ -1,4 +1,4 @@
-"""A stream whose answers nobody takes is held back: neither texts nor vectors pile up."""
+"""A stream that nobody answers or reads is held back: neither texts nor vectors pile up."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
+
+import pytest
 
 from services.embed.model import EmbedOptions, ModelId, Purpose
 from services.embed.streaming import EmbedSession, StreamText
@@ -27,6 +29,7 @@ class CountingModels:
     """A registry whose one model embeds at once and counts."""
 
     embedded: int = 0
+    may_embed: asyncio.Event = field(default_factory=asyncio.Event)
     info: Any = field(default_factory=lambda: type("Info", (), {"fingerprint": "f"}))
 
     @contextmanager
@@ -37,6 +40,7 @@ class CountingModels:
     async def embed(self, texts: Sequence[str], options: Any, *, wait_for_room: bool) -> list[Any]:
         assert options is not None
         assert wait_for_room
+        await self.may_embed.wait()
         self.embedded += len(texts)
         return [None] * len(texts)
 
@@ -44,6 +48,7 @@ class CountingModels:
 async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
     """Red without the count of groups whose answers are not taken: all texts are embedded."""
     models = CountingModels()
+    models.may_embed.set()
     session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
     options = EmbedOptions(purpose=Purpose.DOCUMENT)
     read = 0
@@ -67,3 +72,32 @@ async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
         answered = 1 + len([answer async for answer in answers])
 
     assert answered == models.embedded == read == _TEXTS
+
+
+@pytest.mark.parametrize("sign", ["x", "🎉"])
+async def test_a_stream_holds_no_more_of_large_texts_than_of_small_ones(sign: str) -> None:
+    """Red when texts are counted alone: some 900 of any size are held while the model is busy."""
+    models = CountingModels()
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
+    options = EmbedOptions(purpose=Purpose.DOCUMENT)
+    large, count, read = sign * ((1 << 20) // len(sign.encode())), 100, 0
+
+    async def texts() -> AsyncIterator[StreamText]:
+        nonlocal read
+        for number in range(count):
+            read += 1
+            yield StreamText(number, ModelId("m"), options, large)
+
+    async with aclosing(cast("Any", session.run(texts()))) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        quiet, before = 0, -1
+        while quiet < _ROUNDS:
+            await asyncio.sleep(0)
+            quiet, before = (quiet + 1, before) if read == before else (0, read)
+        held = read
+        models.may_embed.set()
+        await first
+        answered = 1 + len([answer async for answer in answers])
+
+    assert held <= 16
+    assert answered == models.embedded == count

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
+from tokenizers.models import Unigram
 
-from services.embed.errors import TextTooLongError
+from services.embed.errors import BadVectorError, TextTooLongError
 from services.embed.model import EncodedText, Truncation
 from services.embed.tokenizer import ModelTokenizer
 from services.runtime.errors import InvalidRequestError
@@ -93,6 +94,20 @@ def test_a_lone_surrogate_fails_alone(tokenizer: ModelTokenizer) -> None:
 
     assert isinstance(bad, InvalidRequestError)
     assert isinstance(good, EncodedText)
+
+
+def test_a_text_that_the_tokenizer_fails_on_fails_alone_and_is_not_quoted() -> None:
+    """A real one without a token for what it does not know. Red when all texts of a call fail."""
+    raw = Tokenizer(Unigram([("a", -1.0), ("b", -2.0)]))
+    tokenizer = ModelTokenizer(raw, max_tokens=256, max_text_chars=1000)
+
+    good, bad, other = tokenizer.encode(["ab", "aзb", "ba"], Truncation.END)
+
+    assert isinstance(good, EncodedText)
+    assert isinstance(bad, BadVectorError)
+    assert "з" not in bad.message
+    assert isinstance(other, EncodedText)
+    assert other.ids.tolist() == good.ids[::-1].tolist()
 
 
 @pytest.mark.parametrize("truncation", [Truncation.END, Truncation.START])

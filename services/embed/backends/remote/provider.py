@@ -123,14 +123,13 @@ class Provider:
                 retry_after_seconds=max(error.retry_after_seconds, _LEAST_RETRY_SECONDS),
             ) from None
         except WaitTooLongError as error:
-            metrics.REMOTE_REQUESTS.labels("not_sent").inc()
-            raise RemoteModelUnavailableError(
-                "The provider's limit of requests or tokens is used up.",
-                retry_after_seconds=error.seconds,
-            ) from None
+            raise _told_to_wait(error.seconds) from None
         while wait > 0 and not self._closing.wait(wait):
             metrics.REMOTE_WAIT_SECONDS.inc(wait)
             wait = self._limit.held_seconds  # another thread may have been told to slow down
+            if wait > max(0.0, deadline - self._clock()):
+                self._limit.correct(reserved=tokens, used=0)
+                raise _told_to_wait(wait)
         if self._closing.is_set():
             raise EngineDownError
 
@@ -143,6 +142,7 @@ class Provider:
                 asked = failure.retry_after_seconds
                 self._limit.hold(_LEAST_RETRY_SECONDS if asked is None else asked)
             case kind if not kind.may_be_the_texts:
+                self._limit.hold(failure.retry_after_seconds or 0.0)
                 self._note_provider_failure(1)
 
     def _note_success(self) -> None:
@@ -198,3 +198,10 @@ class Provider:
         metrics.REMOTE_REQUESTS.labels("ok").inc()
         self._note_success()
         return True
+
+
+def _told_to_wait(seconds: float) -> RemoteModelUnavailableError:
+    metrics.REMOTE_REQUESTS.labels("not_sent").inc()
+    return RemoteModelUnavailableError(
+        "The provider's limit of requests or tokens is used up.", retry_after_seconds=seconds
+    )
