@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,7 @@ from services.cli.channels import (
 )
 from services.cli.doctor_database import database_checks
 from services.cli.doctor_limits import check_limits
+from services.cli.tokens import ACCEPTED
 from services.runtime.addresses import is_local
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import VERSION_KEY
@@ -62,7 +64,8 @@ def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
     if deployment.addresses.get("embed"):
         checks["model"] = lambda: _model(deployment.addresses["embed"])
     if deployment.database_url:
-        checks.update(database_checks(deployment.database_url))
+        tokens = any(os.environ.get(name) for name in (TOKEN_FILE, ACCEPTED))
+        checks.update(database_checks(deployment.database_url, tokens=tokens))
     return checks
 
 
