@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from services.cli.doctor_rights import Rights, ask_rights, check_rights
-from services.cli.doctor_schema import INDEXES
+from services.cli.doctor_schema import INDEXES, LISTS, model_indexes
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ SELECT current_setting('server_version_num')::int AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
   to_regclass('alembic_version') IS NOT NULL AS migrated,
   coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS may_read,
+  coalesce(has_table_privilege(to_regclass('models'), 'SELECT')
+    AND has_table_privilege(to_regclass('vector_indexes'), 'SELECT'), false) AS may_read_models,
   ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
     WHERE i.indisvalid AND pg_table_is_visible(c.oid)) AS valid,
   ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid
@@ -51,6 +53,9 @@ class Facts:
     schema: str | None
     valid: frozenset[str]
     invalid: tuple[str, ...]
+    of_models: tuple[str, ...]
+    """Indexes that there should be for the models that are registered."""
+
     may_read: bool
     """Whether the account may ask for the revision."""
 
@@ -159,13 +164,20 @@ def check_indexes(facts: Facts) -> str:
         )
     if facts.schema != HEAD:
         return f"none is broken; which are missing is known of {HEAD} alone"
-    missing = [name for name in INDEXES if name not in facts.valid]
+    wanted = (*INDEXES, *facts.of_models)
+    missing = [name for name in wanted if name not in facts.valid]
+    if missing and all(name.endswith(LISTS) for name in missing):
+        raise StartError(
+            ExitCode.FAILED,
+            f"Missing: {', '.join(missing)}; searches read all vectors until an indexer has built "
+            "it again, once no run of the workspace is left.",
+        )
     if missing:
         raise StartError(
             ExitCode.FAILED,
             f"Missing: {', '.join(missing)}; make them as the migrations do, or restore a backup.",
         )
-    return f"{len(INDEXES)} looked for, all valid"
+    return f"{len(wanted)} looked for, all valid"
 
 
 def check_connections(facts: Facts) -> str:
@@ -223,18 +235,24 @@ async def _ask(url: str) -> Facts:
 
 
 async def _facts(connection: asyncpg.Connection) -> Facts:
+    from services.indexer.storage.migrate import HEAD
+
     before = time.time()
     row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
     here = (before + time.time()) / 2
     schema = None
     if row["migrated"] and row["may_read"]:
         schema = await connection.fetchval(_REVISION, timeout=_TIMEOUT_SECONDS)
+    of_models: tuple[str, ...] = ()
+    if schema == HEAD and row["may_read_models"]:
+        of_models = await model_indexes(connection, _TIMEOUT_SECONDS)
     return Facts(
         version=row["version"],
         vector=row["vector"],
         schema=schema,
         valid=frozenset(row["valid"]),
         invalid=tuple(row["invalid"]),
+        of_models=of_models,
         may_read=row["may_read"],
         rights=await ask_rights(connection, _TIMEOUT_SECONDS),
         connections=row["connections"],

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from services.indexer.storage.partitions import vectors_table
+
+if TYPE_CHECKING:
+    import asyncpg
+
 INDEXES = (
     *("content_terms_pkey", "embedding_cache_pkey", "index_marks_pkey"),
     *("files_pkey", "files_workspace_id_path_key", "files_by_folder", "files_by_stem"),
@@ -28,9 +35,32 @@ SEQUENCES = ("fences", "node_ids", "term_block_ids")
 """Sequences that belong to no column of a table."""
 
 _KEY = "_pkey"
+LISTS = "_lists"
+"""How the name of an index ends that the indexers build by themselves."""
+
+_MODELS = "SELECT id FROM models"
+_LISTS = """
+SELECT format('node_vectors_m%s_w%s', model_id, workspace_id) AS partition FROM vector_indexes
+WHERE probes IS NOT NULL
+  AND to_regclass(format('node_vectors_m%s_w%s', model_id, workspace_id)) IS NOT NULL
+"""
 
 
 def tables() -> tuple[str, ...]:
     """Returns the tables that migrations make, each of which has a key; models add others."""
     keys = (name for name in INDEXES if name.endswith(_KEY))
     return (*(name.removesuffix(_KEY) for name in keys), "alembic_version")
+
+
+async def model_indexes(connection: asyncpg.Connection, timeout_seconds: float) -> tuple[str, ...]:
+    """Returns the indexes over vectors that this version's schema has for what is registered.
+
+    The table of each model has a key, and so has each of its partitions by belonging to it. An
+    index of lists has a partition whose searches read one.
+    """
+    models = await connection.fetch(_MODELS, timeout=timeout_seconds)
+    lists = await connection.fetch(_LISTS, timeout=timeout_seconds)
+    return (
+        *(f"{vectors_table(row['id'])}{_KEY}" for row in models),
+        *(f"{row['partition']}{LISTS}" for row in lists),
+    )
