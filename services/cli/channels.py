@@ -10,6 +10,8 @@ import grpc
 
 from services.cli.caller import trace_headers
 from services.cli.health import CHANNEL_OPTIONS
+from services.runtime.addresses import is_local
+from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,27 +35,28 @@ def open_channel(address: str, *, tls_name: str = "") -> grpc.Channel:
             of this one, as by `kubectl port-forward`; TLS is then spoken there too.
 
     Raises:
-        StartError: a file cannot be read.
+        StartError: a file cannot be read, or a token would travel to another machine without TLS.
     """
-    channel = _channel(address, tls_name)
     headers = trace_headers()
     if name := os.environ.get(TOKEN_FILE, ""):
         from services.runtime.tokens import OwnToken
 
+        if not is_local(address) and not os.environ.get(TLS_CA_FILE):
+            raise StartError(
+                ExitCode.USAGE,
+                f"The token for {address} would travel in the clear: set {TLS_CA_FILE}.",
+            )
         headers.append(("authorization", OwnToken(Path(name)).header))
+    channel = _channel(address, tls_name)
     return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel
 
 
 def is_forwarded(address: str, tls_name: str) -> bool:
     """Returns whether a port of this machine is said to be a service of another."""
-    from services.runtime.addresses import is_local
-
     return bool(tls_name) and is_local(address) and not address.startswith("unix:")
 
 
 def _channel(address: str, tls_name: str) -> grpc.Channel:
-    from services.runtime.addresses import is_local
-
     names = (TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE)
     certificate, key, authorities = (
         Path(value) if (value := os.environ.get(name)) else None for name in names
