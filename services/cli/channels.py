@@ -10,6 +10,8 @@ import grpc
 
 from services.cli.caller import trace_headers
 from services.cli.health import CHANNEL_OPTIONS
+from services.runtime.addresses import is_local
+from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,33 +22,47 @@ TLS_CERT_FILE = "LODESTONE_TLS_CERT_FILE"
 TLS_KEY_FILE = "LODESTONE_TLS_KEY_FILE"
 
 
-def open_channel(address: str) -> grpc.Channel:
+def open_channel(address: str, *, tls_name: str = "") -> grpc.Channel:
     """Returns a channel that shows the token in the file that `LODESTONE_TOKEN_FILE` names.
 
     Its calls belong to the trace of the command that opens it, if that has one. To another machine
     it speaks TLS when `LODESTONE_TLS_CA_FILE` names who signs certificates, and shows the
     certificate of `LODESTONE_TLS_CERT_FILE` and `LODESTONE_TLS_KEY_FILE` if it has one.
 
+    Args:
+        address: where a service listens.
+        tls_name: whom the certificate must name where another machine's service listens at a port
+            of this one, as by `kubectl port-forward`; TLS is then spoken there too.
+
     Raises:
-        StartError: a file cannot be read.
+        StartError: a file cannot be read, or a token would travel to another machine without TLS.
     """
-    channel = _channel(address)
     headers = trace_headers()
     if name := os.environ.get(TOKEN_FILE, ""):
         from services.runtime.tokens import OwnToken
 
+        if not is_local(address) and not os.environ.get(TLS_CA_FILE):
+            raise StartError(
+                ExitCode.USAGE,
+                f"The token for {address} would travel in the clear: set {TLS_CA_FILE}.",
+            )
         headers.append(("authorization", OwnToken(Path(name)).header))
+    channel = _channel(address, tls_name)
     return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel
 
 
-def _channel(address: str) -> grpc.Channel:
-    from services.runtime.addresses import is_local
+def is_forwarded(address: str, tls_name: str) -> bool:
+    """Returns whether a port of this machine is said to be a service of another."""
+    return bool(tls_name) and is_local(address) and not address.startswith("unix:")
 
+
+def _channel(address: str, tls_name: str) -> grpc.Channel:
     names = (TLS_CERT_FILE, TLS_KEY_FILE, TLS_CA_FILE)
     certificate, key, authorities = (
         Path(value) if (value := os.environ.get(name)) else None for name in names
     )
-    if not authorities or is_local(address):
+    forwarded = is_forwarded(address, tls_name)
+    if not authorities or (is_local(address) and not forwarded):
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
     from services.runtime.tls import channel_credentials
     from services.runtime.tls_files import TlsFiles
@@ -55,7 +71,8 @@ def _channel(address: str) -> grpc.Channel:
     if certificate and key:
         files = TlsFiles(certificate, key, authorities)
     credentials = channel_credentials(files)
-    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+    options = [("grpc.ssl_target_name_override", tls_name)] if forwarded else []
+    return grpc.secure_channel(address, credentials, options=[*CHANNEL_OPTIONS, *options])
 
 
 class _AddHeaders(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):

@@ -159,9 +159,19 @@ def workspaces(*, root: Path, as_json: bool) -> ExitCode:
 @click.option(
     "--database", is_flag=True, help="Check the database that LODESTONE_DATABASE_URL names."
 )
+@click.option(
+    "--tls",
+    "tls_name",
+    is_flag=False,
+    flag_value="lodestone-{service}",
+    default="",
+    metavar="[NAME]",
+    help="Speak TLS to ports of this machine too, which `kubectl port-forward` opens; certificates "
+    "must be for lodestone-io, lodestone-embed, lodestone-indexer, or for NAME.",
+)
 @common
 def doctor(
-    *, root: Path, io: str, embed: str, indexer: str, database: bool, as_json: bool
+    *, root: Path, io: str, embed: str, indexer: str, database: bool, tls_name: str, as_json: bool
 ) -> ExitCode:
     """Check what a start needs, and say what to do about what is wrong.
 
@@ -174,7 +184,9 @@ def doctor(
     url = os.environ.get("LODESTONE_DATABASE_URL", "") if database else ""
     if database and not url:
         raise click.UsageError("--database needs LODESTONE_DATABASE_URL.")
-    deployment = Deployment({"io": io, "embed": embed, "indexer": indexer}, url)
+    if tls_name and not os.environ.get("LODESTONE_TLS_CA_FILE"):
+        raise click.UsageError("--tls needs LODESTONE_TLS_CA_FILE.")
+    deployment = Deployment({"io": io, "embed": embed, "indexer": indexer}, url, tls_name)
     return run_doctor(root, deployment, as_json=as_json)
 
 

@@ -27,6 +27,7 @@ from services.cli.preflight import check_space, start_timeout
 from services.cli.sockets import RunFolder
 from services.cli.state import POSTGRES, read_state
 from services.cli.status import collect_status
+from services.cli.tokens import ACCEPTED
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def examine(root: Path, environment: Mapping[str, str]) -> list[Check]:
         "postgres": lambda: _postgres(root, environment),
         "model": lambda: _model(environment),
         "services": lambda: _services(root),
-        **_of_running_database(root, environment),
+        **of_running_database(root, environment),
     }
     return _run(checks)
 
@@ -86,7 +87,7 @@ def _run(checks: Mapping[str, Callable[[], str]]) -> list[Check]:
     return [_check(name, look) for name, look in checks.items()]
 
 
-def _of_running_database(
+def of_running_database(
     root: Path, environment: Mapping[str, str]
 ) -> Mapping[str, Callable[[], str]]:
     """Returns the checks of the database that a running stack uses; none when it does not run."""
@@ -95,7 +96,9 @@ def _of_running_database(
     if not url and folder is not None and read_state(folder.state).runs(POSTGRES):
         run = RunFolder(folder.root.joinpath(read_state(folder.state).run))
         url = embedded_database(folder, run, environment).url
-    return database_checks(url) if url else {}
+    if not url:
+        return {}
+    return database_checks(url, tokens=bool(environment.get(ACCEPTED)))
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:

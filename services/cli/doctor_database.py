@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+from services.cli.doctor_rights import Rights, ask_rights, check_rights
+from services.cli.doctor_schema import INDEXES, LISTS, model_indexes
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
@@ -20,27 +22,6 @@ LEAST_POSTGRES = 160_000
 LEAST_VECTOR = (0, 8, 6)
 MOST_CLOCK_SECONDS = 2.0
 LEAST_CONNECTIONS = 20
-INDEXES = (
-    *("content_terms_pkey", "embedding_cache_pkey", "index_marks_pkey"),
-    *("files_pkey", "files_workspace_id_path_key", "files_by_folder", "files_by_stem"),
-    *("model_marks_pkey", "models_pkey", "models_fingerprint_key"),
-    *("model_nodes_pkey", "model_nodes_pending", "model_nodes_leased", "model_nodes_failed"),
-    *("model_nodes_failed_by_node", "node_references_pkey", "node_references_by_module"),
-    *("node_references_by_name", "node_references_imports"),
-    *("node_terms_pkey", "node_terms_terms", "node_terms_names"),
-    *("nodes_pkey", "nodes_by_file", "nodes_by_name", "nodes_by_own_name"),
-    *("nodes_pending", "nodes_leased", "nodes_failed"),
-    *("queue_holds_pkey", "run_nodes_pkey", "run_outcomes_pkey", "run_outcomes_failed"),
-    *("run_requests_pkey", "run_requests_of_run"),
-    *("runs_pkey", "runs_by_request", "runs_by_seq", "runs_by_mode", "runs_by_state"),
-    *("runs_one_writer", "runs_newest", "runs_finished", "runs_unfinished", "runs_unfinished_of"),
-    *("term_blocks_pkey", "term_changes_pkey", "term_postings_pkey"),
-    *("unused_texts_pkey", "unused_texts_by_time", "upkeep_times_pkey", "vector_indexes_pkey"),
-    *("workspace_models_pkey", "workspace_models_of_model"),
-    *("workspace_watches_pkey", "workspace_watches_open"),
-    *("workspaces_pkey", "workspaces_name_key"),
-)
-"""Indexes of this version's schema, without which statements read whole tables."""
 
 _TIMEOUT_SECONDS = 10.0
 _REVISION = "SELECT version_num FROM alembic_version"
@@ -49,15 +30,13 @@ SELECT current_setting('server_version_num')::int AS version,
   (SELECT extversion FROM pg_extension WHERE extname = 'vector') AS vector,
   to_regclass('alembic_version') IS NOT NULL AS migrated,
   coalesce(has_table_privilege(to_regclass('alembic_version'), 'SELECT'), true) AS may_read,
+  coalesce(has_table_privilege(to_regclass('models'), 'SELECT')
+    AND has_table_privilege(to_regclass('vector_indexes'), 'SELECT'), false) AS may_read_models,
   ARRAY(SELECT relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
     WHERE i.indisvalid AND pg_table_is_visible(c.oid)) AS valid,
   ARRAY(SELECT i.indexrelid::regclass::text FROM pg_index i WHERE NOT i.indisvalid
     AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.relid = i.indrelid))
     AS invalid,
-  has_schema_privilege(current_schema(), 'CREATE') AS may_create,
-  coalesce((SELECT bool_and(pg_has_role(current_user, relowner, 'USAGE')) FROM pg_class
-    WHERE relname IN ('nodes', 'files', 'runs', 'workspaces')
-      AND relnamespace = current_schema()::regnamespace), true) AS owns,
   current_setting('max_connections')::int AS connections,
   (SELECT count(*) FROM pg_stat_activity) AS connected,
   pg_is_in_recovery() AS replica,
@@ -74,11 +53,13 @@ class Facts:
     schema: str | None
     valid: frozenset[str]
     invalid: tuple[str, ...]
+    of_models: tuple[str, ...]
+    """Indexes that there should be for the models that are registered."""
+
     may_read: bool
     """Whether the account may ask for the revision."""
 
-    may_create: bool
-    owns: bool
+    rights: Rights
     connections: int
     connected: int
     replica: bool
@@ -86,8 +67,13 @@ class Facts:
     """How far its clock is ahead of this machine's."""
 
 
-def database_checks(url: str) -> Mapping[str, Callable[[], str]]:
-    """Returns the checks of one database by name; it is asked once, by the first of them."""
+def database_checks(url: str, *, tokens: bool = False) -> Mapping[str, Callable[[], str]]:
+    """Returns the checks of one database by name; it is asked once, by the first of them.
+
+    Args:
+        url: of the database.
+        tokens: whether the services are known to ask for tokens.
+    """
 
     @cache
     def answer() -> Facts | StartError:
@@ -106,7 +92,7 @@ def database_checks(url: str) -> Mapping[str, Callable[[], str]]:
         "database": lambda: check_version(facts()),
         "schema": lambda: check_schema(facts()),
         "indexes": lambda: check_indexes(facts()),
-        "rights": lambda: check_rights(facts()),
+        "rights": lambda: check_rights(facts().rights, tokens=tokens),
         "connections": lambda: check_connections(facts()),
         "clock": lambda: check_clock(facts()),
     }
@@ -178,28 +164,20 @@ def check_indexes(facts: Facts) -> str:
         )
     if facts.schema != HEAD:
         return f"none is broken; which are missing is known of {HEAD} alone"
-    missing = [name for name in INDEXES if name not in facts.valid]
+    wanted = (*INDEXES, *facts.of_models)
+    missing = [name for name in wanted if name not in facts.valid]
+    if missing and all(name.endswith(LISTS) for name in missing):
+        raise StartError(
+            ExitCode.FAILED,
+            f"Missing: {', '.join(missing)}; searches read all vectors until an indexer has built "
+            "it again, once no run of the workspace is left.",
+        )
     if missing:
         raise StartError(
             ExitCode.FAILED,
             f"Missing: {', '.join(missing)}; make them as the migrations do, or restore a backup.",
         )
-    return f"{len(INDEXES)} looked for, all valid"
-
-
-def check_rights(facts: Facts) -> str:
-    """Returns what the account may. Raises StartError with what to grant."""
-    if not facts.may_create:
-        raise StartError(
-            ExitCode.FAILED,
-            "The account may not make tables, as models and workspaces need: "
-            "GRANT CREATE ON SCHEMA public TO it.",
-        )
-    if not facts.owns:
-        raise StartError(
-            ExitCode.FAILED, "The account does not own the tables: REASSIGN OWNED BY ... TO it."
-        )
-    return "owns its tables and may make others"
+    return f"{len(wanted)} looked for, all valid"
 
 
 def check_connections(facts: Facts) -> str:
@@ -257,21 +235,26 @@ async def _ask(url: str) -> Facts:
 
 
 async def _facts(connection: asyncpg.Connection) -> Facts:
+    from services.indexer.storage.migrate import HEAD
+
     before = time.time()
     row = await connection.fetchrow(_FACTS, timeout=_TIMEOUT_SECONDS)
     here = (before + time.time()) / 2
     schema = None
     if row["migrated"] and row["may_read"]:
         schema = await connection.fetchval(_REVISION, timeout=_TIMEOUT_SECONDS)
+    of_models: tuple[str, ...] = ()
+    if schema == HEAD and row["may_read_models"]:
+        of_models = await model_indexes(connection, _TIMEOUT_SECONDS)
     return Facts(
         version=row["version"],
         vector=row["vector"],
         schema=schema,
         valid=frozenset(row["valid"]),
         invalid=tuple(row["invalid"]),
+        of_models=of_models,
         may_read=row["may_read"],
-        may_create=row["may_create"],
-        owns=row["owns"],
+        rights=await ask_rights(connection, _TIMEOUT_SECONDS),
         connections=row["connections"],
         connected=row["connected"],
         replica=row["replica"],

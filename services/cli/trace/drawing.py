@@ -46,6 +46,10 @@ _BAR_COLUMNS = ((150, 60), (120, 30), (100, 20), (0, 10))
 _COLOURS = {"cli": "white", "indexer": "cyan", "io": "green", "embed": "magenta"}
 _OPERATIONS = 15
 _FAILURES = 10
+_DEEPEST = 24
+"""Steps in from the left at most, whatever the depth."""
+_MOST_STEPS = 24
+"""Operations around a failure that are named; of more, as many as that, from both ends."""
 _FAILED_SIGN = "!"
 """Before the name of an operation that failed, as a file has no colour."""
 
@@ -140,10 +144,14 @@ def _chain_of(failure: SpanFailure) -> str:
     """Returns the operations from below the root to what failed; a service where it changes."""
     steps = [*failure.within[1:], failure.operation]
     services = ["", *(step.service for step in steps)]
-    return " > ".join(
+    labels = [
         label_of(step) if step.service == before else f"{step.service} {label_of(step)}"
         for step, before in zip(steps, services, strict=False)
-    )
+    ]
+    if left := max(0, len(labels) - _MOST_STEPS):
+        half = _MOST_STEPS // 2
+        labels[half:-half] = [f"({left:,} more)"]
+    return " > ".join(labels)
 
 
 def _extent_of(failure: SpanFailure, root: Node) -> str:
@@ -281,7 +289,7 @@ def _may_go(column: Sequence[str | Text]) -> bool:
 
 
 def _operation(operation: Operation, depth: int, *, failed: bool) -> Text:
-    text = Text("  " * depth)
+    text = Text("  " * min(depth, _DEEPEST))
     text.append(f"{operation.service} ", style=f"dim {_style(operation)}")
     sign = f"{_FAILED_SIGN} " if failed else ""
     text.append(f"{sign}{label_of(operation)}", style="red" if failed else _style(operation))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from services.cli.trace.critical_path import Node, Segment
     from services.cli.trace.spans import Span
@@ -65,9 +66,11 @@ class Row:
 
     def all_rows(self) -> Iterable[Row]:
         """Yields this row and those beneath it, in the order in which the path came to them."""
-        yield self
-        for row in sorted(self.rows.values(), key=lambda each: each.start_ns):
-            yield from row.all_rows()
+        left = [self]
+        while left:
+            row = left.pop()
+            yield row
+            left += sorted(row.rows.values(), key=lambda each: each.start_ns)[::-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,18 +125,18 @@ def counts_of(span: Span) -> dict[str, int]:
 def merged(root: Node, path: Sequence[Segment]) -> Row:
     """Returns the rows of a path as a tree: spans of one operation in the same place are one."""
     top = Row(operation_of(root.span), 0, root.start_ns)
+    _count(top, root)
+    rows = {root: top}
     for segment in path:
-        steps = _steps(segment.node)
-        row = top
-        _count(row, steps[0], segment)
-        for node in steps[1:]:
-            operation = operation_of(node.span)
-            if operation not in row.rows:
-                row.rows[operation] = Row(operation, row.depth + 1, segment.start_ns)
-            row = row.rows[operation]
-            _count(row, node, segment)
+        new = takewhile(lambda node: node not in rows, _upwards(segment.node))
+        for node in reversed(list(new)):
+            above = rows[node.parent] if node.parent else top
+            rows[node] = _row_beneath(above, node, segment.start_ns)
+        row = rows[segment.node]
         row.own_ns += segment.duration_ns
         _fill(row.cells, segment, root)
+    for row in reversed(list(top.all_rows())):
+        row.total_ns = row.own_ns + sum(below.total_ns for below in row.rows.values())
     return top
 
 
@@ -214,10 +217,13 @@ def _has_failed(node: Node) -> bool:
 
 
 def _steps(node: Node) -> list[Node]:
-    steps = [node]
-    while steps[-1].parent is not None:
-        steps.append(steps[-1].parent)
-    return steps[::-1]
+    return list(_upwards(node))[::-1]
+
+
+def _upwards(node: Node | None) -> Iterator[Node]:
+    while node is not None:
+        yield node
+        node = node.parent
 
 
 def _key(node: Node) -> str:
@@ -225,8 +231,15 @@ def _key(node: Node) -> str:
     return node.span.span_id or f"{node.span.name} {node.start_ns}"
 
 
-def _count(row: Row, node: Node, segment: Segment) -> None:
-    row.total_ns += segment.duration_ns
+def _row_beneath(above: Row, node: Node, start_ns: int) -> Row:
+    """Returns the row of a node beneath that of its parent, and counts the node in it."""
+    operation = operation_of(node.span)
+    row = above.rows.setdefault(operation, Row(operation, above.depth + 1, start_ns))
+    _count(row, node)
+    return row
+
+
+def _count(row: Row, node: Node) -> None:
     if _key(node) in row.spans:
         return
     row.spans.add(_key(node))

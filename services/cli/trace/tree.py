@@ -140,8 +140,11 @@ def _root_of(
 
 def _grow(node: Node, children: Mapping[str, Sequence[Span]]) -> None:
     """Hangs at a node what has it for a parent, and so on."""
-    for span in children.get(node.span.span_id, ()):
-        _grow(_node(span, node), children)
+    to_grow = [node]
+    while to_grow:
+        parent = to_grow.pop()
+        below = children.get(parent.span.span_id, ())
+        to_grow += [_node(span, parent) for span in below]
 
 
 def _attach(root: Node, span: Span, children: Mapping[str, Sequence[Span]]) -> Node:
@@ -200,12 +203,12 @@ def _join_forwards(root: Node, forwards: Sequence[Span]) -> None:
                 _node(forward, waits[served])
 
 
-def _clip(node: Node) -> None:
-    """Cuts what is beneath a node to its time; what lies outside of it did not hold it up."""
-    for child in node.children:
-        child.start_ns = min(max(child.start_ns, node.start_ns), node.end_ns)
-        child.end_ns = max(min(child.end_ns, node.end_ns), child.start_ns)
-        _clip(child)
+def _clip(root: Node) -> None:
+    """Cuts what is beneath each node to its time; what lies outside of it did not hold it up."""
+    for node in _beneath(root):
+        for child in node.children:
+            child.start_ns = min(max(child.start_ns, node.start_ns), node.end_ns)
+            child.end_ns = max(min(child.end_ns, node.end_ns), child.start_ns)
 
 
 def _unanswered(root: Node) -> int:
@@ -226,10 +229,13 @@ def _node(span: Span, parent: Node | None) -> Node:
     return node
 
 
-def _beneath(node: Node) -> Iterator[Node]:
-    yield node
-    for child in node.children:
-        yield from _beneath(child)
+def _beneath(root: Node) -> Iterator[Node]:
+    """Yields a node and what is beneath it, parents first; spans nest deeper than calls may."""
+    left = [root]
+    while left:
+        node = left.pop()
+        yield node
+        left += reversed(node.children)
 
 
 def _start(span: Span) -> int:

@@ -6,20 +6,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.cli import channels
+from services.runtime.exits import StartError
 from tests.support.certificates import new_authority, write_certificates
 from tests.unit.runtime.test_runtime_tls import free_port, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import pytest
-
 
 def _is_served(address: str) -> bool:
-    with channels.open_channel(address) as channel:
+    with channels.open_channel(address, tls_name="localhost") as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
@@ -46,6 +46,20 @@ async def test_a_certificate_is_shown_where_services_ask_for_one(
         return served
 
     async with serving(address, **files.environment(require_client=True)):
-        monkeypatch.setattr("services.runtime.addresses.is_local", lambda address: not address)
         assert await told(files.environment())
         assert not await told({channels.TLS_CA_FILE: str(files.authorities)})
+
+
+def test_a_token_travels_to_another_machine_over_tls_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when the command shows it to whoever answers at the address."""
+    token = tmp_path / "token"
+    token.write_text("secret", "utf-8")
+    monkeypatch.setenv(channels.TOKEN_FILE, str(token))
+    monkeypatch.delenv(channels.TLS_CA_FILE, raising=False)
+
+    channels.open_channel("127.0.0.1:1").close()
+    channels.open_channel(f"unix:{tmp_path}/s").close()
+    with pytest.raises(StartError, match=r"far:1 would travel in the clear: set LODESTONE_TLS_CA"):
+        channels.open_channel("far:1")

@@ -10,21 +10,21 @@ import pytest
 
 from services.cli import doctor_database
 from services.cli.doctor_database import (
-    INDEXES,
     Facts,
     check_clock,
     check_connections,
     check_indexes,
-    check_rights,
     check_schema,
     check_version,
     database_checks,
 )
+from services.cli.doctor_rights import Rights, check_rights
+from services.cli.doctor_schema import INDEXES
 from services.indexer.storage.migrate import HEAD
 from services.runtime.exits import StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 WELL = Facts(
     version=160_000,
@@ -32,9 +32,9 @@ WELL = Facts(
     schema=HEAD,
     valid=frozenset(INDEXES),
     invalid=(),
+    of_models=(),
     may_read=True,
-    may_create=True,
-    owns=True,
+    rights=Rights(may_create=True),
     connections=100,
     connected=80,
     replica=False,
@@ -55,8 +55,8 @@ WRONG: tuple[tuple[Callable[[Facts], str], dict[str, object], str], ...] = (
     (check_indexes, {"invalid": ("b", "a")}, "^Not valid: a, b; run REINDEX"),
     (check_indexes, {"schema": "0001", "invalid": ("a",)}, "^Not valid: a; "),
     (check_indexes, {"valid": frozenset(INDEXES) - {"runs_newest"}}, "^Missing: runs_newest; "),
-    (check_rights, {"may_create": False}, "GRANT CREATE ON SCHEMA public"),
-    (check_rights, {"owns": False}, "REASSIGN OWNED BY"),
+    (check_indexes, {"of_models": ("a_pkey", "b_lists")}, "^Missing: a_pkey, b_lists; make them"),
+    (check_indexes, {"of_models": ("a_lists",)}, "^Missing: a_lists; searches read all vectors"),
     (check_connections, {"connected": 81}, "^81 of 100 are taken: raise max_connections"),
     (check_clock, {"clock_seconds": 2.1}, r"^The database's clock is 2\.1 s away .* NTP"),
     (check_clock, {"clock_seconds": -2.1}, r"^The database's clock is 2\.1 s away .* NTP"),
@@ -72,6 +72,42 @@ def test_what_is_wrong_with_a_database_is_told_with_what_to_do(
     assert check(WELL)
     with pytest.raises(StartError, match=told):
         check(replace(WELL, **harm))  # type: ignore[arg-type]
+
+
+WITHOUT: tuple[tuple[dict[str, object], Mapping[str, bool], str], ...] = (
+    ({"may_create": False}, {"tokens": False}, "GRANT CREATE ON SCHEMA public"),
+    ({"foreign": ["a"]}, {"tokens": False}, "^The account does not own a: REASSIGN OWNED BY"),
+    ({"foreign": [*"abcde"]}, {"tokens": False}, "does not own a, b, c and 2 more: "),
+    (
+        {"may_restrict": False},
+        {"tokens": True},
+        "let an administrator run CREATE ROLE lodestone_tenant",
+    ),
+    ({"may_restrict": False, "restricts": True}, {"tokens": False}, "or ALTER ROLE it CREATEROLE"),
+    (
+        {"restricts": True, "hidden": ["a"]},
+        {"tokens": False},
+        "^lodestone_tenant may not read a: GRANT SEL",
+    ),
+)
+"""What an account may not, whether the services are known to ask for tokens, and what it says."""
+
+
+@pytest.mark.parametrize(("harm", "known", "told"), WITHOUT)
+def test_what_an_account_may_not_is_told_with_what_to_grant(
+    harm: dict[str, object], known: Mapping[str, bool], told: str
+) -> None:
+    """Red for each when its condition is taken out of the check."""
+    assert check_rights(WELL.rights, **known)
+    with pytest.raises(StartError, match=told):
+        check_rights(replace(WELL.rights, **harm), **known)  # type: ignore[arg-type]
+
+
+def test_who_asks_for_no_token_needs_no_role() -> None:
+    """Red when every account must be able to keep tenants apart."""
+    plain = Rights(may_create=True, may_restrict=False, hidden=["a"])
+
+    assert "tokens would need CREATE ROLE" in check_rights(plain, tokens=False)
 
 
 def test_newer_versions_are_well() -> None:
