@@ -56,7 +56,7 @@ def run_context(options: ContextOptions) -> ExitCode:
             other_parents=[f"workspaces/{check_workspace_id(name)}" for name in options.also],
             query=options.query,
             page_size=options.limit,
-            filter=options.filters.message(scope),
+            filter=options.filters.with_run(indexer, scope).message(scope),
             rerank=options.rerank,
         )
         found = indexer.build_context(

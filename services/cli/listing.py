@@ -141,15 +141,13 @@ def connect(root: Path) -> tuple[Indexer, str]:
     return Indexer(state.processes["indexer"].address), state.roots
 
 
-def find_run(indexer: Indexer, name: str) -> IndexRun:
+def find_run(indexer: Indexer, name: str, workspace: str = "workspaces/-") -> IndexRun:
     """Returns the run of a name, an id, or the first characters of an id. Raises StartError."""
     if "/" in name:
         return indexer.get_run(name)
-    found = [run for run in indexer.list_runs("workspaces/-", 1000) if _id_of(run) == name]
-    found = found or [
-        run
-        for run in indexer.list_runs("workspaces/-", 1000)
-        if len(name) >= _SHORT_RUN and _id_of(run).startswith(name)
+    runs = indexer.list_runs(workspace, 1000)
+    found = [run for run in runs if _id_of(run) == name] or [
+        run for run in runs if len(name) >= _SHORT_RUN and _id_of(run).startswith(name)
     ]
     if len(found) != 1:
         raise StartError(ExitCode.FAILED, f"{name}: no such run. `lodestone runs` lists them.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Filters:
     kinds: tuple[str, ...] = ()
     symbols: tuple[str, ...] = ()
     changed_since: str = ""
-    """A run's resource name."""
+    """A run's name, its id, or the first characters of its id."""
 
     def message(self, scope: Scope) -> SearchFilter:
         """Returns the filter of a request; globs are of what lies beneath the scope's folder."""
@@ -59,6 +59,18 @@ class Filters:
             symbols=self.symbols,
             changed_since_index_run=self.changed_since,
         )
+
+    def with_run(self, indexer: Indexer, scope: Scope) -> Filters:
+        """Returns these with the name of their run. Raises StartError: there is none, or several.
+
+        A name is looked up by the service, which tells what is wrong with it.
+        """
+        from services.cli.listing import find_run
+
+        if not self.changed_since or "/" in self.changed_since:
+            return self
+        run = find_run(indexer, self.changed_since, scope.workspace)
+        return replace(self, changed_since=run.name)
 
 
 def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from services.cli.scope import Filters, Scope
 
 _POLL_SECONDS = 0.5
+_MOST_HITS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +56,15 @@ def run_search(options: SearchOptions) -> ExitCode:
     indexer, roots = connect(options.root)
     try:
         scope = find_scope(indexer, options.filters, roots)
-        request = search_request(options, scope)
+        filters = options.filters.with_run(indexer, scope)
+        request = search_request(replace(options, filters=filters), scope)
         if options.watch:
             _watch(indexer, request, options)
         else:
-            _show(indexer.search(request), options)
+            found = indexer.search(request)
+            _show(found, options)
+            if not found.hits and request.filter.languages:
+                _tell_languages(indexer, request)
     finally:
         indexer.close()
     return ExitCode.OK
@@ -112,6 +117,17 @@ def _show(found: SearchNodesResponse, options: SearchOptions) -> None:
         click.echo(json.dumps([hit_json(hit) | why.get(hit.node_id, {}) for hit in hits]))
     else:
         print_hits(hits, options.text, told, verified=options.verify)
+
+
+def _tell_languages(indexer: Indexer, request: SearchNodesRequest) -> None:
+    """Says in which languages there are hits, as the one that is asked for may be written wrong."""
+    wider = SearchNodesRequest(page_size=_MOST_HITS)
+    wider.parent, wider.query = request.parent, request.query
+    wider.filter.CopyFrom(request.filter)
+    del wider.filter.languages[:]
+    languages = sorted({hit.language for hit in indexer.search(wider).hits})
+    if languages:
+        note(f"In other languages there are hits: {', '.join(languages)}.")
 
 
 def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions) -> None:

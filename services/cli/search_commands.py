@@ -38,7 +38,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--symbol", "symbols", multiple=True, help="Qualified name, e.g. Router.add."),
         _once(
             "--changed-since",
-            "Only what this run, by its name, or a later one put into the index as it is.",
+            "Only what this run (its name or id) or a later one put into the index as it is.",
             metavar="RUN",
         ),
         click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lodestone.indexer.v1 import search_service_pb2
 from services.indexer.model import NodeKind
-from services.indexer.search.globs import is_open
+from services.indexer.search.globs import is_open, wildcards
 from services.indexer.search.highlight import matched_ranges
 from services.indexer.search.model import SearchFilter
 from services.runtime.errors import InvalidRequestError
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from services.indexer.search.engine import FoundText
 
 _FRESHNESS = search_service_pb2.NodeHit.Freshness
+_MOST_WILDCARDS = 2000
+"""Of all globs of a filter: the database takes long for more."""
 
 
 def filter_of(
@@ -33,6 +35,11 @@ def filter_of(
         raise InvalidRequestError(
             "A glob of paths ends in an open escape: write a backslash as two.",
             metadata={"filter.paths": "open escape"},
+        )
+    if wildcards(message.paths) > _MOST_WILDCARDS:
+        raise InvalidRequestError(
+            f"The globs of paths have more than {_MOST_WILDCARDS:,} `*` and `?` together.",
+            metadata={"filter.paths": "too many wildcards"},
         )
     return SearchFilter(
         languages=tuple(message.languages),

@@ -224,6 +224,41 @@ async def test_a_glob_that_ends_in_an_open_escape_is_refused(
     assert "open escape" in (caught.value.details() or "")
 
 
+@pytest.mark.parametrize(
+    "globs",
+    [
+        ["**/" * 900 + "app.py"],
+        ["**/**" * 450 + "app.py"],
+        [f"{number}" * 20 + "**" for number in range(99)] + ["app.py"],
+    ],
+    ids=["folders", "anything", "many"],
+)
+async def test_globs_that_are_hard_to_read_are_read(
+    services: Indexing, index: _Index, globs: list[str]
+) -> None:
+    """The first two took minutes of the database, and many were read anew for each row."""
+    found = await services.search("tree", "parse_body", paths=globs)
+
+    assert {hit.path for hit in found} >= {"app.py"}
+    assert {hit.path.rpartition("/")[2] for hit in found} == {"app.py"}
+
+
+@pytest.mark.parametrize(
+    ("globs", "why"),
+    [
+        (["*a" * 2001], "more than 2,000"),
+        ([f"{number}".ljust(4000, "a") for number in range(100)], "too long together"),
+    ],
+)
+async def test_globs_that_are_too_much_are_refused(
+    services: Indexing, index: _Index, globs: list[str], why: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError, match=why) as caught:
+        await services.search("tree", "x", paths=globs)
+
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
 async def test_only_what_a_run_changed_is_found(services: Indexing, index: _Index) -> None:
     run = await services.begin("tree")
     await services.wait(run)

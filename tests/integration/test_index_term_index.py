@@ -283,8 +283,8 @@ async def test_a_search_reads_the_postings_of_its_terms_and_what_changed_alone(
                 ),
                 (
                     PASSING.format(filter=_filter_sql(SearchFilter(kinds=("function",)), 4)),
-                    "int, bigint[], int, text[], text[], text[], text[], timestamptz",
-                    "1, '{1,2}', 10, '{function}', '{}', '{}', '{}', NULL",
+                    "int, bigint[], int, text[], text[], text[], text, timestamptz",
+                    "1, '{1,2}', 10, '{function}', '{}', '{}', NULL, NULL",
                 ),
             ):
                 await connection.execute(f"PREPARE asked ({types}) AS {sql}")

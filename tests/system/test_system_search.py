@@ -124,3 +124,39 @@ def test_verify_tells_what_became_of_each_hit(stack: Lodestone, tmp_path: Path) 
     assert heads["gone.py"].endswith("(gone)")
     assert "     4 def verify_canary_moved():" in shown.stdout
     assert "(" not in unasked.stdout
+
+
+def test_a_language_that_finds_nothing_is_told_with_those_that_do(
+    stack: Lodestone, tree: Path
+) -> None:
+    asked = ("search", "odd_canary", "--path", str(tree))
+
+    done = stack.run(*asked, "--lang", "py")
+    as_json = stack.run(*asked, "--lang", "py", "--json")
+    nowhere = stack.run(*asked, "--lang", "py", "--symbol", "absent")
+
+    assert (done.code, done.stdout) == (ExitCode.OK, "Nothing was found.\n")
+    assert "In other languages there are hits: python." in done.stderr
+    assert as_json.json == []
+    assert "other languages" not in nowhere.stderr
+
+
+def test_a_run_is_named_by_its_id(stack: Lodestone, tmp_path: Path) -> None:
+    """Of the workspace that is searched; red when only the whole name will do."""
+    (tmp_path / "old.py").write_text("def run_canary_old():\n    return 1\n", "utf-8")
+    stack.index(tmp_path)
+    (tmp_path / "new.py").write_text("def run_canary_new():\n    return 2\n", "utf-8")
+    stack.index(tmp_path)
+    name = f"workspaces/{_workspace(stack, tmp_path)}"
+    runs = [run["run"] for run in stack.run("runs", "--json").json if run["run"].startswith(name)]
+    newest = runs[0]
+    run_id = newest.rpartition("/")[2]
+
+    for said in (newest, run_id, run_id[:8]):
+        asked = ("run_canary", "--path", str(tmp_path), "--changed-since", said)
+        assert _paths(stack.run("search", *asked, "--json")) == {"new.py"}
+        context = stack.run("context", *asked, "--json").json
+        assert {piece["path"] for piece in context["pieces"]} == {"new.py"}
+    unknown = stack.run("search", "x", "--path", str(tmp_path), "--changed-since", "ffffffff-0")
+    assert unknown.code == ExitCode.FAILED
+    assert "no such run" in unknown.stderr

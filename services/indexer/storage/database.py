@@ -222,6 +222,11 @@ class _translated:  # noqa: N801 - reads as a statement
         if isinstance(error, asyncpg.DiskFullError):
             metrics.DATABASE_ERRORS.labels("disk_full").inc()
             raise DiskFullError("The database's disk is full.") from error
+        if isinstance(error, asyncpg.InvalidRegularExpressionError):
+            metrics.DATABASE_ERRORS.labels("bad_value").inc()
+            raise InvalidRequestError(
+                "The globs of paths are too long together for the database."
+            ) from error
         if isinstance(error, asyncpg.DataError):
             metrics.DATABASE_ERRORS.labels("bad_value").inc()
             raise InvalidRequestError(

@@ -8,7 +8,7 @@ import numpy as np
 from pgvector import HalfVector
 
 from services.indexer.model import ModelId, NodeId, NodeKind, WorkspaceId
-from services.indexer.search.globs import glob_to_regex
+from services.indexer.search.globs import globs_to_regex
 from services.indexer.search.model import Hit, SearchFilter
 from services.indexer.search.postings import K1, NAME_WEIGHT, B
 from services.indexer.search.weights import DEFAULTS
@@ -39,7 +39,7 @@ _FILTER = """
       AND (cardinality({0}::text[]) = 0 OR n.kind = ANY ({0}))
       AND (cardinality({1}::text[]) = 0 OR f.language = ANY ({1}))
       AND (cardinality({2}::text[]) = 0 OR n.qualified_name = ANY ({2}))
-      AND (cardinality({3}::text[]) = 0 OR f.path ~ ANY ({3}))
+      AND ({3}::text IS NULL OR f.path ~ {3})
       AND ({4}::timestamptz IS NULL OR n.status_since >= {4}))
 """
 
@@ -320,6 +320,6 @@ def _filter_values(only: SearchFilter) -> tuple[Any, ...]:
         list(only.kinds),
         list(only.languages),
         list(only.symbols),
-        [glob_to_regex(pattern) for pattern in only.paths],
+        globs_to_regex(only.paths) if only.paths else None,
         only.changed_since,
     )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.indexer.search.globs import glob_to_regex
+from services.indexer.search.globs import glob_to_regex, globs_to_regex
 from services.runtime.globs import escape_glob
 
 
@@ -75,3 +75,40 @@ def test_an_escaped_path_matches_itself_alone(name: str) -> None:
 def _with_signs_read(path: str) -> list[str]:
     """Paths that a pattern of these characters would take if a sign stood for another."""
     return [path.replace(sign, "ab", 1) for sign in "*?[.\\" if sign in path]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shorter"),
+    [
+        ("**/" * 1300 + "x.py", "**/x.py"),
+        ("**" * 2000, "**"),
+        ("a/" + "**/**" * 600 + "b", "a/**b"),
+        ("**/****/**/**", "**"),
+    ],
+)
+def test_what_stands_again_in_a_pattern_is_read_once(pattern: str, shorter: str) -> None:
+    """PostgreSQL takes minutes for an expression with some hundred optional folders in a row."""
+    assert glob_to_regex(pattern) == glob_to_regex(shorter)
+
+
+@given(
+    st.lists(st.sampled_from(["**/", "**", "*", "a", "/", "?"]), min_size=1, max_size=8),
+    st.lists(st.sampled_from("ab/"), max_size=6).map("".join),
+)
+def test_reading_once_changes_no_match(tokens: list[str], path: str) -> None:
+    pattern = f"/{''.join(tokens)}"
+    pieces = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    whole = f"{pattern}**" if pattern.endswith("/") else pattern
+    every = "".join(pieces.get(each, each) for each in re.findall(r"\*\*/|\*\*|.", whole[1:]))
+
+    assert bool(re.search(glob_to_regex(pattern), path)) is bool(re.fullmatch(every, path))
+
+
+def test_patterns_are_one_expression_for_any_of_them() -> None:
+    """PostgreSQL keeps 32 expressions: with one for each it read them anew for every row."""
+    regex = globs_to_regex([f"src/p{number}/**" for number in range(40)] + ["*.py", "a|b"])
+
+    for path in ("src/p39/x", "deep/a.py", "a|b"):
+        assert re.search(regex, path)
+    for path in ("src/p40/x", "a", "b", "x/src/p1/y"):
+        assert not re.search(regex, path)
