@@ -80,8 +80,7 @@ class _Indentation:
 
 
 def _normal_lines(text: str) -> str:
-    lines = list(map(str.rstrip, text.split("
-")))
+    lines = list(map(str.rstrip, text.split("\n")))
     # At once: each removal from the start would move all that follow.
     del lines[: next((i for i, line in enumerate(lines) if line), len(lines))]
     while lines and not lines[-1]:
