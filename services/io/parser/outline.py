@@ -332,7 +332,7 @@ class Outline:
         self._builder.add_run(Draft(kind, name, scope.parent, span, tuple(spans)), cuts)
 
     def _cuts(self, node: Syntax) -> list[int]:
-        """Returns the starts of lines inside `node` at which it may be split: each begins a node."""
+        """Returns the starts of lines that begin with a node inside `node`: it may be cut there."""
         data, least = self._data, self._builder.budget
         cuts: list[int] = []
         waiting = [(node, 0)]

@@ -120,9 +120,7 @@ def _anchor(captures: Mapping[str, list[Syntax]]) -> Syntax:
     return (found or captures["module"])[0]
 
 
-def _use(
-    data: bytes, captures: Mapping[str, list[Syntax]], anchor: Syntax, node: int
-) -> _Key:
+def _use(data: bytes, captures: Mapping[str, list[Syntax]], anchor: Syntax, node: int) -> _Key:
     """Returns a call or a base; one of an expression has no name."""
     kind = ReferenceKind.CALL if "call" in captures else ReferenceKind.INHERIT
     qualifier, name = _path(_bytes(data, anchor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from os.path import commonprefix
+from itertools import takewhile
 
 import pytest
 from hypothesis import given
@@ -36,7 +36,8 @@ def test_indentation_of_all_lines_does_not_matter(lines: list[str], indentation:
 def test_lines_lose_the_blanks_that_all_of_them_begin_with(lines: list[str]) -> None:
     ended = [line.rstrip() for line in lines]
     leads = [line[: len(line) - len(line.lstrip(" \t"))] for line in ended if line]
-    margin = len(commonprefix(leads))
+    columns = map(set, zip(*leads, strict=False))
+    margin = sum(1 for _ in takewhile(lambda column: len(column) == 1, columns))
     assert whole("\n".join(lines)) == "\n".join(line[margin:] for line in ended).strip("\n")
 
 

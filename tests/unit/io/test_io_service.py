@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -89,6 +91,8 @@ async def test_a_file_with_the_known_digest_is_not_parsed(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
     top = make_files({"a.py": SOURCE})
+    later = time.time() + 3600  # however long a worker takes to start, the file is no older
+    os.utime(top / "a.py", (later, later))
     async with serve(top, tmp_path / "s") as channel:
         [answer] = await parse(channel, files=[file("a.py", blake3(SOURCE.encode()).digest())])
     assert answer.WhichOneof("outcome") == "unchanged"
