@@ -334,6 +334,10 @@ class RunLedger(RunReader):
         """Queues a run that embeds what waits, unless one waits; at low priority for a model."""
         await run_models.queue(connection, workspace_id, model_id)
 
+    async def lock_workspace(self, connection: Connection, workspace_id: WorkspaceId) -> None:
+        """Lets nobody else queue or end a run of a workspace until the transaction ends."""
+        await lock_workspace(connection, workspace_id)
+
     async def queue_embedding(
         self, connection: Connection, workspace_id: WorkspaceId, model_id: ModelId | None
     ) -> Run:

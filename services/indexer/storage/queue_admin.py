@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import Failure, ModelId, NodeId, WorkspaceId
-from services.indexer.storage.run_end import lock_workspace
 from services.runtime.errors import LodestoneError, StateConflictError
 
 if TYPE_CHECKING:
@@ -263,7 +262,7 @@ class QueueAdmin:
         while True:
             # A step has its run: whoever is stopped between two leaves no node that waits for none.
             async with self._database.transaction() as connection:
-                await lock_workspace(connection, workspace_id)
+                await ledger.lock_workspace(connection, workspace_id)
                 rows = await connection.fetch(sql, workspace_id, after, _RETRY_BATCH_NODES, *model)
                 if not rows:
                     return None if run is None else Retried(count, run.name)
