@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from services.embed import metrics
@@ -15,11 +17,24 @@ if TYPE_CHECKING:
 
 _BULK_SHARE = 0.9
 """Bulk may fill this share of the queue: the rest is kept for those who wait."""
+_MOST_OF_REST = 8
+"""A caller may hold this many times what is left free (dynamic thresholds, Choudhury and Hahne
+1998): one alone nearly all of the queue, two nearly half each; who comes new finds some room."""
 _CAUTION = 1.15
 """A call is let in with this much to spare: a machine slows down for a second now and then. While
 more comes than can be served this loses nothing, as somebody else is served instead."""
 _LEAST_RETRY_SECONDS = 0.1
 _MOST_RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Claim:
+    """What a call wants to bring in."""
+
+    tokens: int
+    size: int
+    lane: Lane
+    caller: str
 
 
 class Admission:
@@ -51,7 +66,8 @@ class Admission:
         self._bytes = 0
         self._cost = CostModel()
         self._room = asyncio.Event()
-        self._in_line = {lane: asyncio.Lock() for lane in Lane}
+        self._tokens_by: Counter[str] = Counter()
+        self._line: list[_Claim] = []
 
     @property
     def tokens(self) -> int:
@@ -59,7 +75,13 @@ class Admission:
         return sum(self._tokens_of.values())
 
     def admit(
-        self, *, tokens: int, size: int, lane: Lane, deadline_seconds: float | None = None
+        self,
+        *,
+        tokens: int,
+        size: int,
+        lane: Lane,
+        caller: str = "",
+        deadline_seconds: float | None = None,
     ) -> Ticket:
         """Takes in texts of so many tokens and bytes until the ticket is given back.
 
@@ -71,11 +93,12 @@ class Admission:
                 does; it tells when to come back.
         """
         waiting = self.tokens
-        if waiting > 0 and not self._has_room(tokens, size, lane):
+        claim = _Claim(tokens, size, lane, caller)
+        if not (self._has_room(claim) and self._has_share_left(claim)):
             # Half of what waits: by then there is room for a request of usual size.
             raise self._refusal("full", "Too many texts wait for the model.", waiting / 2)
         if deadline_seconds is not None and waiting > 0:
-            ahead = self._tokens_ahead(lane)
+            ahead = self._tokens_ahead(claim)
             # Packing by length takes some of what comes later first, as much as a window.
             passing = min(self._window_tokens, self._tokens_of[lane])
             needed = _CAUTION * self._seconds(ahead + tokens + passing)
@@ -83,18 +106,26 @@ class Admission:
             if excess > 0:
                 late = ahead * min(1.0, excess / max(self._seconds(ahead), 1e-6))
                 raise self._refusal("deadline", "The deadline is too close for what waits.", late)
-        return Ticket(self, tokens, size, lane)
+        return Ticket(self, claim)
 
-    async def admit_when_room(self, *, tokens: int, size: int, lane: Lane) -> Ticket:
+    async def admit_when_room(
+        self, *, tokens: int, size: int, lane: Lane, caller: str = ""
+    ) -> Ticket:
         """Like `admit`, but waits for room, behind those of its lane who wait already.
 
-        Without that order a large group would wait for as long as smaller ones come.
+        Without that order a large group would wait for as long as smaller ones come. Who has had
+        its share holds up nobody else.
         """
-        async with self._in_line[lane]:
-            while self.tokens > 0 and not self._has_room(tokens, size, lane):
+        claim = _Claim(tokens, size, lane, caller)
+        self._line.append(claim)
+        try:
+            while not self._may_enter(claim):
                 self._room.clear()
                 await self._room.wait()
-            return Ticket(self, tokens, size, lane)
+            return Ticket(self, claim)
+        finally:
+            self._line.remove(claim)
+            self._room.set()  # the next in line may have room as well
 
     def note_forward(self, tokens: int, seconds: float) -> None:
         """Learns how long one forward of texts of so many tokens took, padding not counted.
@@ -103,29 +134,53 @@ class Admission:
         """
         self._cost.observe(tokens, seconds)
 
-    def change(self, lane: Lane, tokens: int, size: int) -> None:
+    def change(self, lane: Lane, tokens: int, size: int, caller: str = "") -> None:
         """Adds to what is admitted; negative when something left."""
         self._tokens_of[lane] += tokens
         self._bytes += size
-        assert self._tokens_of[lane] >= 0
-        assert self._bytes >= 0
+        self._tokens_by[caller] += tokens
+        assert min(self._tokens_of[lane], self._bytes, self._tokens_by[caller]) >= 0
+        if not self._tokens_by[caller]:
+            del self._tokens_by[caller]
         metrics.ADMITTED_TOKENS.inc(tokens)
         if tokens < 0 or size < 0:
             self._room.set()
 
-    def _has_room(self, tokens: int, size: int, lane: Lane) -> bool:
-        share = _BULK_SHARE if lane is Lane.BULK else 1.0
-        return (
-            self.tokens + tokens <= self._max_tokens * share
-            and self._bytes + size <= self._max_bytes * share
+    def _has_room(self, claim: _Claim) -> bool:
+        share = _BULK_SHARE if claim.lane is Lane.BULK else 1.0
+        return not self.tokens or (
+            self.tokens + claim.tokens <= self._max_tokens * share
+            and self._bytes + claim.size <= self._max_bytes * share
         )
 
-    def _tokens_ahead(self, lane: Lane) -> int:
-        """Returns what runs before a text that comes now: a query passes all bulk but what runs."""
+    def _has_share_left(self, claim: _Claim) -> bool:
+        share = _BULK_SHARE if claim.lane is Lane.BULK else 1.0
+        left = self._max_tokens * share - self.tokens
+        return (
+            not self.tokens or self._tokens_by[claim.caller] + claim.tokens <= _MOST_OF_REST * left
+        )
+
+    def _may_enter(self, claim: _Claim) -> bool:
+        for other in self._line:
+            if other is claim:
+                break
+            if other.lane is claim.lane and self._has_share_left(other):
+                return False  # it waits for room
+        return self._has_room(claim) and self._has_share_left(claim)
+
+    def _tokens_ahead(self, claim: _Claim) -> int:
+        """Returns what runs before a text that comes now.
+
+        A query passes all bulk but what runs. In its lane it waits for what is in the window, and
+        then for no more of each other caller than it brings itself.
+        """
         bulk = self._tokens_of[Lane.BULK]
-        if lane is Lane.INTERACTIVE:
+        if claim.lane is Lane.INTERACTIVE:
             bulk = min(bulk, self._concurrency * self._batch_tokens)
-        return self._tokens_of[Lane.INTERACTIVE] + bulk
+        callers = len({*self._tokens_by, claim.caller})
+        own = self._tokens_by[claim.caller] + claim.tokens
+        ahead = self._tokens_of[Lane.INTERACTIVE] + bulk
+        return min(ahead, self._window_tokens + callers * own) if self._window_tokens else ahead
 
     def _seconds(self, tokens: float) -> float:
         seconds = self._cost.seconds(tokens, batch_tokens=self._batch_tokens)
@@ -145,16 +200,16 @@ class Admission:
 class Ticket:
     """A share of the queue, held as a context and given back at its end."""
 
-    def __init__(self, admission: Admission, tokens: int, size: int, lane: Lane) -> None:
+    def __init__(self, admission: Admission, claim: _Claim) -> None:
         self._admission = admission
-        self._tokens = tokens
-        self._size = size
-        self._lane = lane
-        admission.change(lane, tokens, size)
+        self._claim = claim
+        self._tokens = claim.tokens
+        admission.change(claim.lane, claim.tokens, claim.size, claim.caller)
 
     def correct(self, tokens: int) -> None:
         """Replaces the guess of the number of tokens by what tokenizing found."""
-        self._admission.change(self._lane, tokens - self._tokens, 0)
+        claim = self._claim
+        self._admission.change(claim.lane, tokens - self._tokens, 0, claim.caller)
         self._tokens = tokens
 
     def __enter__(self) -> Self:
@@ -166,4 +221,5 @@ class Ticket:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._admission.change(self._lane, -self._tokens, -self._size)
+        claim = self._claim
+        self._admission.change(claim.lane, -self._tokens, -claim.size, claim.caller)

@@ -71,7 +71,13 @@ class Batcher:
         self._engine = Engine(backend, self._on_done, turns=turns, budget=self._budget)
 
     async def run(
-        self, texts: Sequence[TokenIds], *, layout: VectorLayout, lane: Lane, route: str = ""
+        self,
+        texts: Sequence[TokenIds],
+        *,
+        layout: VectorLayout,
+        lane: Lane,
+        route: str = "",
+        caller: str = "",
     ) -> list[Result]:
         """Returns one result per text, in order; ends early only when cancelled.
 
@@ -85,7 +91,7 @@ class Batcher:
         request = Request(len(texts))
         works = []
         for position, ids in enumerate(texts):
-            work = self._joined((ids.tobytes(), layout, route), ids, lane)
+            work = self._joined((ids.tobytes(), layout, route), ids, lane, caller)
             work.waiters.append((request, position))
             works.append(work)
         self._dispatch()
@@ -109,11 +115,11 @@ class Batcher:
         for part in (*self._queued.values(), self._running, self._graphs):
             part.set(0)
 
-    def _joined(self, key: WorkKey, ids: TokenIds, lane: Lane) -> Work:
+    def _joined(self, key: WorkKey, ids: TokenIds, lane: Lane, caller: str) -> Work:
         """Returns the work of a text: an identical one in flight, if there is one."""
         work = self._in_flight.get(key)
         if work is None:
-            work = Work(next(self._serials), key, ids, lane)
+            work = Work(next(self._serials), key, ids, lane, caller)
             self._in_flight[key] = work
             self._lanes[lane].add(work)
         else:

@@ -53,6 +53,7 @@ class Order:
     """Characters that the model reads with each text."""
     layout: VectorLayout = FLOATS
     route: str = ""
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,15 @@ class ForwardingModel:
         try:
             if wait_for_room:
                 ticket = await self._admission.admit_when_room(
-                    tokens=guess, size=size, lane=order.lane
+                    tokens=guess, size=size, lane=order.lane, caller=order.caller
                 )
             else:
                 ticket = self._admission.admit(
-                    tokens=guess, size=size, lane=order.lane, deadline_seconds=deadline_seconds
+                    tokens=guess,
+                    size=size,
+                    lane=order.lane,
+                    caller=order.caller,
+                    deadline_seconds=deadline_seconds,
                 )
             with ticket:
                 return await self._admitted(order, ticket)
@@ -145,6 +150,7 @@ class ForwardingModel:
                 layout=order.layout,
                 lane=order.lane,
                 route=order.route,
+                caller=order.caller,
             )
         assert len(results) == len(good)
         lost = [one for one in results if isinstance(one, DependencyUnavailableError)]

@@ -6,12 +6,14 @@ import sys
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
+from services.embed.fair_line import FairLine
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 class Sized(Protocol):
-    """What can be packed: a length in tokens, a serial number that grows with arrival, a route."""
+    """What can be packed: its length in tokens, when and from whom it came, and its route."""
 
     @property
     def tokens(self) -> int:
@@ -26,6 +28,11 @@ class Sized(Protocol):
     @property
     def route(self) -> str:
         """Only items of one route share a batch."""
+        ...
+
+    @property
+    def caller(self) -> str:
+        """Whoever asked for it; callers take turns."""
         ...
 
 
@@ -89,15 +96,15 @@ class PackingQueue(Generic[ItemT]):
     Taking neighbours in length of the oldest keeps padding low. They may have come later, so that
     what waits is packed within a window: the oldest items up to so many tokens. No item is passed
     by much more than a window, however long the queue is; without that the last text of a call
-    would wait for a multiple of what was ahead of it.
+    would wait for a multiple of what was ahead of it. Callers take turns to get into the window.
     """
 
     def __init__(self, *, padded: bool = True, window_tokens: int = sys.maxsize) -> None:
         self._padded = padded
         self._window_tokens = window_tokens
         self._window_filled = 0
-        self._later: dict[int, ItemT] = {}
-        """In order of arrival; empty unless the window is full."""
+        self._later: FairLine[ItemT] = FairLine()
+        """Empty unless the window is full."""
         self._by_length: list[tuple[str, int, int, ItemT]] = []
         """By route first, so that those which may share a batch lie together."""
         self._by_arrival: dict[int, ItemT] = {}
@@ -114,12 +121,12 @@ class PackingQueue(Generic[ItemT]):
     def add(self, item: ItemT) -> None:
         """Adds an item."""
         self._tokens += item.tokens
-        self._later[item.serial] = item
+        self._later.add(item)
         self._fill()
 
     def discard(self, item: ItemT) -> bool:
         """Removes an item; returns whether it still waited."""
-        if self._later.pop(item.serial, None) is None:
+        if not self._later.discard(item):
             if self._by_arrival.pop(item.serial, None) is None:
                 return False
             del self._by_length[self._position(item)]
@@ -162,12 +169,11 @@ class PackingQueue(Generic[ItemT]):
         return batch
 
     def _fill(self) -> None:
-        """Lets the oldest items into the window while it has room."""
+        """Lets items into the window while it has room: the oldest of each caller, in turn."""
         while self._later and self._window_filled < self._window_tokens:
-            serial = next(iter(self._later))
-            item = self._later.pop(serial)
-            insort(self._by_length, (item.route, item.tokens, serial, item))
-            self._by_arrival[serial] = item
+            item = self._later.pop()
+            insort(self._by_length, (item.route, item.tokens, item.serial, item))
+            self._by_arrival[item.serial] = item
             self._window_filled += item.tokens
 
     def _position(self, item: ItemT) -> int:

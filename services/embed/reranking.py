@@ -31,7 +31,12 @@ class ServedReranker(ForwardingModel):
         self._encoder = encoder
 
     async def rerank(
-        self, query: str, texts: Sequence[str], *, deadline_seconds: float | None = None
+        self,
+        query: str,
+        texts: Sequence[str],
+        *,
+        deadline_seconds: float | None = None,
+        caller: str = "",
     ) -> list[ScoreOutcome]:
         """Returns one outcome per text, in order; one bad text does not fail the others.
 
@@ -48,6 +53,7 @@ class ServedReranker(ForwardingModel):
             count=_count,
             lane=Lane.INTERACTIVE,
             extra_chars=len(query),
+            caller=caller,
         )
         outcomes = list(
             map(_outcome, await self._forward(order, deadline_seconds=deadline_seconds))

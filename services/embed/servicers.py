@@ -19,6 +19,7 @@ from services.embed import convert
 from services.embed.errors import ForbiddenError
 from services.embed.specs import admitted
 from services.embed.streaming import EmbedSession, StreamText
+from services.runtime.access import caller_name
 from services.runtime.errors import PageTokenError
 from services.runtime.failpoints import failpoint
 
@@ -49,6 +50,7 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
                 request.texts,
                 convert.options_of(request.options),
                 deadline_seconds=context.time_remaining(),
+                caller=_caller(context),
             )
             await failpoint("embed.forward.after")
         return pb.EmbedResponse(
@@ -57,10 +59,12 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
         )
 
     async def EmbedStream(
-        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], _context: Any
+        self, request_iterator: AsyncIterator[pb.EmbedStreamRequest], context: Any
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         """Embeds texts as they arrive, and answers in any order."""
-        session = EmbedSession(self._registry, max_groups=self._stream_groups)
+        session = EmbedSession(
+            self._registry, max_groups=self._stream_groups, caller=_caller(context)
+        )
         self._sessions.add(session)
         try:
             async for answer in session.run(_stream_texts(request_iterator)):
@@ -91,7 +95,10 @@ class RerankServicer(rerank_service_pb2_grpc.RerankServiceServicer):
         model_id = convert.model_id_of(request.model) if request.model else None
         with self._registry.borrowed_reranker(model_id) as model:
             outcomes = await model.rerank(
-                request.query, request.texts, deadline_seconds=context.time_remaining()
+                request.query,
+                request.texts,
+                deadline_seconds=context.time_remaining(),
+                caller=_caller(context),
             )
         return rerank_service_pb2.RerankResponse(
             results=map(convert.score_to_proto, outcomes),
@@ -157,6 +164,11 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         """Refuses unless the settings let callers administer models: they have no identity yet."""
         if not self._settings.model_admin:
             raise ForbiddenError("Callers may not change the models of this server.")
+
+
+def _caller(context: Any) -> str:
+    """Returns who calls: the name of the token, else the connection."""
+    return caller_name() or str(context.peer())
 
 
 async def _stream_texts(

@@ -35,11 +35,13 @@ class ServedModel(ForwardingModel):
         *,
         wait_for_room: bool = False,
         deadline_seconds: float | None = None,
+        caller: str = "",
     ) -> list[Outcome]:
         """Returns one outcome per text, in order; one bad text does not fail the others.
 
         Idempotent. With `wait_for_room` a full queue delays the call instead of failing it. A call
-        that what waits already would keep beyond its deadline is refused at once.
+        that what waits already would keep beyond its deadline is refused at once. Callers share the
+        queue, and the model by turns.
 
         Raises:
             InvalidRequestError: the options do not fit the model, or there are too many texts.
@@ -61,6 +63,7 @@ class ServedModel(ForwardingModel):
             lane=options.lane,
             layout=self.info.layout_of(options),
             route=route,
+            caller=caller,
         )
         rows = await self._forward(
             order, wait_for_room=wait_for_room, deadline_seconds=deadline_seconds

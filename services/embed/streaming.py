@@ -49,8 +49,9 @@ class EmbedSession:
     than a stream may hold, or does not read its answers, is held back by the transport.
     """
 
-    def __init__(self, registry: ModelRegistry, *, max_groups: int) -> None:
+    def __init__(self, registry: ModelRegistry, *, max_groups: int, caller: str = "") -> None:
         self._registry = registry
+        self._caller = caller
         self._slots = asyncio.Semaphore(max_groups)
         self._unread = asyncio.Semaphore(max_groups + 1)
         """Groups begun whose answers are not all taken: of one that nobody reads no more begin."""
@@ -140,7 +141,10 @@ class EmbedSession:
             with self._registry.borrowed(group[0].model_id) as model:
                 fingerprint = model.info.fingerprint
                 outcomes = await model.embed(
-                    [item.text for item in group], group[0].options, wait_for_room=True
+                    [item.text for item in group],
+                    group[0].options,
+                    wait_for_room=True,
+                    caller=self._caller,
                 )
         except LodestoneError as error:
             outcomes = [error] * len(group)

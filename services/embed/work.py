@@ -53,6 +53,8 @@ class Work:
     key: WorkKey
     ids: TokenIds
     lane: Lane
+    caller: str = ""
+    """Whoever asked for it first."""
     waiters: list[tuple[Request, int]] = field(default_factory=list)
 
     @property

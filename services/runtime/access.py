@@ -83,6 +83,19 @@ def is_visible(resource: str) -> bool:
     return reader is None or reader.may_use(resource)
 
 
+_CALLER: ContextVar[str] = ContextVar("caller", default="")
+
+
+def caller_name() -> str:
+    """Returns the name of whose call is handled now; empty where callers have no tokens."""
+    return _CALLER.get()
+
+
+def note_caller(identity: Identity) -> None:
+    """Has the rest of this task, which handles one call, know who makes it."""
+    _CALLER.set(identity.name)
+
+
 def read_for(identity: Identity) -> None:
     """Has the rest of this task, which handles one call, read what a caller may see."""
     _READER.set(identity)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.runtime import call_metrics, call_traces
-from services.runtime.access import AccessRules, Scope, read_for
+from services.runtime.access import AccessRules, Scope, note_caller, read_for
 from services.runtime.errors import (
     ForbiddenError,
     LodestoneError,
@@ -155,6 +155,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if self._tokens is None:
             return validate
         identity = self._tokens.identify(_authorization(context.invocation_metadata()))
+        note_caller(identity)
         rule = self._rules.of(method)
         with _refusals_counted():
             rule.check_scope(identity)

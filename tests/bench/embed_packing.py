@@ -42,6 +42,7 @@ class Item:
     serial: int
     ids: TokenIds
     route: str = ""
+    caller: str = ""
 
     @property
     def tokens(self) -> int:

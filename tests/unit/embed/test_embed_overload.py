@@ -43,6 +43,7 @@ class _Text:
     tokens: int
     call: _Call
     route: str = ""
+    caller: str = ""
 
 
 @dataclass

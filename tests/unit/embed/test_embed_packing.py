@@ -18,6 +18,7 @@ class Item:
     tokens: int
     serial: int
     route: str = ""
+    caller: str = ""
 
 
 def _queue(lengths: list[int], window_tokens: int = sys.maxsize) -> PackingQueue[Item]:

@@ -37,8 +37,11 @@ class CountingModels:
         assert model_id == "m"
         yield self
 
-    async def embed(self, texts: Sequence[str], options: Any, *, wait_for_room: bool) -> list[Any]:
+    async def embed(
+        self, texts: Sequence[str], options: Any, *, wait_for_room: bool, caller: str
+    ) -> list[Any]:
         assert options is not None
+        assert caller == "c"
         assert wait_for_room
         await self.may_embed.wait()
         self.embedded += len(texts)
@@ -49,7 +52,7 @@ async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
     """Red without the count of groups whose answers are not taken: all texts are embedded."""
     models = CountingModels()
     models.may_embed.set()
-    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS, caller="c")
     options = EmbedOptions(purpose=Purpose.DOCUMENT)
     read = 0
 
@@ -78,7 +81,7 @@ async def test_a_caller_who_takes_no_answers_is_read_no_further() -> None:
 async def test_a_stream_holds_no_more_of_large_texts_than_of_small_ones(sign: str) -> None:
     """Red when texts are counted alone: some 900 of any size are held while the model is busy."""
     models = CountingModels()
-    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS)
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS, caller="c")
     options = EmbedOptions(purpose=Purpose.DOCUMENT)
     large, count, read = sign * ((1 << 20) // len(sign.encode())), 100, 0
 
