@@ -6,6 +6,7 @@ import socket
 import ssl
 import time
 from contextlib import suppress
+from functools import partial
 from socketserver import ThreadingMixIn
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,9 @@ MOST_CONNECTIONS = 32
 LONGEST_SECONDS = 20.0
 """Longest time of a connection, from its first packet to its last; a scrape takes 10 at most."""
 
+_LOOK_SECONDS = 0.5
+"""How often it is looked for connections that are to end, where no new one comes."""
+
 
 def serve_metrics(address: str, variable: str, tls: TlsFiles) -> Callable[[], None]:
     """Serves `/metrics` on `host:port`, over TLS when there are files for it; returns a stop.
@@ -46,11 +50,14 @@ def serve_metrics(address: str, variable: str, tls: TlsFiles) -> Callable[[], No
             f"Cannot serve metrics on {address} ({error.strerror}). "
             f"Free the port or set {variable} to another address.",
         ) from None
-    thread = Thread(target=server.serve_forever, name="metrics", daemon=True)
+    serve = partial(server.serve_forever, _LOOK_SECONDS)
+    thread = Thread(target=serve, name="metrics", daemon=True)
     thread.start()
     get_logger().info("metrics_ready", listen=f"{host}:{server.server_port}")
 
     def stop() -> None:
+        with suppress(OSError):
+            server.socket.shutdown(socket.SHUT_RDWR)  # wakes who waits for connections
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)

@@ -7,6 +7,7 @@ import ssl
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING
 
 import pytest
@@ -180,3 +181,19 @@ def test_what_is_no_handshake_is_not_told(
         assert _is_let_in(port, _trusting(files))
 
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_stop_does_not_wait_for_a_look_at_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when the thread that serves is not woken."""
+    monkeypatch.setattr(metrics_port, "_LOOK_SECONDS", 3600.0)
+    port = free_port()
+    stop = metrics_port.serve_metrics(f"127.0.0.1:{port}", "LODESTONE_X", TlsFiles())
+    assert "python_info" in _scrape(port)
+
+    stopping = Thread(target=stop, daemon=True)
+    stopping.start()
+    stopping.join(_SECONDS)
+
+    assert not stopping.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=_SECONDS)
