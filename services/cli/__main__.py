@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     # The library's own warnings on a lost connection; the command says it in its own words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    output = sys.stdout
     try:
         code = cli.main(args=arguments, prog_name="lodestone", standalone_mode=False)
         sys.stdout.flush()
@@ -31,12 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         return _fail(ExitCode.USAGE, "An argument, or a path that it leads to, is not UTF-8.")
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Nothing may be flushed to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return int(ExitCode.OK)
+        return _leave_reader()
+    except SystemExit:
+        if sys.stdout is output:
+            raise
+        return _leave_reader()  # click met the broken pipe, and put something else there
     except OSError as error:
         return _fail(*_explain(error))
     return int(code or ExitCode.OK)
+
+
+def _leave_reader() -> int:
+    """Returns the code for when the reader, such as `head`, has seen enough."""
+    # Nothing may be flushed to it at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return int(ExitCode.OK)
 
 
 def _explain(error: OSError) -> tuple[ExitCode, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from lodestone.indexer.v1.search_service_pb2 import ExplainHitResponse
 
 _SHOWN_LINES = 20
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOTES = {
     NodeHit.FRESHNESS_MOVED: "moved to lines {0.start_line}-{0.end_line}",
     NodeHit.FRESHNESS_CHANGED: "the file changed since",
@@ -48,7 +50,8 @@ def print_hits(
     if not hits:
         click.echo("Nothing was found.")
     for hit in hits:
-        click.secho(f"{hit.path}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
+        where = f"{_harmless(hit.path)}:{hit.start_line}-{hit.end_line}"
+        click.secho(where, fg="cyan", nl=False)
         note = f"  ({notes[hit.freshness].format(hit)})" if hit.freshness in notes else ""
         name = f"  {hit.qualified_name}" if hit.qualified_name else ""
         click.echo(f"{name}  {hit.kind}  {hit.score:.3f}{note}")
@@ -68,15 +71,22 @@ def places(hit: NodeHit) -> Iterator[tuple[int, int, int]]:
         yield data.count(b"\n", 0, match.start) + 1, column, column + length
 
 
+def _harmless(text: str) -> str:
+    """Returns a text without signs that a terminal obeys, such as those of colours and titles."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def _print_code(hit: NodeHit, most_lines: int | None) -> None:
-    lines = hit.text.splitlines()
+    # At ends of lines as the index counts them: a form feed, say, is none.
+    text = hit.text.removesuffix("\n")
+    lines = [line.removesuffix("\r") for line in text.split("\n")] if text else []
     shown = lines[:most_lines]
     if shown and sys.stdout.isatty():
         from rich.console import Console
         from rich.syntax import Syntax
 
         code = Syntax(
-            "\n".join(shown),
+            "\n".join(map(_harmless, shown)),
             hit.language or "text",
             line_numbers=True,
             start_line=max(hit.start_line, 1),

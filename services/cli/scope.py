@@ -109,8 +109,9 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
 
 def existing_path(path: str) -> Path:
     """Returns a path, absolute and links resolved. Raises StartError when nothing is there."""
-    resolved = Path(os.path.realpath(path))  # of a loop of links Path.resolve makes another error
-    if not resolved.exists():
+    # Of a loop of links Path.resolve makes another error, and of a NUL both.
+    resolved = Path(os.path.realpath(path.partition("\0")[0]))
+    if "\0" in path or not resolved.exists():
         raise StartError(ExitCode.USAGE, f"{path}: there is no such file or folder.")
     return resolved
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MOST_BYTES = 4 << 20
 """Longest content of a token; one that says more was not made here."""
 
+MOST_ROWS = 80_000
+"""Most rows of two numbers that a token surely holds."""
+
 _LARGEST_NUMBER = (1 << 63) - 1
 
 Row = tuple[float, ...]

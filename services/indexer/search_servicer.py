@@ -10,7 +10,7 @@ from services.indexer.context.builder import ContextBuilder
 from services.indexer.context_servicer import ContextServicer
 from services.indexer.model import NodeId
 from services.indexer.pages import page_size
-from services.indexer.rest_tokens import make_rest_token, read_rest_token
+from services.indexer.rest_tokens import MOST_ROWS, make_rest_token, read_rest_token
 from services.indexer.search.reranking import RerankOutcome
 from services.runtime.errors import InvalidRequestError
 
@@ -126,7 +126,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 at_least=size,
             )
             page = found.hits[:size]
-            left = [(hit.node_id, hit.score) for hit in found.hits[size:]]
+            left = [(hit.node_id, hit.score) for hit in found.hits[size : size + MOST_ROWS]]
         return page, make_rest_token([left], *key) if left else "", found
 
     async def _shown(

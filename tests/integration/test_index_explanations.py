@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.client import Filter, Lodestone
+from services.indexer import search_servicer
 from tests.integration.indexing import indexing
 from tests.integration.samples import write_many
 
@@ -70,6 +71,17 @@ async def test_pages_end_with_what_the_first_one_was_wide_enough_for(narrow: Ind
         counts[size] = len({hit.node_id for hit in found})
 
     assert 10 <= counts[10] < counts[30] <= 60
+
+
+async def test_a_token_holds_no_more_hits_than_can_be_read_again(
+    narrow: Indexing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search_servicer, "MOST_ROWS", 7)
+
+    first = await _search(narrow, "total value", page_size=10)
+    second = await _search(narrow, "total value", page_size=10, page_token=first.next_page_token)
+
+    assert (len(first.hits), len(second.hits), second.next_page_token) == (10, 7, "")
 
 
 async def test_the_client_explains_what_it_searched(narrow: Indexing) -> None:

@@ -16,6 +16,8 @@ from services.indexer.model import NodeKind
 from services.indexer.search.signatures import signature_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.indexer.search.model import Hit
 
 LARGE_SHARE = 0.5
@@ -97,6 +99,8 @@ class Packer:
         self._offered = 0
         self._misses = 0
         self._contents: set[str] = set()
+        self._lines: set[str] = set()
+        """Lines of all that is given."""
         self._deferred: list[Piece] = []
         self._duplicates = 0
         self._over_budget = 0
@@ -138,7 +142,8 @@ class Packer:
     def _offer(self, piece: Piece, *, may_defer: bool) -> Fate:
         content = _content(piece.text)
         touched = self._touched(piece)
-        if not touched and content in self._contents:
+        is_copy = not touched and content in self._contents
+        if is_copy or self._is_given_beside(content, touched):
             self._duplicates += 1
             return Fate.DUPLICATE
         merged = _join([*touched, piece])
@@ -172,7 +177,19 @@ class Packer:
         placed = [each for each in self._files.get(new.file, ()) if each not in old]
         self._files[new.file] = [*placed, new]
         self._tokens = tokens
+        self._lines.update(_content(new.text).split("\n"))
         return True
+
+    def _is_given_beside(self, content: str, touched: Sequence[Piece]) -> bool:
+        """Tells whether a text is a part of what is given elsewhere, such as a copied class."""
+        if not self._lines.issuperset(content.split("\n")):
+            return False  # that is quick, and enough for most
+        return any(
+            f"\n{content}\n" in f"\n{_content(piece.text)}\n"
+            for placed in self._files.values()
+            for piece in placed
+            if piece not in touched
+        )
 
     def _head(self, piece: Piece) -> Piece | None:
         if not self._allow_signatures or piece.hits[0].kind not in _DECLARATIONS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -38,6 +39,18 @@ def test_every_command_has_help_json_and_a_data_folder(
     assert "--json" in text
     assert "--data-dir" in text
     assert set(cli.commands) == {*COMMANDS, "queue", "token", "mcp"}
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
+    """As with `lodestone search x | head -1`; red when the library's own exit code is taken."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "services.cli", "search", "--help"]
+
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("command", QUEUE_COMMANDS)

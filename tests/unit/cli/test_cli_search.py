@@ -11,7 +11,8 @@ from lodestone.indexer.v1.search_service_pb2 import NodeHit, TextRange
 from services.cli.explain import explanation_json, print_explanation
 from services.cli.hits import places, print_hits
 from services.cli.reranking import tell_reranking
-from services.cli.scope import Filters, Scope, around
+from services.cli.scope import Filters, Scope, around, existing_path
+from services.runtime.exits import StartError
 
 _ROOTS = "local=/,other=/srv"
 _TREES = [
@@ -93,6 +94,37 @@ def test_matches_are_places_of_lines_and_columns() -> None:
     )
 
     assert list(places(hit)) == [(1, 0, 1), (2, 6, 11)]
+
+
+def test_lines_of_a_hit_have_the_numbers_that_they_have_in_the_file(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Red when other signs than ends of lines divide them, such as the form feeds of C and Lisp."""
+    text = "def a():\r\n    x = '\u2028'\n\f\n    return x"
+    hit = NodeHit(path="a.py", start_line=7, end_line=10, kind="function", text=text)
+
+    print_hits([hit], "full")
+
+    lines = capsys.readouterr().out.split("\n")[1:5]
+    assert lines == [
+        "     7 def a():",
+        "     8     x = '\u2028'",
+        "     9 \f",
+        "    10     return x",
+    ]
+
+
+def test_a_path_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hit = NodeHit(path="a\x1b]0;t\x07\nb.py:1-9", start_line=7, end_line=9, kind="function")
+
+    print_hits([hit], "none")
+
+    assert capsys.readouterr().out == "a\ufffd]0;t\ufffd\ufffdb.py:1-9:7-9  function  0.000\n"
+
+
+def test_a_path_with_a_nul_is_none() -> None:
+    with pytest.raises(StartError, match="no such file or folder"):
+        existing_path("/\0a")
 
 
 @pytest.mark.parametrize("reranking", search_pb2.Reranking.values())

@@ -113,6 +113,29 @@ def test_a_copy_in_another_file_is_left_out_and_counted() -> None:
     assert packer.finish().duplicates == 1
 
 
+def test_a_copy_of_a_part_of_what_is_given_is_left_out() -> None:
+    """Of a method whose class stands there already; red when only whole pieces are compared."""
+    packer = Packer(10_000, allow_signatures=False)
+    packer.offer(_piece(_FILE, 1, 11, "a.py"))
+
+    assert packer.offer(_piece(f"import os\n\n{_FILE}", 7, 9, "b.py")) is Fate.DUPLICATE
+    assert packer.offer(_piece(_FILE, 5, 7, "a.py")) is Fate.MERGED
+    assert packer.offer(_piece(_FILE, 9, 15, "b.py")) is Fate.TAKEN
+
+
+def test_a_copy_that_holds_a_piece_of_its_file_is_left_out() -> None:
+    """The second copy of a class, a method of which is given; red when it counts as an overlap."""
+    packer = Packer(10_000, allow_signatures=False)
+    packer.offer(_piece(_FILE, 5, 7, "b.py"))
+    packer.offer(_piece(_FILE, 1, 15, "a.py"))
+
+    assert packer.offer(_piece(_FILE, 1, 15, "b.py")) is Fate.DUPLICATE
+    assert [(each.path, each.end_line) for each in packer.finish().pieces] == [
+        ("a.py", 15),
+        ("b.py", 7),
+    ]
+
+
 def test_files_stand_best_first_and_pieces_by_their_place() -> None:
     packer = Packer(10_000, allow_signatures=False)
     for first in (21, 5):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.indexer.rest_tokens import MOST_BYTES, make_rest_token, read_rest_token
+from services.indexer.rest_tokens import MOST_BYTES, MOST_ROWS, make_rest_token, read_rest_token
 from services.runtime.errors import PageTokenError
 
 _ROWS = st.lists(
@@ -25,6 +26,17 @@ def test_what_is_put_into_a_token_comes_out(
     token = make_rest_token([first, second], request)
 
     assert read_rest_token(token, (2, 2), request) == [first, second]
+
+
+def test_the_longest_token_is_read_again() -> None:
+    """Of the longest numbers; a hundred workspaces left more rows than their token could hold."""
+    numbers = random.Random(1)
+    rows = [((1 << 63) - 1 - row, numbers.random() / 1e9) for row in range(MOST_ROWS)]
+
+    token = make_rest_token([rows], "request")
+
+    assert len(token) <= 4 << 20
+    assert read_rest_token(token, (2,), "request") == [rows]
 
 
 @given(st.text())
