@@ -1,9 +1,9 @@
 """Replicas of every service: each kind is killed in turn, then all are rolled over, under load.
 
-PostgreSQL, of which there is one, is killed too, and is away for longer than retries without the
-server's pushback last. A client that retries as our own channels do sees no failed call, searches
-and runs come to their end during each disturbance, every run succeeds, and the index is held to one
-from scratch. Red when channels do not retry UNAVAILABLE.
+PostgreSQL, of which there is one, is killed and later restarted too, each time away for longer than
+retries without the server's pushback last. A client that retries as our own channels do sees no
+failed call, searches and runs come to their end during each disturbance, every run succeeds, and
+the index is held to one from scratch. Red when channels do not retry UNAVAILABLE.
 """
 
 from __future__ import annotations
@@ -141,6 +141,8 @@ async def test_killing_and_rolling_over_replicas_costs_no_call(
             assert code == 0, (member.name, code)
             await _progress(load)
             await asyncio.to_thread(member.start)
+        await asyncio.to_thread(server.restart, away_seconds=_AWAY_SECONDS)
+        await _progress(load)
     finally:
         load.stopping.set()
         with contextlib.suppress(asyncio.CancelledError):

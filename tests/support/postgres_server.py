@@ -50,9 +50,10 @@ class Server:
         """The postmaster."""
         return self._process.pid
 
-    def restart(self) -> None:
-        """Stops the server in its orderly way, and starts it."""
+    def restart(self, *, away_seconds: float = 0.0) -> None:
+        """Stops the server in its orderly way (fast mode), and starts it, after a while."""
         self.stop()
+        time.sleep(away_seconds)
         self.start()
 
     def restart_at_once(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from google.protobuf import descriptor_pool
+from prometheus_client import REGISTRY
 
 from lodestone.embed.v1 import embed_service_pb2 as embed_pb2
 from lodestone.embed.v1 import embed_service_pb2_grpc as embed_grpc
@@ -196,6 +197,29 @@ async def test_a_token_without_the_scope_or_the_root_is_forbidden(
             [item async for item in stub.ScanTree(foreign, timeout=5)]
         assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
         assert read_rpc_error(caught.value).reason == "ERROR_REASON_FORBIDDEN"
+
+
+async def test_refused_calls_are_counted_by_their_cause(address: str, tmp_path: Path) -> None:
+    """Red with a cause that is not counted."""
+    late, poor = new_token(), new_token()
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    accepted = write_tokens(
+        tmp_path / "accepted",
+        entry(late, expires_at=yesterday),
+        entry(poor, id="e2", scopes=["read"]),
+    )
+
+    def counted() -> list[float]:
+        name = "lodestone_calls_refused_total"
+        causes = ("no_token", "unknown_token", "expired_token", "forbidden")
+        return [REGISTRY.get_sample_value(name, {"reason": cause}) or 0.0 for cause in causes]
+
+    before = counted()
+    async with running(address, accepted_tokens_file=str(accepted)) as service:
+        for token in (None, "lds_garbage", late, poor):
+            assert await code_of(service, token, tmp_path) != "OK"
+
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [1, 1, 1, 1]
 
 
 async def test_health_needs_no_token_and_reflection_does(address: str, tmp_path: Path) -> None:
