@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from blake3 import blake3
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.indexer.context.tokens import estimate_tokens
@@ -63,6 +64,7 @@ async def test_a_context_keeps_its_budget_and_cites_what_files_hold(
         assert f"\n{quoted}\n```" in found.text
         assert f"{piece.path}:{piece.start_line}-{piece.end_line}" in found.text
         lines = data.decode().split("\n")[piece.start_line - 1 : piece.end_line]
+        assert piece.file_digest == blake3(data).digest()
         assert quoted == "\n".join(lines)  # whole lines, the first with its indentation
     assert bool(found.pieces) == (budget >= 100)
 

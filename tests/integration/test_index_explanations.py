@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import grpc
 import pytest
 from blake3 import blake3
@@ -82,6 +83,57 @@ async def test_a_token_holds_no_more_hits_than_can_be_read_again(
     second = await _search(narrow, "total value", page_size=10, page_token=first.next_page_token)
 
     assert (len(first.hits), len(second.hits), second.next_page_token) == (10, 7, "")
+
+
+async def test_a_token_is_of_all_the_workspaces_that_were_searched(narrow: Indexing) -> None:
+    others = ["workspaces/other"]
+    page = await _search(narrow, "total value", page_size=5, other_parents=others)
+
+    for asked in ([], ["workspaces/third"]):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await _search(
+                narrow, "total value", page_token=page.next_page_token, other_parents=asked
+            )
+
+
+async def test_a_node_that_waits_for_its_vector_again_is_on_no_later_page(
+    narrow: Indexing,
+) -> None:
+    """As after a repair or an order to embed it anew; red when its state is not looked at."""
+    first = await _search(narrow, "total value", page_size=5)
+    token = {"page_size": 5, "page_token": first.next_page_token}
+    before = [hit.node_id for hit in (await _search(narrow, "total value", **token)).hits]
+    connection = await asyncpg.connect(narrow.url)
+    try:
+        done = await connection.execute(
+            "UPDATE nodes SET status = 'pending' WHERE id = $1", before[2]
+        )
+    finally:
+        await connection.close()
+
+    after = [hit.node_id for hit in (await _search(narrow, "total value", **token)).hits]
+
+    assert done == "UPDATE 1"
+    assert after == [*before[:2], *before[3:]]
+
+
+async def test_arms_rank_the_nodes_of_all_workspaces_in_one_list(narrow: Indexing) -> None:
+    """Red when the list of one workspace stands behind that of the other."""
+    found = await _search(
+        narrow, "total value", other_parents=["workspaces/other"], explain=True, page_size=90
+    )
+
+    assert {hit.workspace for hit in found.hits} == {"workspaces/tree", "workspaces/other"}
+    for arm in ("dense", "lexical"):
+        ranked = sorted(
+            (place.rank, place.score)
+            for told in found.explanations
+            for place in told.arms
+            if place.arm == arm and place.rank
+        )
+        scores = [score for _, score in ranked]
+        assert [rank for rank, _ in ranked] == list(range(1, len(ranked) + 1))
+        assert scores == sorted(scores, reverse=True)
 
 
 async def test_the_client_explains_what_it_searched(narrow: Indexing) -> None:
