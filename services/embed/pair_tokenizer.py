@@ -39,7 +39,11 @@ class PairTokenizer:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], _truncation: Truncation, _route: str = ""
+        self,
+        texts: Sequence[str],
+        _truncation: Truncation,
+        _route: str = "",
+        _prompt: str = "",
     ) -> list[EncodedText | LodestoneError]:
         """Returns texts with the query of self-tests, as `encode_pairs` does."""
         return self.encode_pairs(CANARY_QUERY, texts)

@@ -53,12 +53,7 @@ class ServedModel(ForwardingModel):
         route = self._backend.info.route_of(options.purpose)
         order = Order(
             texts=texts,
-            encode=partial(
-                self._encoder.encode,
-                [prompt + text for text in texts] if prompt else texts,
-                options.truncation,
-                route,
-            ),
+            encode=partial(self._encoder.encode, texts, options.truncation, route, prompt),
             count=partial(_count, options.lane),
             lane=options.lane,
             layout=self.info.layout_of(options),

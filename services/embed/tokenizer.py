@@ -123,18 +123,44 @@ class ModelTokenizer:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
+        self, texts: Sequence[str], truncation: Truncation, _route: str = "", prompt: str = ""
     ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order.
+        """Returns one outcome per text, behind the prompt, in order.
 
         Too long a text is a TextTooLongError where it may not be cut, and a text that is no
         Unicode (a lone surrogate) an InvalidRequestError.
         """
-        found = self._bounded.encode(texts, from_start=truncation is not Truncation.START)
+        if prompt and truncation is Truncation.START:
+            return self._encode_ends(texts, prompt)
+        found = self._bounded.encode(
+            [prompt + text for text in texts] if prompt else texts,
+            from_start=truncation is not Truncation.START,
+        )
         return [
             item if isinstance(item, LodestoneError) else self._cut(item, truncation)
             for item in found
         ]
+
+    def _encode_ends(self, texts: Sequence[str], prompt: str) -> list[EncodedText | LodestoneError]:
+        """Returns texts behind the prompt; where they do not fit, the prompt and their ends."""
+        outcomes = self.encode(texts, Truncation.END, "", prompt)
+        long = [
+            place
+            for place, outcome in enumerate(outcomes)
+            if isinstance(outcome, EncodedText) and outcome.shortened
+        ]
+        kept = self._bounded.encode([prompt])[0] if long else None
+        if not isinstance(kept, BoundedIds) or len(kept.ids) >= self._room:
+            return outcomes
+        room = self._room - len(kept.ids)
+        ends = self._bounded.encode([texts[place] for place in long], from_start=False)
+        for place, end in zip(long, ends, strict=True):
+            if isinstance(end, BoundedIds):
+                ids = self._with_special_tokens([*kept.ids, *end.ids[-room:]])
+                outcomes[place] = EncodedText(ids, len(end.ids) > room or not end.is_whole)
+            else:
+                outcomes[place] = end
+        return outcomes
 
     def _cut(self, found: BoundedIds, truncation: Truncation) -> EncodedText | LodestoneError:
         ids = found.ids

@@ -52,10 +52,10 @@ class HashingEncoder:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
+        self, texts: Sequence[str], truncation: Truncation, _route: str = "", prompt: str = ""
     ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order."""
-        return [self._encode(text, truncation) for text in texts]
+        """Returns one outcome per text, in order; it has no prompts, and knows none to keep."""
+        return [self._encode(prompt + text, truncation) for text in texts]
 
     def _encode(self, text: str, truncation: Truncation) -> EncodedText | LodestoneError:
         from_start = truncation is Truncation.START

@@ -138,11 +138,12 @@ class TextEncoder(Protocol):
         ...
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation, route: str = "", /
+        self, texts: Sequence[str], truncation: Truncation, route: str = "", prompt: str = "", /
     ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order, in the tokens of a route.
+        """Returns one outcome per text, each behind the prompt, in order, in the tokens of a route.
 
-        One bad text does not fail the others.
+        One bad text does not fail the others. Where the start of a text is cut off, the prompt is
+        kept.
         """
         ...
 

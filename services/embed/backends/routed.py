@@ -62,10 +62,10 @@ class RoutedEncoder:
         return min(encoder.max_tokens for encoder in self._encoders.values())
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation, route: str = ""
+        self, texts: Sequence[str], truncation: Truncation, route: str = "", prompt: str = ""
     ) -> list[EncodedText | LodestoneError]:
         """Returns one outcome per text, in order, cut to what its route reads."""
-        return self._encoders[route].encode(texts, truncation, route)
+        return self._encoders[route].encode(texts, truncation, route, prompt)
 
 
 def _identity(identities: Mapping[str, ModelIdentity]) -> ModelIdentity:

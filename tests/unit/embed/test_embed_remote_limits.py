@@ -202,6 +202,24 @@ def test_cuts_keep_whole_characters_of_the_right_end(text: str, room: int) -> No
     assert isinstance(strict, EncodedText if fits else TextTooLongError)
 
 
+@given(st.text(max_size=80), st.text(max_size=20), st.integers(1, 20))
+def test_a_cut_of_the_start_keeps_the_prompt(text: str, prompt: str, room: int) -> None:
+    """Red when the prompt is cut off with the start, without which the vector is another."""
+    encoder = Utf8Encoder(max_tokens=room, max_text_chars=1000)
+    (found,) = encoder.encode([text], Truncation.START, "", prompt)
+
+    assert isinstance(found, EncodedText)
+    fits = len((prompt + text).encode()) <= room * BYTES_PER_ID
+    assert found.shortened is not fits
+    told = text_of(found.ids)
+    if fits:
+        assert told == (prompt + text or " ")
+    elif len(prompt.encode()) < room * BYTES_PER_ID:
+        assert told.startswith(prompt)
+        assert text.endswith(told.removeprefix(prompt))
+    assert len(found.ids) <= room
+
+
 def test_a_lone_surrogate_fails_alone() -> None:
     encoder = Utf8Encoder(max_tokens=10, max_text_chars=100)
 

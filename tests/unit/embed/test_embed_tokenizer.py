@@ -89,6 +89,39 @@ def test_a_text_is_shortened_only_above_the_limit(tokenizer: ModelTokenizer, len
     assert encoded.shortened == (length > 256)
 
 
+@pytest.mark.parametrize("truncation", [Truncation.END, Truncation.START])
+def test_a_prompt_stands_before_what_is_left_of_a_text(
+    tokenizer: ModelTokenizer, truncation: Truncation
+) -> None:
+    """Red when a cut of the start takes the prompt away, without which the vector is another."""
+    prompt = "search_query: "
+    before = _one(tokenizer, prompt, Truncation.ERROR).ids[1:-1].tolist()
+    whole = _one(tokenizer, prompt + SHORT, Truncation.ERROR).ids.tolist()
+    words = " ".join(f"word{number}" for number in range(1000))
+    cut = slice(-250 + len(before), None) if truncation is Truncation.START else slice(0, 240)
+    kept = _one(tokenizer, words, truncation).ids[1:-1][cut].tolist()
+
+    short, long = tokenizer.encode([SHORT, words], truncation, "", prompt)
+
+    assert isinstance(short, EncodedText)
+    assert isinstance(long, EncodedText)
+    assert short.ids.tolist() == whole
+    assert (short.shortened, long.shortened) == (False, True)
+    assert len(long.ids) == 256
+    body = long.ids[1:-1].tolist()
+    assert body[: len(before)] == before
+    left = body[len(before) :]
+    assert (left[-len(kept) :] if truncation is Truncation.START else left[: len(kept)]) == kept
+
+
+def test_a_prompt_that_fills_the_model_leaves_no_room(tokenizer: ModelTokenizer) -> None:
+    (found,) = tokenizer.encode(["text"], Truncation.START, "", "prompt " * 300)
+
+    assert isinstance(found, EncodedText)
+    assert len(found.ids) == 256
+    assert found.shortened
+
+
 def test_a_lone_surrogate_fails_alone(tokenizer: ModelTokenizer) -> None:
     bad, good = tokenizer.encode(["\ud800", SHORT], Truncation.END)
 

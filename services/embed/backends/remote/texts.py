@@ -41,12 +41,17 @@ class Utf8Encoder:
         return self._max_tokens
 
     def encode(
-        self, texts: Sequence[str], truncation: Truncation, _route: str = ""
+        self, texts: Sequence[str], truncation: Truncation, _route: str = "", prompt: str = ""
     ) -> list[EncodedText | LodestoneError]:
-        """Returns one outcome per text, in order."""
-        return [self._encode(text, truncation) for text in texts]
+        """Returns one outcome per text, behind the prompt, in order."""
+        if truncation is Truncation.START:
+            return [self._encode(text, truncation, prompt) for text in texts]
+        return [self._encode(prompt + text, truncation) for text in texts]
 
-    def _encode(self, text: str, truncation: Truncation) -> EncodedText | LodestoneError:
+    def _encode(
+        self, text: str, truncation: Truncation, kept: str = ""
+    ) -> EncodedText | LodestoneError:
+        """Returns a text, cut to what fits, behind what is kept whatever is cut."""
         from_start = truncation is Truncation.START
         part = text[-self._max_text_chars :] if from_start else text[: self._max_text_chars]
         try:
@@ -54,14 +59,21 @@ class Utf8Encoder:
         except UnicodeEncodeError:
             return InvalidRequestError("The text is not valid Unicode.")
         room = self._max_tokens * BYTES_PER_ID
-        shortened = len(data) > room or len(part) < len(text)
+        before = _cut(kept.encode(), room)
+        room -= len(before)
+        shortened = len(data) > room or len(part) < len(text) or len(before) < len(kept.encode())
         if shortened and truncation is Truncation.ERROR:
             tokens = max(-(-len(data) // BYTES_PER_ID), self._max_tokens + 1)
             return TextTooLongError(tokens=tokens, limit=self._max_tokens)
         if len(data) > room:
-            cut = data[-room:] if from_start else data[:room]
-            data = cut.decode(errors="ignore").encode()  # drops the part of a cut character
-        return EncodedText(_ids_of(data), shortened)
+            data = _cut(data, room, from_start=from_start)
+        return EncodedText(_ids_of(before + data), shortened)
+
+
+def _cut(data: bytes, room: int, *, from_start: bool = False) -> bytes:
+    """Returns the last or the first so many bytes, without the part of a character."""
+    cut = data[max(0, len(data) - room) :] if from_start else data[:room]
+    return cut.decode(errors="ignore").encode()
 
 
 def text_of(ids: TokenIds) -> str:
