@@ -6,7 +6,8 @@ import re
 from typing import TYPE_CHECKING
 
 from services.indexer.errors import PathOutsideTreeError
-from services.indexer.search.globs import glob_to_regex, is_open
+from services.indexer.glob_set import GlobSet
+from services.indexer.search.globs import is_open
 from services.runtime.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class PathScope:
             (globs if _GLOB.search(entry) else plain).append(entry)
         self._files = frozenset(_ESCAPED.sub(r"\1", entry) for entry in plain)
         self._all = "." in self._files
-        self._globs = tuple(map(_compiled, globs))
+        self._globs = GlobSet(globs)
 
     def __bool__(self) -> bool:
         return bool(self._files or self._globs)
@@ -44,7 +45,7 @@ class PathScope:
             return True
         if any(path[:position] in self._files for position in _slashes(path)):
             return True
-        return any(glob.fullmatch(path) for glob in self._globs)
+        return self._globs.matches(path)
 
     def names(self) -> frozenset[str] | None:
         """Returns the files and folders that are covered; None where they cannot be named."""
@@ -88,7 +89,3 @@ def _normal(path: str) -> str:
 
 def _slashes(path: str) -> list[int]:
     return [position for position, character in enumerate(path) if character == "/"]
-
-
-def _compiled(glob: str) -> re.Pattern[str]:
-    return re.compile(glob_to_regex(glob), re.DOTALL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,7 +12,18 @@ if TYPE_CHECKING:
 _TOKENS = re.compile(r"\*\*/|\*\*|\*|\?|\\.?|[^*?\\]+", re.DOTALL)
 _OPEN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _SPECIAL = re.compile(r"([\\^$.|+*?(){}\[\]])")
-_FOLDERS, _ANYTHING = "(.*/)?", ".*"
+
+
+class Step(Enum):
+    """A wildcard, with its regular expression."""
+
+    SIGN = "[^/]"
+    NAME = "[^/]*"
+    ANYTHING = ".*"
+    FOLDERS = "(.*/)?"
+
+
+_WILDCARDS = {"?": Step.SIGN, "*": Step.NAME, "**": Step.ANYTHING, "**/": Step.FOLDERS}
 
 
 def is_open(pattern: str) -> bool:
@@ -20,17 +32,22 @@ def is_open(pattern: str) -> bool:
 
 
 def glob_to_regex(pattern: str) -> str:
-    r"""Returns an anchored expression: `*` and `?` stay in a folder, `**` crosses folders.
+    """Returns an anchored expression of what `glob_steps` says."""
+    return f"^{''.join(map(_regex_of, glob_steps(pattern)))}$"
+
+
+def glob_steps(pattern: str) -> list[Step | str]:
+    r"""Returns wildcards and plain text: `*` and `?` stay in a folder, `**` crosses folders.
 
     A pattern without a slash matches names in any folder; one that begins with a slash begins at
     the top, and one that ends in a slash matches all beneath it. `\` takes the next sign as it is.
     """
     pattern = f"{pattern}**" if pattern.endswith("/") else pattern
     anchored = "/" in pattern.rstrip("*")
-    parts = [] if anchored else [_FOLDERS]
+    steps: list[Step | str] = [] if anchored else [Step.FOLDERS]
     for token in _TOKENS.findall(pattern.removeprefix("/")):
-        _add(parts, _translate(token))
-    return f"^{''.join(parts)}$"
+        _add(steps, _step_of(token))
+    return steps
 
 
 def globs_to_regex(patterns: Sequence[str]) -> str:
@@ -46,29 +63,24 @@ def wildcards(patterns: Sequence[str]) -> int:
     return sum(pattern.count("*") + pattern.count("?") for pattern in patterns)
 
 
-def _add(parts: list[str], part: str) -> None:
-    """Adds a part that says more: of folders in a row PostgreSQL reads some hundred in minutes."""
-    if part not in {_FOLDERS, _ANYTHING}:
-        parts.append(part)
+def _add(steps: list[Step | str], step: Step | str) -> None:
+    """Adds a step that says more: of folders in a row PostgreSQL reads some hundred in minutes."""
+    if step not in {Step.FOLDERS, Step.ANYTHING}:
+        steps.append(step)
         return
-    while parts and parts[-1] == _FOLDERS:  # what is beneath any folders is also anything
-        if part == _FOLDERS:
+    while steps and steps[-1] == Step.FOLDERS:  # what is beneath any folders is also anything
+        if step == Step.FOLDERS:
             return
-        parts.pop()
-    if parts[-1:] != [_ANYTHING]:
-        parts.append(part)
+        steps.pop()
+    if steps[-1:] != [Step.ANYTHING]:
+        steps.append(step)
 
 
-def _translate(token: str) -> str:
-    match token:
-        case "**/":
-            return _FOLDERS
-        case "**":
-            return _ANYTHING
-        case "*":
-            return "[^/]*"
-        case "?":
-            return "[^/]"
-        case _:
-            plain = token[1:] or token if token.startswith("\\") else token
-            return _SPECIAL.sub(r"\\\1", plain)
+def _step_of(token: str) -> Step | str:
+    if token in _WILDCARDS:
+        return _WILDCARDS[token]
+    return token[1:] or token if token.startswith("\\") else token
+
+
+def _regex_of(step: Step | str) -> str:
+    return step.value if isinstance(step, Step) else _SPECIAL.sub(r"\\\1", step)
