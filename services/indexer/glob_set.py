@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -10,34 +11,33 @@ from services.indexer.search.globs import Step, glob_steps, glob_to_regex
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_MOST_WILDCARDS = 2
-"""A glob with more is matched by the automaton: an expression of Python tries for each wildcard
-each place that those before it leave."""
+_MOST_TRIES = 250_000
+"""Times that an expression of Python may try: for each wildcard each place that those before it
+leave. That many take some milliseconds; usual globs on usual paths take as good as none."""
 
 
 class GlobSet:
     """Tells whether a path is matched by one of some globs; they mean what `glob_to_regex` says."""
 
     def __init__(self, globs: Iterable[str]) -> None:
-        simple: list[str] = []
-        automaton = _Automaton()
+        self._automaton = _Automaton()
+        self._wildcards = 0
+        regexes: list[str] = []
         for glob in globs:
             steps = glob_steps(glob)
-            if sum(isinstance(step, Step) for step in steps) > _MOST_WILDCARDS:
-                automaton.add(steps)
-            else:
-                simple.append(glob_to_regex(glob))
-        self._simple = tuple(re.compile(regex, re.DOTALL) for regex in simple)
-        self._automaton = automaton or None
+            self._wildcards = max(self._wildcards, sum(isinstance(step, Step) for step in steps))
+            self._automaton.add(steps)
+            regexes.append(glob_to_regex(glob))
+        self._regexes = tuple(re.compile(regex, re.DOTALL) for regex in regexes)
 
     def __bool__(self) -> bool:
-        return bool(self._simple or self._automaton)
+        return bool(self._regexes)
 
     def matches(self, path: str) -> bool:
         """Tells whether one of the globs matches a path."""
-        if any(regex.fullmatch(path) for regex in self._simple):
-            return True
-        return self._automaton is not None and self._automaton.matches(path)
+        if math.comb(len(path) + 1, self._wildcards) > _MOST_TRIES:
+            return self._automaton.matches(path)
+        return any(regex.fullmatch(path) for regex in self._regexes)
 
 
 class _Automaton:
@@ -63,9 +63,6 @@ class _Automaton:
         """States that are the next as well, without a character."""
         self._skips_two = 0
         """States that are the one behind the next as well."""
-
-    def __bool__(self) -> bool:
-        return self._size > 0
 
     def add(self, steps: Iterable[Step | str]) -> None:
         """Adds the states of a glob."""
