@@ -38,8 +38,6 @@ DAMAGES = {
     f"decode(repeat('ab', 32), 'hex') WHERE node_id = {_NODE}",
     "terms_missing": f"DELETE FROM node_terms WHERE node_id = {_NODE}",
     "terms_wrong": f"UPDATE node_terms SET counts[1] = 99 WHERE node_id = {_NODE}",
-    "terms_wrong of its name": "UPDATE node_terms SET name_terms = '{old}' WHERE "
-    f"node_id = {_NODE}",
 }
 FILE_DAMAGES = {
     "a node is gone": "DELETE FROM nodes WHERE qualified_name = 'parse_body'",
@@ -139,15 +137,31 @@ async def test_a_damaged_row_is_found_and_redone_alone(
     services: Indexing, hook: Hook, damage: str
 ) -> None:
     await _damage(services, DAMAGES[damage])
-    kind = damage.split(maxsplit=1)[0]
 
     found = await _check(services, mark=True)
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
-    assert found == [(kind, "app.py", "parse_body")]
+    assert found == [(damage, "app.py", "parse_body")]
     assert repaired.state == State.STATE_SUCCEEDED
     assert repaired.progress.nodes_total == repaired.progress.nodes_embedded == 1
     assert len(hook.texts) == 1
+    assert await _check(services, sample_ratio=1.0) == []
+    await check(services, "tree", "tree")
+
+
+async def test_terms_of_another_name_are_made_anew_without_a_forward(
+    services: Indexing, hook: Hook
+) -> None:
+    """Red when its text is forgotten with them, and when they are not looked at."""
+    await _damage(services, f"UPDATE node_terms SET name_terms = '{{old}}' WHERE node_id = {_NODE}")
+
+    found = await _check(services, mark=True)
+    repaired = await services.run("tree", Mode.MODE_REPAIR)
+
+    assert found == [("names_wrong", "app.py", "parse_body")]
+    assert repaired.state == State.STATE_SUCCEEDED
+    assert repaired.progress.nodes_total == repaired.progress.nodes_reused == 1
+    assert hook.texts == []
     assert await _check(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
 

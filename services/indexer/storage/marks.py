@@ -52,7 +52,12 @@ SELECT FROM nodes WHERE workspace_id = $1 AND id IN (
 ORDER BY id FOR UPDATE
 """
 _MARKED = """
-SELECT id, content_hash FROM nodes WHERE workspace_id = $1 AND id IN (
+SELECT id, content_hash, NOT EXISTS (
+    SELECT FROM index_marks m WHERE m.workspace_id = $1 AND m.node_id = nodes.id
+      AND m.kind <> 'names_wrong')
+  AND NOT EXISTS (
+    SELECT FROM model_marks m WHERE m.workspace_id = $1 AND m.node_id = nodes.id) AS names_alone
+FROM nodes WHERE workspace_id = $1 AND id IN (
   SELECT node_id FROM index_marks WHERE workspace_id = $1 AND node_id > 0
   UNION ALL SELECT node_id FROM model_marks WHERE workspace_id = $1 AND model_id = $2)
 ORDER BY id FOR UPDATE
@@ -96,6 +101,7 @@ class Disagreement(StrEnum):
     VECTOR_WRONG = "vector_wrong"
     TERMS_MISSING = "terms_missing"
     TERMS_WRONG = "terms_wrong"
+    NAMES_WRONG = "names_wrong"
     POSTINGS_WRONG = "postings_wrong"
     LISTS_WRONG = "lists_wrong"
     QUEUE_WRONG = "queue_wrong"
@@ -273,7 +279,7 @@ def _kind_of(row: asyncpg.Record) -> Disagreement | None:
         return Disagreement(row["kind"])
     terms = row["name_terms"]
     if terms is not None and tuple(terms) != name_terms(row["path"], row["qualified_name"]):
-        return Disagreement.TERMS_WRONG
+        return Disagreement.NAMES_WRONG
     return None
 
 
@@ -303,7 +309,8 @@ async def put_back(
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
     Inside a transaction. Nodes whose vector of another model is marked are locked, and left to
-    `model_marks.put_back`. What the cache holds of their texts goes too: it may be what is wrong.
+    `model_marks.put_back`. What the cache holds of their texts goes too, as it may be what is wrong; but not where the terms
+    of their names alone are.
     Blocks of postings that are marked, and an index over vectors, are not read any more, and made
     anew after the run.
     """
@@ -321,7 +328,7 @@ async def put_back(
             await model_marks.forget_left_over(connection, workspace_id)
     rows = await connection.fetch(_MARKED, workspace_id, model_id)
     nodes = [NodeId(row["id"]) for row in rows]
-    hashes = [row["content_hash"] for row in rows]
+    hashes = [row["content_hash"] for row in rows if not row["names_alone"]]
     await note_changed(connection, workspace_id, nodes)
     await model_marks.forget_vectors(connection, workspace_id, model_id, nodes, hashes)
     await connection.execute(

@@ -216,7 +216,8 @@ def test_a_cut_of_the_start_keeps_the_prompt(text: str, prompt: str, room: int) 
         assert told == (prompt + text or " ")
     elif len(prompt.encode()) < room * BYTES_PER_ID:
         assert told.startswith(prompt)
-        assert text.endswith(told.removeprefix(prompt))
+        left = told.removeprefix(prompt)
+        assert text.endswith(left) or told == " "  # for no text at all a blank is sent
     assert len(found.ids) <= room
 
 
