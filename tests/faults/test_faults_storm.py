@@ -45,10 +45,9 @@ _KEEPER_SECONDS = 0.2
 
 @pytest.fixture(scope="module")
 def shared_cluster(folder: Path, roots: Path, urls: tuple[str, str]) -> Iterator[Cluster]:
-    """Three indexers that give up no run because of kills alone."""
-    cluster = make_cluster(
-        folder, roots, *urls, replicas=3, indexer={"INDEXER_EMBED_BATCH_NODES": "6"}
-    )
+    """Three indexers that give up no run because of kills alone, however many it meets."""
+    settings = {"INDEXER_EMBED_BATCH_NODES": "6", "INDEXER_MAX_RUN_ATTEMPTS": "100"}
+    cluster = make_cluster(folder, roots, *urls, replicas=3, indexer=settings)
     cluster.start()
     yield cluster
     cluster.kill()

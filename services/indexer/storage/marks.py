@@ -309,10 +309,9 @@ async def put_back(
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
     Inside a transaction. Nodes whose vector of another model is marked are locked, and left to
-    `model_marks.put_back`. What the cache holds of their texts goes too, as it may be what is wrong; but not where the terms
-    of their names alone are.
-    Blocks of postings that are marked, and an index over vectors, are not read any more, and made
-    anew after the run.
+    `model_marks.put_back`. What the cache holds of their texts goes too: it may be what is wrong,
+    save where the terms of their names alone are. Blocks of postings that are marked, and an index
+    over vectors, are not read any more, and made anew after the run.
     """
     await connection.execute(_HOLD_MARKED, workspace_id)
     wholes = await connection.fetch(
