@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 _MOST_TRIES = 250_000
 """Times that an expression of Python may try: for each wildcard each place that those before it
 leave. That many take some milliseconds; usual globs on usual paths take as good as none."""
+_LONGEST_PATH = 4096
+"""Characters of a path at most, by Linux."""
 
 
 class GlobSet:
@@ -21,23 +23,38 @@ class GlobSet:
 
     def __init__(self, globs: Iterable[str]) -> None:
         self._automaton = _Automaton()
-        self._wildcards = 0
-        regexes: list[str] = []
+        regexes: list[re.Pattern[str]] = []
+        most_wildcards = 0
         for glob in globs:
             steps = glob_steps(glob)
-            self._wildcards = max(self._wildcards, sum(isinstance(step, Step) for step in steps))
+            most_wildcards = max(most_wildcards, sum(isinstance(step, Step) for step in steps))
             self._automaton.add(steps)
-            regexes.append(glob_to_regex(glob))
-        self._regexes = tuple(re.compile(regex, re.DOTALL) for regex in regexes)
+            regexes.append(re.compile(glob_to_regex(glob), re.DOTALL))
+        self._regexes = tuple(regexes)
+        self._longest = _longest_tried(most_wildcards)
 
     def __bool__(self) -> bool:
         return bool(self._regexes)
 
     def matches(self, path: str) -> bool:
         """Tells whether one of the globs matches a path."""
-        if math.comb(len(path) + 1, self._wildcards) > _MOST_TRIES:
+        if len(path) > self._longest:
             return self._automaton.matches(path)
         return any(regex.fullmatch(path) for regex in self._regexes)
+
+
+def _longest_tried(wildcards: int) -> int:
+    """Returns how long a path may be whose wildcards an expression tries as often as it may.
+
+    It tries them in as many ways as there are to choose places for some of them.
+    """
+    longest = 0
+    while longest < _LONGEST_PATH:
+        places = longest + 2
+        if math.comb(places, min(wildcards, places // 2)) > _MOST_TRIES:
+            break
+        longest += 1
+    return longest
 
 
 class _Automaton:
