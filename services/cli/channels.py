@@ -10,8 +10,7 @@ import grpc
 
 from services.cli.caller import trace_headers
 from services.cli.health import CHANNEL_OPTIONS
-from services.runtime.addresses import is_local
-from services.runtime.exits import ExitCode, StartError
+from services.runtime.addresses import is_local, refuse_clear_token
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,11 +40,8 @@ def open_channel(address: str, *, tls_name: str = "") -> grpc.Channel:
     if name := os.environ.get(TOKEN_FILE, ""):
         from services.runtime.tokens import OwnToken
 
-        if not is_local(address) and not os.environ.get(TLS_CA_FILE):
-            raise StartError(
-                ExitCode.USAGE,
-                f"The token for {address} would travel in the clear: set {TLS_CA_FILE}.",
-            )
+        if not os.environ.get(TLS_CA_FILE):
+            refuse_clear_token(address)
         headers.append(("authorization", OwnToken(Path(name)).header))
     channel = _channel(address, tls_name)
     return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel

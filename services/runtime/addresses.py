@@ -48,6 +48,15 @@ def refuse_public(address: str, variable: str, *, lacks: Sequence[str]) -> None:
         )
 
 
+def refuse_clear_token(address: str) -> None:
+    """Raises StartError when a token that is sent without TLS would leave this machine."""
+    if not is_local(address):
+        raise StartError(
+            ExitCode.USAGE,
+            f"The token for {address} would travel in the clear: set LODESTONE_TLS_CA_FILE.",
+        )
+
+
 def refuse_unusable(address: str, variable: str) -> None:
     """Raises StartError when the address cannot be listened on, and says why.
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from services.runtime import call_metrics, call_traces
-from services.runtime.addresses import is_local
-from services.runtime.exits import ExitCode, StartError
+from services.runtime.addresses import refuse_clear_token
 from services.runtime.file_watch import FileWatch
 from services.runtime.reloading import ReloadingChannel
 from services.runtime.tls import channel_credentials
@@ -78,11 +77,8 @@ def connect(
     """
     token = OwnToken(token_file) if token_file is not None else None
     secure = tls is not None and tls.connects and not address.startswith("unix:")
-    if token is not None and not secure and not is_local(address):
-        raise StartError(
-            ExitCode.USAGE,
-            f"The token for {address} would travel in the clear: set LODESTONE_TLS_CA_FILE.",
-        )
+    if token is not None and not secure:
+        refuse_clear_token(address)
     agent = [("grpc.primary_user_agent", f"lodestone-{service}")] if service else []
     arguments: dict[str, Any] = {
         "options": [
