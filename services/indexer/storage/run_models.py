@@ -84,8 +84,7 @@ async def queue(
 
     One that is being cancelled does not count: it leaves what waits.
     """
-    priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
-    await connection.execute(_QUEUE, workspace_id, model_id, priority)
+    await connection.execute(_QUEUE, workspace_id, model_id, _priority_of(model_id))
 
 
 async def queue_behind(
@@ -102,10 +101,14 @@ async def queue_behind(
     row = await connection.fetchrow(_WAITING, workspace_id, model_id)
     if row is not None:
         return run_of(row)
-    priority = RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
-    spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=priority, model_id=model_id)
+    spec = RunSpec(mode=RunMode.EMBED_ONLY, priority=_priority_of(model_id), model_id=model_id)
     run, _ = await create_run(connection, workspace_id, uuid4(), spec, IfRunning.QUEUE)
     return run
+
+
+def _priority_of(model_id: ModelId | None) -> RunPriority:
+    """Returns who goes first; None stands for the active model, whose nodes searches wait for."""
+    return RunPriority.NORMAL if model_id is None else RunPriority.BACKGROUND
 
 
 async def queue_left(connection: Connection, workspace_id: WorkspaceId) -> None:
