@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend
-from services.embed.backends.remote.backend import load_remote
 from services.embed.backends.remote.rate_limit import BURST_SHARE
-from services.embed.sources import RemoteSource, resolve_source
 from services.embed.specs import specs_of
 from services.runtime.errors import LodestoneError
 from tests.bench.figures import figure, say
 from tests.support.embeddings_api import Step, serving_embeddings
-from tests.unit.embed.harness import DOCUMENT, served, settings_of
+from tests.unit.embed.harness import DOCUMENT, remote_model, served, settings_of
 
 if TYPE_CHECKING:
     from services.embed.backends.protocol import LoadedModel
@@ -121,12 +119,7 @@ def _used_share(api: EmbeddingsApi) -> float:
 
 
 def _load(api: EmbeddingsApi, **fields: Any) -> LoadedModel:
-    settings = settings_of(
-        model="openai:bench", remote_url=api.url, remote_dimensions=384, **fields
-    )
-    source = resolve_source(settings)
-    assert isinstance(source, RemoteSource)
-    return load_remote(source.endpoint, token_budget=0, max_text_chars=1 << 20)
+    return remote_model(api.url, model="openai:bench", **fields)
 
 
 def main() -> None:

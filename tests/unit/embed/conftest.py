@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from services.runtime import log
+from tests.support.embeddings_api import EmbeddingsApi, serving_embeddings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,13 @@ def _logs() -> Iterator[None]:
     log.configure("embed", "info", "json")
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def api() -> Iterator[EmbeddingsApi]:
+    """A provider that is well until a test says otherwise."""
+    with serving_embeddings() as running:
+        yield running
 
 
 @pytest.fixture

@@ -15,14 +15,17 @@ import numpy as np
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.backends.protocol import LoadedModel
+from services.embed.backends.remote.backend import load_remote
 from services.embed.model import (
     EmbedOptions,
+    EncodedText,
     Purpose,
     TokenIds,
     Truncation,
     Vectors,
 )
 from services.embed.settings import EmbedSettings
+from services.embed.sources import RemoteSource, resolve_source
 from services.embed.specs import specs_of
 from services.runtime.channel import connect
 from services.runtime.server import ServiceRun
@@ -52,6 +55,23 @@ def bundled_folder() -> Path:
 def settings_of(**fields: Any) -> EmbedSettings:
     """Returns settings of a hashing service unless fields say otherwise."""
     return EmbedSettings(**{"model": "hashing", "cache_dir": MODELS, **fields})
+
+
+def remote_model(url: str, *, open_seconds: float = 15.0, **fields: Any) -> LoadedModel:
+    """Returns a model of a provider's API, with settings of the test's choice."""
+    given = {"model": "openai:code-1", "remote_url": url, "remote_dimensions": 384, **fields}
+    source = resolve_source(settings_of(**given))
+    assert isinstance(source, RemoteSource)
+    return load_remote(
+        source.endpoint, token_budget=0, max_text_chars=1 << 20, open_seconds=open_seconds
+    )
+
+
+def infer_one(model: LoadedModel) -> object:
+    """Returns the row of one small text."""
+    (encoded,) = model.encoder.encode(["def first(): pass"], Truncation.END)
+    assert isinstance(encoded, EncodedText)
+    return model.backend.infer([encoded.ids])
 
 
 def marker_id() -> int:

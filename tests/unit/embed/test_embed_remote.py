@@ -14,16 +14,22 @@ import pytest
 
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend
-from services.embed.backends.remote.backend import load_remote
 from services.embed.backends.remote.endpoint import EndpointError, checked_url
 from services.embed.backends.remote.provider import FAILURES_TO_OPEN, TextsAtFaultError
 from services.embed.errors import BadVectorError, RemoteModelUnavailableError
 from services.embed.model import Embedding, EncodedText, Purpose, Truncation
-from services.embed.sources import RemoteSource, resolve_source
+from services.embed.sources import resolve_source
 from services.embed.specs import specs_of
 from services.runtime.exits import ExitCode, StartError
-from tests.support.embeddings_api import POISON, EmbeddingsApi, Step, serving_embeddings
-from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, served, settings_of
+from tests.support.embeddings_api import POISON, EmbeddingsApi, Step
+from tests.unit.embed.harness import (
+    DOCUMENT,
+    eventually,
+    ids_of,
+    remote_model,
+    served,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,13 +40,6 @@ if TYPE_CHECKING:
 
 TEXTS = ["", "return None", "def add(a, b):\n    return a + b", "удалить", "x" * 500]
 CLOSED_PORT_URL = "http://127.0.0.1:1/v1"
-
-
-@pytest.fixture
-def api() -> Iterator[EmbeddingsApi]:
-    """A provider that is well until a test says otherwise."""
-    with serving_embeddings() as running:
-        yield running
 
 
 @pytest.fixture
@@ -56,13 +55,8 @@ def opened() -> Iterator[list[LoadedModel]]:
 def load(api: EmbeddingsApi, opened: list[LoadedModel]) -> Callable[..., LoadedModel]:
     """Loads a remote model with settings of the test's choice."""
 
-    def load_with(*, open_seconds: float = 15.0, **fields: Any) -> LoadedModel:
-        fields = {"remote_url": api.url, "remote_dimensions": 384, **fields}
-        source = resolve_source(settings_of(model="openai:code-1", **fields))
-        assert isinstance(source, RemoteSource)
-        model = load_remote(
-            source.endpoint, token_budget=0, max_text_chars=1 << 20, open_seconds=open_seconds
-        )
+    def load_with(**fields: Any) -> LoadedModel:
+        model = remote_model(api.url, **fields)
         opened.append(model)
         return model
 

@@ -4,54 +4,24 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 
-from services.embed.backends.remote.backend import load_remote
 from services.embed.errors import RemoteModelUnavailableError
-from services.embed.model import EncodedText, Truncation
-from services.embed.sources import RemoteSource, resolve_source
-from tests.support.embeddings_api import EmbeddingsApi, Step, serving_embeddings
-from tests.unit.embed.harness import settings_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from services.embed.backends.protocol import LoadedModel
-
-
-@pytest.fixture
-def api() -> Iterator[EmbeddingsApi]:
-    with serving_embeddings() as running:
-        yield running
-
-
-def _load(api: EmbeddingsApi, **fields: float) -> LoadedModel:
-    settings = settings_of(
-        model="openai:code-1", remote_url=api.url, remote_dimensions=384, **fields
-    )
-    source = resolve_source(settings)
-    assert isinstance(source, RemoteSource)
-    return load_remote(source.endpoint, token_budget=0, max_text_chars=1 << 20)
-
-
-def _infer(model: LoadedModel) -> object:
-    (encoded,) = model.encoder.encode(["def first(): pass"], Truncation.END)
-    assert isinstance(encoded, EncodedText)
-    return model.backend.infer([encoded.ids])
+from tests.support.embeddings_api import EmbeddingsApi, Step
+from tests.unit.embed.harness import infer_one, remote_model
 
 
 def test_who_waits_for_the_limit_as_the_provider_holds_all_is_told_in_time(
     api: EmbeddingsApi,
 ) -> None:
     """Red when the hold is waited out whatever it is: the call ends after an hour."""
-    model = _load(api, remote_requests_per_minute=60, remote_deadline_seconds=8.0)
+    model = remote_model(api.url, remote_requests_per_minute=60, remote_deadline_seconds=8.0)
     limit = model.backend._provider._limit  # type: ignore[attr-defined]
     for _ in range(6):  # all that the limit lets go at once
-        _infer(model)
+        infer_one(model)
     with ThreadPoolExecutor(1) as thread:
-        call = thread.submit(_infer, model)  # a second and more for its place
+        call = thread.submit(infer_one, model)  # a second and more for its place
         while limit._requests._level >= -0.5:
             time.sleep(0.001)
         limit.hold(3600.0)
@@ -70,12 +40,12 @@ def test_a_time_to_come_back_is_heeded_by_all_whatever_the_status(
     api: EmbeddingsApi, status: int
 ) -> None:
     """Red when only 429 counts: RFC 9110 has 503 say it too, and the next call is sent at once."""
-    model = _load(api)
+    model = remote_model(api.url)
     api.always = Step(status=status, headers={"Retry-After": "500"})
 
     for _ in range(2):  # the second is not even sent
         with pytest.raises(RemoteModelUnavailableError) as error:
-            _infer(model)
+            infer_one(model)
         assert error.value.retry_after_seconds == pytest.approx(500, abs=5)
     model.backend.close()
 
