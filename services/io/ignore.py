@@ -23,6 +23,10 @@ _PLAIN = re.compile(r"[^*?\[\]\\]+")
 _SUFFIX = re.compile(r"\*(\.[^*?\[\]\\/]+)")
 _LITERAL = re.compile(r"(?:[^*?\[\\]|\\.)*", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_AFTER_LITERAL = re.compile(r"[^*?\[\\]*[^*?\[\\/]\*\*+")
+"""The start of a glob whose first wildcard is a `**` in the midst of a part: git takes off what is
+literal before it matches, so that there it stands for folders too."""
+_POSIX_CLASS = re.compile(r"\[:([^\]]*):\]")
 _POSIX_CLASSES = {
     "alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "upper": "A-Z", "lower": "a-z",
     "space": r"\s", "blank": r" \t", "xdigit": "0-9a-fA-F", "punct": r"!-/:-@\[-`{-~",
@@ -146,8 +150,10 @@ def _filter_of(rules: Iterable[_Rule]) -> NameFilter:
     suffixes: set[str] = set()
     regexes: list[str] = []
     for rule in rules:
-        # A bracket may hold a `/`, which matches none; then no part of the glob is one by itself.
-        last = rule.glob if "[" in rule.glob else rule.glob.rpartition("/")[2]
+        # A bracket may hold a `/`, which matches none, and a `**/` within a part one or none: then
+        # no part of the glob is one by itself.
+        is_whole = "[" in rule.glob or _AFTER_LITERAL.match(rule.glob)
+        last = rule.glob if is_whole else rule.glob.rpartition("/")[2]
         if _PLAIN.fullmatch(last):
             names.add(last)
         elif suffix := _SUFFIX.fullmatch(last):
@@ -197,10 +203,9 @@ def _rule(line: str) -> _Rule | None:
 
 
 def _without_trailing_space(line: str) -> str:
-    end = len(line)
-    while end and line[end - 1] == " " and not (end > 1 and line[end - 2] == "\\"):
-        end -= 1
-    return line[:end]
+    bare = line.rstrip(" ")
+    backslashes = len(bare) - len(bare.rstrip("\\"))
+    return bare + " " if backslashes % 2 and len(bare) < len(line) else bare
 
 
 def glob_regex(glob: str) -> re.Pattern[str] | None:
@@ -235,7 +240,7 @@ def glob_regex(glob: str) -> re.Pattern[str] | None:
 
 
 _STAR = "[^/]*"
-_FOLDERS = "(?:[^/]++/)*"
+_FOLDERS = "(?:[^/]*+/)*"
 
 
 def _stars(glob: str, position: int) -> tuple[str, int]:
@@ -243,10 +248,10 @@ def _stars(glob: str, position: int) -> tuple[str, int]:
     end = position
     while end < len(glob) and glob[end] == "*":
         end += 1
-    starts_part = position == 0 or glob[position - 1] == "/"
-    if end - position >= 2 and starts_part:
+    crosses = position == 0 or glob[position - 1] == "/" or _AFTER_LITERAL.fullmatch(glob, 0, end)
+    if end - position >= 2 and crosses:
         if end == len(glob):
-            return ".+" if position else ".*", end
+            return ".*", end
         if glob[end] == "/":
             return _FOLDERS, end + 1
     return _STAR, end
@@ -290,26 +295,35 @@ def _split(tokens: Sequence[str], at: str) -> list[list[str]]:
 
 
 def _bracket(glob: str, start: int) -> tuple[str, int] | None:
-    """Returns the expression of the bracket at `start` and where it ends, None if it is open."""
+    """Returns the expression of the bracket at `start` and where it ends.
+
+    None when it is open or names a class that there is not: then git matches nothing either.
+    """
     position = start + 1
     negated = position < len(glob) and glob[position] in "!^"
-    position += negated
+    first = position = position + negated
     members: list[str] = []
-    first = True
-    while position < len(glob) and (first or glob[position] != "]"):
-        first = False
-        posix = re.compile(r"\[:(\w+):\]").match(glob, position)
-        if posix and posix[1] in _POSIX_CLASSES:
+    low: str | None = None  # what a `-` that follows would be a range from
+    while position < len(glob) and (position == first or glob[position] != "]"):
+        if posix := _POSIX_CLASS.match(glob, position):
+            if posix[1] not in _POSIX_CLASSES:
+                return None
             members.append(_POSIX_CLASSES[posix[1]])
-            position = posix.end()
+            low, position = None, posix.end()
             continue
-        if glob[position] == "\\" and position + 1 < len(glob):
-            position += 1
-            members.append(re.escape(glob[position]))
-        elif glob[position] == "-":
-            members.append("-" if members and glob[position + 1 : position + 2] != "]" else r"\-")
-        else:
-            members.append(re.escape(glob[position]))
+        is_range = (
+            glob[position] == "-"
+            and low is not None
+            and glob[position + 1 : position + 2] not in {"", "]"}
+        )
+        position += is_range
+        position += glob[position] == "\\" and position + 1 < len(glob)
+        member = glob[position]
+        if not is_range:
+            members.append(re.escape(member))
+        elif low is not None and low <= member:
+            members.append(f"{re.escape(low)}-{re.escape(member)}")
+        low = None if is_range else member
         position += 1
     if position >= len(glob):
         return None

@@ -23,6 +23,7 @@ TREE = ["a.py", "b.txt", "src/a.py", "src/b.txt", "src/sub/a.py", "src/sub/deep/
 PATTERNS = ["*.py", "!a.py", "/a.py", "src/", "src/sub", "/src/*", "!/src/sub/", "**/x.txt",
             "lib/**", "**/src", "a.*", "!*.txt", "?.py", "[ab].py", "[!a].txt", "src/**/x.txt",
             "sub/", "deep", "*", "!*/", "x\\[1\\].py", "a\\ b.py", "*.txt  ", "# c", "", "\\!x",
+            "s**/x.txt", "[--b].[--q]y",
             "/*", "!/lib", "[a-", "s*/b.txt", "**", "sr[c]/**/a.py", "lib/*/x.py"]  # fmt: skip
 
 
@@ -102,7 +103,19 @@ def test_later_kinds_of_ignore_files_go_first(tmp_path: Path) -> None:
         ("/foo", "x/foo", False, None),
         ("[[:digit:]]x", "1x", False, True),
         ("[]a]", "]", False, True),
-        ("[z-a]", "z", False, None),
+        ("[z-a]", "z", False, True),
+        ("[z-ab]", "b", False, True),
+        ("[z-ab]", "a", False, None),
+        ("[!--]", "-", False, None),
+        ("[[--a]", "[", False, True),
+        ("[+--a]", ",", False, True),
+        ("[[:foo:]m]", "m]", False, None),
+        ("x**/y", "xy", False, True),
+        ("x**/y", "x/a/b/y", False, True),
+        ("x*a**/y", "xaa/b/y", False, None),
+        ("ab**/**", "ab/c", False, True),
+        ("a\\\\  ", "a\\", False, True),
+        ("a\\ ", "a ", False, True),
         ("a\\", "a", False, None),
         ("\\#x", "#x", False, True),
     ],
