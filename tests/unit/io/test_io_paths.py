@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from services.io import paths
 from services.io.beneath import open_by_component
 from services.io.errors import (
     FileNotRegularError,
@@ -111,6 +112,29 @@ def test_an_unreadable_file_is_told(make_files: MakeFiles) -> None:
     (top / "a").chmod(0)
     with open_tree(top) as tree, unprivileged(), pytest.raises(FileUnreadableError):
         tree.open_file("a")
+
+
+def test_a_link_whose_target_is_exchanged_on_the_way_leads_nowhere(
+    make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red without a look at the file at the end: its place would be that of another one."""
+    top = make_files({"target": "the file", "other": "another one"})
+    (top / "link").symlink_to("target")
+    asked = paths.real_path
+
+    def exchanged_once_asked(fd: int) -> str:
+        real = asked(fd)
+        if real == str(top / "target"):
+            (top / "other").rename(top / "target")
+        return real
+
+    with open_tree(top) as tree:
+        folder_fd, name = tree.open_parent("link")
+        os.close(folder_fd)
+        assert name == "target"
+        monkeypatch.setattr(paths, "real_path", exchanged_once_asked)
+        with pytest.raises(PathOutsideTreeError):
+            tree.open_parent("link")
 
 
 def test_the_walk_for_old_kernels_follows_no_link(make_files: MakeFiles) -> None:
