@@ -90,6 +90,7 @@ class DiskJournal:
         self._limits = limits or JournalLimits()
         self._clock = clock
         self._room = JournalRoom(self._limits.per_shard(SHARDS), clock)
+        self._durable: set[Path] = set()  # folders that this process has on the disk
 
     def begin(self, request_id: str, fingerprint: bytes) -> DiskEntry | None:
         """Opens the entry of a request, or returns None; see `Journal`."""
@@ -128,8 +129,8 @@ class DiskJournal:
 
     def _open(self, shard: Path, key: str, fingerprint: bytes) -> DiskEntry | None:
         path = shard / key
+        self._make_folder(shard)
         if not path.exists():
-            self._make_folder(shard)
             self._room.take(shard)
         for _ in range(_RACE_RETRIES):
             fd = os.open(path, _ENTRY_FLAGS, 0o600)
@@ -152,11 +153,17 @@ class DiskJournal:
         return self._folder / f"{shard:02x}"
 
     def _make_folder(self, shard: Path) -> None:
-        if shard.is_dir():
+        """Makes the folder of a part, and sees to it that it is on the disk.
+
+        One that is there is flushed too: another process may have made it and died.
+        """
+        if shard in self._durable and shard.is_dir():
             return
         insist(lambda: shard.mkdir(mode=0o700, parents=True, exist_ok=True))
-        for folder in (self._folder, *self._folder.parents[:2]):  # both may be new as well
+        above = () if self._durable else self._folder.parents[:2]  # both may be new as well
+        for folder in (self._folder, *above):
             _flush_folder(folder)
+        self._durable.add(shard)
 
 
 class DiskEntry:

@@ -9,7 +9,7 @@ import pytest
 
 from services.io.changes import Intent
 from services.io.content import file_digest
-from services.io.edit_journal import DiskJournal
+from services.io.edit_journal import SHARDS, DiskJournal
 from services.io.edit_records import Record
 from tests.unit.io.injected_write import NEW, OLD, TOLD, asked_for
 from tests.unit.io.test_io_write_faults import Run, make_tree, traced_write, why_not_traced
@@ -60,9 +60,15 @@ def test_a_temporary_file_is_a_new_file(kind: str, tmp_path: Path) -> None:
     assert {"O_EXCL", "O_NOFOLLOW"} <= set(re.findall(r"O_\w+", made)), made
 
 
-def test_a_new_folder_of_the_journal_is_on_the_disk_before_the_file_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("died_before", [False, True], ids=["new", "made by one that died"])
+def test_a_new_folder_of_the_journal_is_on_the_disk_before_the_file_is(
+    tmp_path: Path,
+    died_before: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
     """Red when the folders above it are not flushed: a power failure takes what was intended."""
     top, state = make_tree(tmp_path)
+    for shard in range(SHARDS if died_before else 0):
+        (state / f"{shard:02x}").mkdir()
     run = traced_write("edit", top, state)
     in_place = run.index_of(r"rename(at2?)?\(.* = 0")
     for folder in (state, state.parent, state.parent.parent):
