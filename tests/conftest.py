@@ -11,4 +11,4 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before they are imported: a helper that fails says what it compared.
 pytest.register_assert_rewrite("tests.support", "tests.integration", "tests.faults", "tests.system")
 
-pytest_plugins = ["tests.support.postgres", "tests.support.spans"]
+pytest_plugins = ["tests.support.label_values", "tests.support.postgres", "tests.support.spans"]

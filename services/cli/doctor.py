@@ -31,7 +31,7 @@ from services.cli.tokens import ACCEPTED
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 _PACKAGES = ("grpcio", "protobuf", "torch", "openvino", "sqlalchemy", "asyncpg", "pgvector")
 _FAST_FLAGS = ("avx512_bf16", "amx_bf16", "avx512_vnni", "avx2")
@@ -58,11 +58,18 @@ def run_doctor(root: Path, deployment: Deployment, *, as_json: bool) -> ExitCode
         shown = [{"name": each.name, "ok": each.ok, "detail": each.detail} for each in checks]
         click.echo(json.dumps(shown))
     else:
-        for each in checks:
-            mark, colour = ("ok    ", "green") if each.ok else ("FAILED", "red")
-            click.secho(mark, fg=colour, nl=False)
-            click.echo(f"  {each.name:<14} {each.detail}")
+        _print(checks)
     return ExitCode.OK if all(each.ok for each in checks) else ExitCode.FAILED
+
+
+def _print(checks: Sequence[Check]) -> None:
+    """Prints a line a check; what is wrong is told once, where it makes several fail."""
+    told: dict[str, str] = {}
+    for each in checks:
+        mark, colour = ("ok    ", "green") if each.ok else ("FAILED", "red")
+        first = each.name if each.ok else told.setdefault(each.detail, each.name)
+        click.secho(mark, fg=colour, nl=False)
+        click.echo(f"  {each.name:<14} {each.detail if first == each.name else f'as {first}'}")
 
 
 def examine(root: Path, environment: Mapping[str, str]) -> list[Check]:

@@ -209,7 +209,12 @@ async def _ask(url: str) -> Facts:
 
     try:
         connection = await asyncpg.connect(url, timeout=_TIMEOUT_SECONDS)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, ValueError) as error:
+    except ValueError:  # its text may quote the password
+        raise StartError(
+            ExitCode.USAGE,
+            "LODESTONE_DATABASE_URL is no URL of PostgreSQL, as postgresql://USER@HOST:5432/NAME.",
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
         raise StartError(
             ExitCode.UNAVAILABLE,
             f"No connection ({type(error).__name__}): check LODESTONE_DATABASE_URL, the server and "

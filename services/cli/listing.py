@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from lodestone.indexer.v1.workspace_service_pb2 import Workspace
 
 _MOST_FAILURES = 100_000
+_RUN_NAME = re.compile("workspaces/[^/]+/indexRuns/[^/]+")
 _SHORT_RUN = 8
 
 
@@ -143,15 +145,21 @@ def connect(root: Path) -> tuple[Indexer, str]:
 
 def find_run(indexer: Indexer, name: str, workspace: str = "workspaces/-") -> IndexRun:
     """Returns the run of a name, an id, or the first characters of an id. Raises StartError."""
-    if "/" in name:
+    if _RUN_NAME.fullmatch(name):
         return indexer.get_run(name)
     runs = indexer.list_runs(workspace, 1000)
-    found = [run for run in runs if _id_of(run) == name] or [
-        run for run in runs if len(name) >= _SHORT_RUN and _id_of(run).startswith(name)
-    ]
-    if len(found) != 1:
-        raise StartError(ExitCode.FAILED, f"{name}: no such run. `lodestone runs` lists them.")
-    return found[0]
+    begun = [run for run in runs if name and _id_of(run).startswith(name)]
+    found = [run for run in begun if _id_of(run) == name]
+    if len(name) >= _SHORT_RUN and not found:
+        found = begun
+    if len(found) == 1:
+        return found[0]
+    hint = "no such run. `lodestone runs` lists them."
+    if found:
+        hint = f"{len(found)} runs begin with it: give more of the id."
+    elif begun:
+        hint = f"give at least the first {_SHORT_RUN} characters of the id."
+    raise StartError(ExitCode.FAILED, f"{name}: {hint}")
 
 
 def _id_of(run: IndexRun) -> str:

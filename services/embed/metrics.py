@@ -74,7 +74,7 @@ CUDA_GRAPHS = Gauge(
 )
 MODEL_LOADS = Counter(
     "lodestone_embed_model_loads_total",
-    "Loads of models after the start, by how they ended: ok, failed, refused.",
+    "Loads of models beside the one of the start, by how they ended: ok, failed, refused.",
     ("outcome",),
 )
 TURN_WAIT_SECONDS = Histogram(
@@ -99,7 +99,7 @@ REMOTE_WAIT_SECONDS = Counter(
 )
 REMOTE_CIRCUIT_OPEN = Gauge(
     "lodestone_embed_remote_circuit_open",
-    "Whether a provider failed so often that it is not asked for a while.",
+    "Providers that failed so often that they are not asked for a while.",
 )
 
 told_from_zero(
@@ -112,7 +112,7 @@ told_from_zero(MODEL_LOADS, "ok", "failed", "refused")
 
 
 class Part:
-    """One model's part of a gauge that counts over all models."""
+    """One model's part of a gauge that counts over all models; set by one thread at a time."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._gauge = gauge

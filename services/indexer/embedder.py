@@ -323,11 +323,14 @@ class Embedder:
         if not contents:
             return
         ready = [node for node in nodes if node.content_hash in contents]
-        ended = await self._nodes.complete(self._run, self._model.id, contents, ready, seconds)
-        if ended < len(ready):  # what is still claimed, as a repair forgot its text, goes back
+        done = await self._nodes.complete(self._run, self._model.id, contents, ready, seconds)
+        if done.nodes_embedded + done.nodes_reused < len(
+            ready
+        ):  # what is still claimed, as a repair forgot its text, goes back
             await self._nodes.release(self._run, ready)
-        metrics.FORWARDS.inc(len(contents))
-        metrics.NODES.labels("embedded").inc(ended)
+        metrics.FORWARDS.inc(done.forwards)
+        metrics.NODES.labels("embedded").inc(done.nodes_embedded)
+        metrics.NODES.labels("reused").inc(done.nodes_reused)
 
     async def _end_unread(
         self, nodes: Sequence[ClaimedNode], unread: Mapping[NodeId, Failure], seconds_each: float

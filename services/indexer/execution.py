@@ -7,7 +7,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.indexer import metrics
 from services.indexer.embedder import Embedder
 from services.indexer.errors import (
     DATABASE,
@@ -133,7 +132,6 @@ class RunExecution:
             log.warning("run_left", reason=error.reason)
             await self._give_back()
             return
-        metrics.RUNS.labels(state.value).inc()
         log.info("run_finished", state=state.value, reason=failure.reason if failure else None)
         self._context.signals.notify(self._run.id)
 

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from services.runtime.process_metrics import told_from_zero
 
 RUNS = Counter("lodestone_indexer_runs_total", "Runs that ended, by state.", ["state"])
-NODES = Counter("lodestone_indexer_nodes_total", "Nodes that ended a batch.", ["outcome"])
+NODES = Counter("lodestone_indexer_nodes_total", "Nodes that left a batch.", ["outcome"])
 FORWARDS = Counter("lodestone_indexer_forwards_total", "Texts that went through the model.")
 STAGE_SECONDS = Histogram(
     "lodestone_indexer_stage_seconds",

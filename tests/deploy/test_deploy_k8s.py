@@ -185,9 +185,10 @@ def test_liveness_asks_for_the_process_alone(manifests: tuple[Manifest, ...]) ->
 
 
 def test_settings_are_ones_that_the_services_take(manifests: tuple[Manifest, ...]) -> None:
-    """Planted once: LODESTONE_IO_PARSE_WORKER, and a drain of 6,000 seconds."""
+    """Planted once: LODESTONE_IO_PARSE_WORKER, a drain of 6,000 seconds, and one set twice."""
     for service, pod in services_of(manifests):
         load_settings(SETTINGS[service], environment_of(pod))
+        assert len(environment_of(pod)) == len(pod.containers[0]["env"]), pod.name
     (migrate,) = (pod for pod in pods(manifests) if pod.owner["kind"] == "Job")
     load_settings(IndexerSettings, environment_of(migrate))
 
@@ -310,6 +311,36 @@ def test_prometheus_speaks_tls_to_each_service() -> None:
         assert endpoint["tlsConfig"]["serverName"] == name
         assert endpoint["port"] == "metrics"
         assert monitor["spec"]["selector"]["matchLabels"] == {"app.kubernetes.io/name": name}
+
+
+def test_who_must_show_a_certificate_has_one(manifests: tuple[Manifest, ...]) -> None:
+    """Red without those of the PodMonitors, and without the authority of one service's clients."""
+    found = {
+        service: load_settings(SETTINGS[service], environment_of(pod))
+        for service, pod in services_of(manifests)
+    }
+    (required,) = {settings.tls.require_client for settings in found.values()}
+    assert not required or found["indexer"].tls.certificate is not None
+    for monitor in of_kind(manifests, "PodMonitor").values():
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        shown = {key: endpoint["tlsConfig"].get(key) for key in ("cert", "keySecret")}
+        secret = "lodestone-prometheus-tls"
+        assert shown == {
+            "cert": {"secret": {"name": secret, "key": "tls.crt"}} if required else None,
+            "keySecret": {"name": secret, "key": "tls.key"} if required else None,
+        }
+
+
+def test_mutual_tls_brings_all_that_it_takes() -> None:
+    """Also where `tls` is named as well, as overlays do. Red with the base's settings."""
+    for names in (("mutual-tls",), ("mutual-tls", "tls"), ("tls", "mutual-tls")):
+        for service, pod in services_of(rendered(names)):
+            settings = load_settings(SETTINGS[service], environment_of(pod))
+            assert settings.tls.require_client, service
+            assert settings.accepted_tokens_file is not None, service
+            mounted = [each["mountPath"] for each in pod.containers[0]["volumeMounts"]]
+            for file in settings.tls.paths():
+                assert mounted.count(str(file.parent)) == 1, service
 
 
 def test_gpu_pods_run_where_a_gpu_is() -> None:

@@ -71,12 +71,13 @@ class Replica:
         await self.files.apply(run, model.id, "recipe", files, 0.0)
 
     async def complete(self, run: Run, model: RegisteredModel, nodes: Sequence[ClaimedNode]) -> int:
-        """Stores a vector for each claimed node."""
+        """Stores a vector for each claimed node; returns how many nodes that ended."""
         queue = self.nodes if run.model_id is None else self.model_nodes
         contents = {
             node.content_hash: content(node.content_hash, model.dimensions) for node in nodes
         }
-        return await queue.complete(run, model.id, contents, nodes, {})
+        done = await queue.complete(run, model.id, contents, nodes, {})
+        return done.nodes_embedded + done.nodes_reused
 
     async def value(self, sql: str, *arguments: Any) -> Any:
         """Returns one value of the database."""

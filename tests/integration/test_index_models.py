@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
@@ -111,10 +112,16 @@ async def _value(services: Indexing, sql: str, *arguments: Any) -> Any:
         await connection.close()
 
 
+def _changes() -> dict[str, float]:
+    name, changes = "lodestone_indexer_model_changes_total", ("added", "activated", "removed")
+    return {each: REGISTRY.get_sample_value(name, {"change": each}) or 0.0 for each in changes}
+
+
 async def test_a_model_is_embedded_beside_the_other_and_then_searched(
     services: Indexing, models: Any, roots: Path, sockets: Path
 ) -> None:
     """The oracle: an index built from scratch with the new model alone is the same, row for row."""
+    before = _changes()
     first = (await _listed(models))["hashing"]
     added = await add_small(models)
     assert (added.active, added.nodes_total, added.dimensions) == (False, _NODES, 32)
@@ -143,6 +150,11 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
     assert activated.active
     assert await services.search("tree", "function_7")
     await _remove(models, "hashing")
+    assert {name: value - before[name] for name, value in _changes().items()} == {
+        "added": 1,
+        "activated": 1,
+        "removed": 1,
+    }
     assert set(await _listed(models)) == {"small"}
     assert (await services.succeed("tree")).forwards == 0
     assert await broken_rules(services.url) == []

@@ -14,6 +14,7 @@ from opentelemetry.trace import SpanKind
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
+from services.indexer import metrics
 from services.indexer.storage.nodes import NodeQueue
 from tests.integration.indexing import FINISHED, Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
@@ -36,12 +37,33 @@ async def tree(services: Indexing, roots: Path) -> Path:
     return folder
 
 
+def _counted() -> dict[tuple[str, str], float]:
+    """Returns what the process has counted of nodes, forwards and runs, by outcome or state."""
+    return {
+        (
+            sample.name.removeprefix("lodestone_indexer_"),
+            "".join(sample.labels.values()),
+        ): sample.value
+        for family in (metrics.NODES, metrics.FORWARDS, metrics.RUNS)
+        for metric in family.collect()
+        for sample in metric.samples
+    }
+
+
 async def test_a_cold_run_embeds_every_text_once(services: Indexing, roots: Path) -> None:
+    """Red with a metric that counts the twins of a batch as embedded."""
     write_tree(roots / "tree", twin_py=STORE)
     await services.create("tree", "tree")
+    before = _counted()
 
     progress = await services.succeed("tree")
 
+    grown = {name: value - before[name] for name, value in _counted().items()}
+    assert grown["nodes_total", "embedded"] == progress.nodes_embedded
+    assert 0 < grown["nodes_total", "reused"] <= progress.nodes_reused
+    assert grown["nodes_total", "failed"] == grown["nodes_total", "retried"] == 0
+    assert grown["forwards_total", ""] == progress.forwards
+    assert grown["runs_total", "succeeded"] == 1
     rows = await rows_of(services.url, "tree")
     texts = {row[11] for row in rows["nodes"]}
     assert progress.files_scanned == 4

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 s' WHERE id = $1 RETURNING 1"
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder for a server of the test's own."""
@@ -93,9 +96,7 @@ async def test_a_take_over_counts_an_expired_lease_and_the_old_owner_a_fenced_wr
     await one.queue(workspace)
     lost = await one.take()
     expired, fenced = _value("lease_expiries_total"), _value("fenced_writes_total")
-    await one.value(
-        "UPDATE runs SET lease_until = now() - interval '1 s' WHERE id = $1 RETURNING 1", lost.id
-    )
+    await one.value(_EXPIRE, lost.id)
 
     await other.take()
     assert _value("lease_expiries_total") - expired == 1
@@ -153,3 +154,23 @@ async def test_a_database_that_is_away_is_told(folder: Path) -> None:
     assert _value("database_up") == 0
     assert _value("database_errors_total", kind="unavailable") - errors == 1
     await database.close()
+
+
+@pytest.mark.parametrize(("cancel", "state"), [(False, "stale"), (True, "cancelled")])
+async def test_a_run_that_nobody_finishes_counts_as_well(
+    database: Database, *, cancel: bool, state: str
+) -> None:
+    """Red when only ends of owners count: then no alert tells of runs that kill their owners."""
+    stores = replica(database)
+    workspace, _ = await workspace_with_model(stores)
+    await stores.queue(workspace)
+    ended = _value("runs_total", state=state)
+    run = await stores.take()
+    if cancel:
+        await stores.ledger.release(run)
+        await stores.ledger.request_cancel(run)
+    else:
+        await stores.value(_EXPIRE, run.id)
+        assert await stores.ledger.take(max_attempts=1) is None
+
+    assert _value("runs_total", state=state) - ended == 1

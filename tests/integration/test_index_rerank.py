@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
+from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.cli import search
@@ -231,12 +232,13 @@ async def test_a_hit_whose_file_changed_keeps_its_place(services: Indexing, root
 async def test_a_frozen_or_dead_reranker_costs_the_search_nothing_but_its_budget(
     folders: tuple[Path, Path, str], folder: Path, library: Callable[[str, str], float]
 ) -> None:
-    """Red when a search fails with its reranker, or waits for it longer than it may.
+    """Red when a search fails with its reranker, waits for it longer than it may, or counts not.
 
     As users have it: converted, and in a process of its own.
     """
     converted = {"precision": "float32", "streams": 1, "cache_dir": MODELS}
     async with _reranking(folders, reranker=str(folder), **converted) as services:
+        before = _counted()
         plain = await _search(services, rerank=False)
         told = await _search(services)
         explained = await _explain(services, told.hits[0].node_id)
@@ -245,6 +247,7 @@ async def test_a_frozen_or_dead_reranker_costs_the_search_nothing_but_its_budget
         started = time.monotonic()
         frozen = await _search(services)
         seconds = time.monotonic() - started
+        grown = {name: value - before[name] for name, value in _counted().items()}
         os.kill(engine.pid, signal.SIGKILL)
         dead = await _search(services)
         await _until(services, DONE)
@@ -253,10 +256,17 @@ async def test_a_frozen_or_dead_reranker_costs_the_search_nothing_but_its_budget
     score = library(QUERY, told.hits[0].text)
     assert explained.rerank.score == pytest.approx(score, abs=1e-4)
     assert (frozen.reranking, _ids(frozen.hits)) == (TIMED_OUT, _ids(plain.hits))
+    assert grown == {"done": 2, "timed_out": 1, "unavailable": 0}
     assert 1.9 <= seconds < 6.0
     assert dead.reranking in {TIMED_OUT, UNAVAILABLE, DONE}
     assert sorted(_ids(dead.hits)) == sorted(_ids(plain.hits))
     assert _ids(again.hits) == _ids(told.hits) != _ids(plain.hits)
+
+
+def _counted() -> dict[str, float]:
+    name = "lodestone_indexer_reranks_total"
+    outcomes = ("done", "timed_out", "unavailable")
+    return {each: REGISTRY.get_sample_value(name, {"outcome": each}) or 0.0 for each in outcomes}
 
 
 def _engine() -> psutil.Process:

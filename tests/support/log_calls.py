@@ -1,19 +1,21 @@
-"""Log lines and spans as the source writes them, found by walking its syntax."""
+"""Log lines as the source writes them, found by walking its syntax."""
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+from tests.support.source_syntax import calls, files, name_of, owner, place
 
-SERVICES = Path(__file__).parent.parent.parent / "services"
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
 _LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error"}
 _METHODS = {**_LEVELS, "exception": "error"}
-_SPAN_METHODS = {"start_as_current_span", "start_span", "command_span", "command_step"}
+_MAKES_LOGGERS = "services/runtime/log.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,78 +25,67 @@ class LogCall:
     place: str
     service: str
     """`io`, `embed`, `indexer`, or `runtime` for all of them."""
-    event: str | None
-    """None when the event's name is no constant."""
+    event: str
     level: str
     fields: frozenset[str]
-    """Names of keywords; those of `**mapping` are not known here."""
+    """What the line tells beside the fields of every line."""
 
 
-def modules_that(holds: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-    """Yields the name of each module whose text fulfils a condition, and the service it is of."""
-    for path in _files():
-        if holds(path.read_text("utf-8")):
-            parts = path.relative_to(SERVICES).with_suffix("").parts
-            yield ".".join(("services", *parts)), parts[0]
+@cache
+def log_calls() -> Sequence[LogCall]:
+    """Returns every line that the source logs; a logger whose use cannot be read is an error."""
+    return tuple(
+        call
+        for path in files()
+        if not path.as_posix().endswith(_MAKES_LOGGERS)
+        for call in _log_calls(path, ast.parse(path.read_text("utf-8")))
+    )
 
 
-def log_calls() -> Iterator[LogCall]:
-    """Yields every call of a logger."""
-    for path, node in _calls(_files()):
-        if not isinstance(node.func, ast.Attribute) or node.func.attr not in _METHODS:
-            continue
-        if not _is_logger(ast.unparse(node.func.value)):
-            continue
-        names = {keyword.arg for keyword in node.keywords if keyword.arg}
-        fields = {"error" if name == "exc_info" else name for name in names}
-        if node.func.attr == "exception":
-            fields.add("error")
-        yield LogCall(
-            f"{path.relative_to(SERVICES.parent)}:{node.lineno}",
-            path.relative_to(SERVICES).parts[0],
-            _constant(node),
-            _METHODS[node.func.attr],
-            frozenset(fields),
-        )
+def _log_calls(path: Path, tree: ast.AST) -> Iterator[LogCall]:
+    kept = dict(_kept_loggers(tree))
+    read = {id(bind.func) for bind in kept.values()}
+    for node in calls(tree):
+        match node.func:
+            case ast.Attribute(ast.Name(name), method) if name in kept and method in _METHODS:
+                yield _log_call(path, node, method, _fields(kept[name], path))
+            case ast.Attribute(logger, method) if _makes_logger(logger) and method in _METHODS:
+                read.add(id(node.func))
+                yield _log_call(path, node, method)
+    used = {id(node) for node in ast.walk(tree) if _is_use(node)}
+    made = sum(1 for node in calls(tree) if _makes_logger(node))
+    assert (used, len(used)) == (read, made), f"{path}: a logger whose lines are not known"
 
 
-def span_names() -> Iterator[str]:
-    """Yields the name of each span that the source starts; `*` stands for what is put in."""
-    for _, node in _calls(_files(with_command=True)):
-        if _name_of(node.func) in _SPAN_METHODS and node.args:
-            name = node.args[0]
-            if isinstance(name, ast.Constant):
-                yield str(name.value)
-            elif isinstance(name, ast.JoinedStr):
-                parts = (p.value if isinstance(p, ast.Constant) else "*" for p in name.values)
-                yield "".join(map(str, parts))
+def _log_call(
+    path: Path, node: ast.Call, method: str, kept: frozenset[str] = frozenset()
+) -> LogCall:
+    where, event = place(path, node), node.args[0]
+    assert isinstance(event, ast.Constant), f"{where}: an event's name is a constant"
+    told = _fields(node, path) | kept | ({"error"} if method == "exception" else set())
+    return LogCall(where, owner(path), str(event.value), _METHODS[method], told)
 
 
-def _name_of(function: ast.expr) -> str:
-    """Returns the name of a function or method that is called, without where it is from."""
-    return ast.unparse(function).rpartition(".")[2]
+def _fields(node: ast.Call, path: Path) -> frozenset[str]:
+    names = {"error" if each.arg == "exc_info" else each.arg for each in node.keywords}
+    told = {name for name in names if name is not None}
+    assert told == names, f"{place(path, node)}: the fields of a line stand there by name"
+    return frozenset(told)
 
 
-def _is_logger(target: str) -> bool:
-    return target in {"get_logger()", "log.get_logger()", "log"}
+def _kept_loggers(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Yields the name of each logger that is kept, and the `bind` that gives it fields."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Call(ast.Attribute(logger, "bind")) as bind) if (
+                _makes_logger(logger)
+            ):
+                yield name, bind
 
 
-def _constant(node: ast.Call) -> str | None:
-    first = node.args[0] if node.args else None
-    if isinstance(first, ast.Constant) and isinstance(first.value, str):
-        return first.value
-    return None
+def _is_use(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and _makes_logger(node.value)
 
 
-def _calls(files: Iterable[Path]) -> Iterator[tuple[Path, ast.Call]]:
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            if isinstance(node, ast.Call):
-                yield path, node
-
-
-def _files(*, with_command: bool = False) -> Iterator[Path]:
-    """Yields the modules of processes that serve; the command has spans, but no log."""
-    for path in sorted(SERVICES.rglob("*.py")):
-        if with_command or path.relative_to(SERVICES).parts[0] != "cli":
-            yield path
+def _makes_logger(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and name_of(node.func) == "get_logger"

@@ -5,92 +5,25 @@ A real Prometheus scrapes it meanwhile, and every query of every dashboard and a
 
 from __future__ import annotations
 
-import json
 import shutil
-import signal
-import socket
-import time
-import urllib.request
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import grpc
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from lodestone.embed.v1 import embed_service_pb2, embed_service_pb2_grpc
-from lodestone.indexer.v1 import search_service_pb2, search_service_pb2_grpc
-from lodestone.io.v1 import tree_pb2, watch_service_pb2, watch_service_pb2_grpc
 from tests.support import promql, telemetry_contract
-from tests.support.collector import Received, collecting
-from tests.support.prometheus import Prometheus, prometheus
 from tests.support.promql import alert_operands
-from tests.support.stack import finish, lodestone, wait_until
 from tests.support.telemetry_contract import LINE_FIELDS, Contract
+from tests.support.whole_run import SERVICES, Told, Values, has_data, tell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-    from tests.support.stack import Lodestone
-
-SERVICES = ("io", "embed", "indexer")
-_SECOND_MODEL = "words"
-
-
-@dataclass
-class Told:
-    """What one run of the product told."""
-
-    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By service: families by name."""
-    spans: list[Received] = field(default_factory=list)
-    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    answers: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    """What Prometheus answered, by query."""
-    targets: dict[str, str] = field(default_factory=dict)
-    rule_errors: dict[str, str] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="module")
 def told(flask_source: Path, tmp_path_factory: pytest.TempPathFactory) -> Told:
-    """Runs the product once: runs, a live tree, searches, two models; all scraped and traced."""
-    told = Told()
-    tree = tmp_path_factory.mktemp("tree") / "flask"
-    shutil.copytree(flask_source / "src" / "flask", tree)
-    live = tmp_path_factory.mktemp("live")
-    ports = {name: _free_port() for name in (*SERVICES, "prometheus")}
-    listen = {f"{name.upper()}_METRICS_LISTEN": f"127.0.0.1:{ports[name]}" for name in SERVICES}
-    with ExitStack() as opened:
-        collector, endpoint = opened.enter_context(collecting())
-        settings = {"EMBED_MODEL": "hashing", "OTLP_ENDPOINT": endpoint, "LOG_FORMAT": "json"}
-        settings["EMBED_EXTRA_MODELS"] = f"{_SECOND_MODEL}=hashing:128"
-        settings["INDEXER_QUEUE_LOOK_SECONDS"] = "0.5"
-        for product in lodestone(**settings, **listen):
-            assert product.run("up").code == 0
-            if shutil.which("prometheus"):
-                jobs = {f"lodestone-{name}": f"127.0.0.1:{ports[name]}" for name in SERVICES}
-                scraping = opened.enter_context(
-                    prometheus(
-                        tmp_path_factory.mktemp("prometheus"),
-                        f"127.0.0.1:{ports['prometheus']}",
-                        jobs,
-                    )
-                )
-                wait_until(partial(_all_up, scraping), 20, "all targets are scraped")
-                _work(product, tree, live)
-                _ask(scraping, told, partial(_work_on, product, tree, live))
-            else:
-                _work(product, tree, live)
-            told.metrics = {name: _scrape(ports[name]) for name in SERVICES}
-            assert product.run("down").code == 0
-            told.lines = {name: _lines(product, name) for name in SERVICES}
-    told.spans = list(collector.spans.values())
-    return told
+    """What one run of the product tells."""
+    return tell(flask_source / "src" / "flask", tmp_path_factory.mktemp)
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +43,82 @@ def test_what_is_exported_is_what_is_declared(told: Told, contract: Contract) ->
         assert set(told.metrics[service]) == set(declared), service
         for name, family in told.metrics[service].items():
             assert family.type == declared[name].kind, name
+
+
+def test_metrics_tell_what_the_first_run_and_search_did(told: Told) -> None:
+    """Red with nodes of one text counted each, and with parsed nodes counted by files."""
+    report, first = told.report, Values(told.first)
+    files, nodes, forwards = report["files"], report["nodes"], report["forwards"]
+    assert (files["failed"], nodes["failed"], files["skipped"]) == (0, 0, 1)
+
+    assert first.of("lodestone_io_scanned_files_total") == {"": files["scanned"]}
+    assert first.of("lodestone_io_skipped_files_total") == {"binary": 1}
+    assert first.of("lodestone_io_scans_total") == {"succeeded": 1}
+    assert first.of("lodestone_io_scan_seconds_count") == {"": 1}
+    assert first.of("lodestone_io_parsed_files_total") == {"parsed": files["scanned"]}
+    assert first.of("lodestone_io_parsed_nodes_total") == {"": nodes["total"]}
+    assert first.of("lodestone_io_parse_workers")[""] >= 1
+    assert first.of("lodestone_io_roots") == {"configured": 1}
+    assert first.of("lodestone_io_read_items_total") == {"read": forwards + told.hits}
+    assert first.of("lodestone_io_read_files_total")["read"] >= files["scanned"]
+
+    batches = first.of("lodestone_indexer_stage_seconds_count")["embed"]
+    assert first.of("lodestone_io_read_seconds_count") == {"": batches + 1}
+    assert first.of("lodestone_embed_texts_total") == {"bulk ok": forwards, "interactive ok": 1}
+    assert first.of("lodestone_embed_batch_texts_sum") == {"": forwards + 1}
+    ran = first.of("lodestone_embed_batch_texts_count")
+    assert ran == first.of("lodestone_embed_forward_seconds_count")
+    assert first.of("lodestone_embed_tokenize_seconds_count") == {"": batches + 1}
+    tokens = first.of("lodestone_embed_tokens_total")[""]
+    assert forwards < tokens <= first.of("lodestone_embed_padded_tokens_total")[""]
+    assert first.of("lodestone_embed_models") == {"ready": 2}
+    assert first.of("lodestone_embed_model_loads_total") == {"ok": 1}
+    for name in ("queued_texts", "admitted_tokens", "running_batches", "refusals_total"):
+        assert first.of(f"lodestone_embed_{name}") == {}, name
+
+    ended = {"embedded": nodes["embedded"], "reused": nodes["reused"]}
+    assert first.of("lodestone_indexer_nodes_total") == ended
+    assert first.of("lodestone_indexer_forwards_total") == {"": forwards}
+    assert first.of("lodestone_indexer_runs_total") == {report["state"]: 1}
+    assert first.of("lodestone_indexer_searches_total") == {"found": 1}
+    arms = ("query_embedding", "dense", "lexical", "named")
+    assert first.of("lodestone_indexer_search_seconds_count") == dict.fromkeys(arms, 1)
+    seconds = first.of("lodestone_indexer_stage_seconds_sum")
+    assert set(seconds) == set(report["stage_seconds"])
+    for stage, spent in report["stage_seconds"].items():
+        # What a commit takes until all is written cannot stand in what it writes.
+        assert spent <= seconds[stage] + 0.001, stage
+        assert stage == "commit" or seconds[stage] == pytest.approx(spent, abs=0.001), stage
+
+
+def test_calls_are_counted_the_same_at_both_ends(told: Told) -> None:
+    """Red with calls that the client counts twice, and with messages that it does not count."""
+    first = Values(told.first)
+    called = {"ScanTree", "ParseFiles", "ReadContents", "ReadSnippets", "Embed"}
+    for what in ("started_total", "handled_total", "msg_received_total", "msg_sent_total"):
+        other = {"msg_received_total": "msg_sent_total", "msg_sent_total": "msg_received_total"}
+        served = first.of(f"grpc_server_{what}", "grpc_method", "grpc_code")
+        asked = first.of(f"grpc_client_{other.get(what, what)}", "grpc_method", "grpc_code")
+        methods = {name for name in asked if name.split()[0] in called}
+        assert {name.split()[0] for name in methods} == called
+        assert {name: served[name] for name in methods} == {name: asked[name] for name in methods}
+    ended = first.of("grpc_server_handled_total", "grpc_method")
+    assert first.of("grpc_server_handling_seconds_count", "grpc_method") == ended
+    assert ended["CreateIndexRun"] == ended["WatchIndexRun"] == ended["SearchNodes"] == 1
+    seconds = first.of("grpc_server_handling_seconds_sum", "grpc_method")
+    assert told.report["seconds"] <= seconds["WatchIndexRun"] < told.report["seconds"] + 5
+
+
+def test_a_live_workspace_is_counted(told: Told) -> None:
+    """The one that the run watches from its middle to its end."""
+    _needs_prometheus()  # without it, it is not waited for what is told
+    counted = Values({"indexer": told.metrics["indexer"]})
+    assert counted.of("lodestone_indexer_live_watches") == {"": 1}
+    assert counted.of("lodestone_indexer_live_events_total")["modified"] >= 1
+    runs = counted.of("lodestone_indexer_live_runs_total")
+    fresh = counted.of("lodestone_indexer_freshness_seconds_count")[""]
+    assert 1 <= fresh <= sum(runs.values())
+    assert counted.of("lodestone_indexer_live_errors_total") == {}
 
 
 def test_labels_have_declared_values_and_series_keep_their_bound(
@@ -167,7 +176,7 @@ def test_attributes_of_spans_and_processes_keep_their_bounds(
 
 
 def test_log_lines_are_those_declared(told: Told, contract: Contract) -> None:
-    """Planted once: a field that is not declared."""
+    """Planted once: a field that is not declared, and a declared one left out."""
     for service in SERVICES:
         assert told.lines[service], service
         for line in told.lines[service]:
@@ -176,7 +185,7 @@ def test_log_lines_are_those_declared(told: Told, contract: Contract) -> None:
             assert line["level"] in declared["levels"], line
             assert line["service"] == service, line
             assert service in declared["services"], line
-            assert set(line) - LINE_FIELDS <= set(declared["fields"]), line
+            assert set(line) - LINE_FIELDS == set(declared["fields"]), line
 
 
 def test_fields_of_log_lines_keep_their_bounds(told: Told, contract: Contract) -> None:
@@ -194,7 +203,7 @@ def test_fields_of_log_lines_keep_their_bounds(told: Told, contract: Contract) -
 def test_every_query_of_every_dashboard_has_data(told: Told) -> None:
     """Planted once: a query of a label's value that never is."""
     _needs_prometheus()
-    empty = [query.place for query in promql.dashboard_queries() if not _has_data(told, query.expr)]
+    empty = [query.place for query in promql.dashboard_queries() if not has_data(told, query.expr)]
 
     assert not empty
 
@@ -203,7 +212,7 @@ def test_what_alerts_and_scalers_compare_has_data(told: Told) -> None:
     _needs_prometheus()
     for query in (*promql.rule_queries(), *promql.scaler_queries()):
         for operand in alert_operands(query.expr):
-            assert _has_data(told, operand), (query.place, operand)
+            assert has_data(told, operand), (query.place, operand)
 
 
 def test_prometheus_scrapes_all_and_evaluates_every_rule(told: Told) -> None:
@@ -226,132 +235,3 @@ def test_no_alert_of_a_page_fires_over_a_product_that_is_well(told: Told) -> Non
 def _needs_prometheus() -> None:
     if shutil.which("prometheus") is None:
         pytest.skip("Prometheus is not installed: `make test` as root installs Debian's package")
-
-
-def _has_data(told: Told, expr: str) -> bool:
-    """Whether a query has a number for an answer."""
-    return any(each["value"][1] != "NaN" for each in told.answers.get(expr, []))
-
-
-def _work(product: Lodestone, tree: Path, live: Path) -> None:
-    """Indexes, changes, indexes again, searches, and watches until the deadline."""
-    (tree / "data.bin").write_bytes(bytes(range(256)))
-    product.index(tree)
-    assert product.search("where is a request dispatched", tree)
-    _let_live(product, live)
-    _change(product, tree, live)
-    with grpc.insecure_channel(product.state.processes["io"].address) as channel:
-        watch = watch_service_pb2_grpc.WatchServiceStub(channel)
-        where = tree_pb2.Tree(root="roots/local", directory=str(tree)[1:])
-        with pytest.raises(grpc.RpcError, match="DEADLINE_EXCEEDED"):
-            list(watch.WatchTree(watch_service_pb2.WatchTreeRequest(tree=where), timeout=0.5))
-
-
-def _let_live(product: Lodestone, live: Path) -> None:
-    """Makes a folder a live workspace, which the services watch from then on."""
-    (live / "first.py").write_text("def first():\n    return 1\n", "utf-8")
-    watch = product.start("watch", str(live), "--keep")
-
-    def is_watched() -> bool:
-        shown = product.run("status", "--json").json["workspaces"]
-        states = [(each["watch"] or {}).get("state") for each in shown if each["live"]]
-        return states == ["watching"]
-
-    wait_until(is_watched, 30, "the live workspace is watched")
-    watch.send_signal(signal.SIGINT)
-    assert finish(watch).code == 0
-
-
-def _change(product: Lodestone, tree: Path, live: Path) -> None:
-    """Changes a file to what it never held, indexes it and searches for it; the other is live."""
-    name = f"changed_{time.monotonic_ns()}"
-    for path in (tree / "app.py", live / "first.py"):
-        path.write_text(f"def {name}():\n    return 1\n", "utf-8")
-    _ask_two_models(product.state.processes["embed"].address)
-    product.index(tree)
-    assert product.search(name, tree)
-
-
-def _work_on(product: Lodestone, tree: Path, live: Path) -> None:
-    """Changes the trees, and has the indexer miss the other services once."""
-    _change(product, tree, live)
-    (workspace,) = (
-        each["workspace"]
-        for each in product.run("status", "--json").json["workspaces"]
-        if each["path"] == str(tree)
-    )
-    for name in ("io", "embed"):
-        product.kill(name)
-    with grpc.insecure_channel(product.state.processes["indexer"].address) as channel:
-        search = search_service_pb2_grpc.SearchServiceStub(channel)
-        request = search_service_pb2.SearchNodesRequest(
-            parent=f"workspaces/{workspace}", query="changed", verify=True
-        )
-        with suppress(grpc.RpcError):  # words alone may do, and may not
-            search.SearchNodes(request, timeout=10)
-    assert product.run("up").code == 0
-
-
-def _ask_two_models(address: str) -> None:
-    """Has two models work at the same time, so that one waits for the other's turn."""
-    texts = [f"{number} " * 500 for number in range(128)]
-
-    def embed(model: str) -> None:
-        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
-        request = embed_service_pb2.EmbedRequest(
-            model=f"models/{model}",
-            options=embed_service_pb2.EmbedOptions(purpose=embed_service_pb2.PURPOSE_DOCUMENT),
-            texts=texts,
-        )
-        for _ in range(5):
-            stub.Embed(request, timeout=20)
-
-    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(2) as threads:
-        list(threads.map(embed, ("hashing", _SECOND_MODEL)))
-
-
-def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
-    """Asks every query until each has data, with more work meanwhile, or time is over.
-
-    What a counter held when it was first scraped is no growth.
-    """
-    queries = {query.expr for query in promql.dashboard_queries()}
-    for query in (*promql.rule_queries(), *promql.scaler_queries()):
-        queries |= set(alert_operands(query.expr))
-
-    def asked() -> bool:
-        again()
-        told.answers.update(
-            {expr: server.query(expr) for expr in queries if not _has_data(told, expr)}
-        )
-        return all(_has_data(told, expr) for expr in queries)
-
-    with suppress(AssertionError):  # the tests say which has none
-        wait_until(asked, 40, "every query has data")
-    with suppress(AssertionError):  # the last work ended with a restart
-        wait_until(partial(_all_up, server), 20, "all targets are scraped again")
-    told.answers["ALERTS"] = server.query('ALERTS{alertstate="firing"}')
-    told.targets = server.targets()
-    told.rule_errors = server.rule_errors()
-
-
-def _all_up(server: Prometheus) -> bool:
-    targets = server.targets()
-    return len(targets) == len(SERVICES) and set(targets.values()) == {"up"}
-
-
-def _scrape(port: int) -> dict[str, Any]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    return {family.name: family for family in text_string_to_metric_families(text)}
-
-
-def _lines(product: Lodestone, name: str) -> list[dict[str, Any]]:
-    """Returns a service's log. Red when a line is no JSON: a text on standard error."""
-    return [json.loads(line) for line in product.folder.log(name).read_text("utf-8").splitlines()]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

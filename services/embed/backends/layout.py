@@ -71,7 +71,9 @@ def choose_layout(
     rates = _rates(compile_with, candidates, some_ids)
     best = clear_winner(usual, rates)
     measured = {f"{one.streams}x{one.threads}": round(max(rates[one]), 1) for one in candidates}
-    get_logger().info("layout_measured", **asdict(best), batches_per_second=measured)
+    get_logger().info(
+        "layout_measured", streams=best.streams, threads=best.threads, batches_per_second=measured
+    )
     keep_measured(memory, {"layout": asdict(best), "batches_per_second": measured})
     return best
 

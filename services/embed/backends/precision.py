@@ -86,7 +86,13 @@ def _decide(
         "bfloat16_seconds": round(seconds, 4),
         "float32_seconds": round(exact_seconds, 4),
     }
-    get_logger().info("precision_measured", **facts)
+    get_logger().info(
+        "precision_measured",
+        precision=facts["precision"],
+        bfloat16_cosine=facts["bfloat16_cosine"],
+        bfloat16_seconds=facts["bfloat16_seconds"],
+        float32_seconds=facts["float32_seconds"],
+    )
     keep_measured(memory, facts)
     return chosen
 

@@ -158,11 +158,11 @@ class ModelQueue:
         contents: Mapping[bytes, EmbeddedContent],
         nodes: Sequence[ClaimedNode],
         stage_seconds: Mapping[str, float],
-    ) -> int:
-        """Commits vectors, cache and counters of a batch together; returns how many ended.
+    ) -> RunCounters:
+        """Commits vectors, cache and counters of a batch together.
 
-        Nodes whose fence is old are left alone. The first node of each text counts as embedded, its
-        twins as reused.
+        Nodes whose fence is old are left alone. Returns what was counted: the first node of each
+        text as embedded, its twins as reused.
         """
         started = time.perf_counter()
         async with self._database.transaction() as connection:
@@ -173,7 +173,7 @@ class ModelQueue:
             counters = committed(contents, ended=len(ended), embedded=embedded)
             seconds = {**stage_seconds, "commit": time.perf_counter() - started}
             await self._ledger.add(connection, run, counters, stage_seconds=seconds)
-        return len(ended)
+        return counters
 
     async def fail(
         self,

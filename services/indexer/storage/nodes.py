@@ -168,11 +168,11 @@ class NodeQueue:
         contents: Mapping[bytes, EmbeddedContent],
         nodes: Sequence[ClaimedNode],
         stage_seconds: Mapping[str, float],
-    ) -> int:
+    ) -> RunCounters:
         """Commits vectors, terms, cache, status and counters of a batch together.
 
-        Nodes whose fence is old are left alone. Returns how many nodes were ended. The first node
-        of each text counts as embedded, its twins as reused.
+        Nodes whose fence is old are left alone. Returns what was counted: the first node of each
+        text as embedded, its twins as reused.
         """
         for _ in range(_MOST_REPEATS):
             with contextlib.suppress(_TextForgottenError):
@@ -186,7 +186,7 @@ class NodeQueue:
         contents: Mapping[bytes, EmbeddedContent],
         nodes: Sequence[ClaimedNode],
         stage_seconds: Mapping[str, float],
-    ) -> int:
+    ) -> RunCounters:
         started = time.perf_counter()
         async with self._database.transaction() as connection:
             await fill_cache(connection, model_id, contents)
@@ -207,7 +207,7 @@ class NodeQueue:
             counters = committed(contents, ended=len(rows), embedded=embedded)
             seconds = {**stage_seconds, "commit": time.perf_counter() - started}
             await self._ledger.add(connection, run, counters, stage_seconds=seconds)
-        return len(rows)
+        return counters
 
     async def fail(
         self,

@@ -107,4 +107,12 @@ def _count_parse(outcomes: Counter[str], nodes: int, seconds: float) -> None:
         metrics.PARSED_FILES.labels(outcome).inc(count)
     metrics.PARSED_NODES.inc(nodes)
     metrics.PARSE_SECONDS.observe(seconds)
-    get_logger().info("files_parsed", nodes=nodes, seconds=round(seconds, 4), **outcomes)
+    get_logger().info(
+        "files_parsed",
+        nodes=nodes,
+        seconds=round(seconds, 4),
+        parsed=outcomes["parsed"],
+        unchanged=outcomes["unchanged"],
+        skipped=outcomes["skipped"],
+        failed=outcomes["error"],
+    )

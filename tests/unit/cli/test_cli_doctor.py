@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -13,13 +14,13 @@ from grpc_health.v1 import health_pb2_grpc
 
 from lodestone.indexer.v1.workspace_service_pb2 import ListWorkspacesResponse, Workspace
 from services.cli import doctor_deployment
+from services.cli.doctor import run_doctor
 from services.cli.doctor_deployment import Deployment, deployment_checks
-from services.runtime.exits import StartError
+from services.runtime.exits import ExitCode, StartError
 from services.runtime.health import Health
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
 OWN = importlib.metadata.version("lodestone")
 
@@ -145,3 +146,18 @@ def test_limits_are_those_of_services_on_this_machine() -> None:
     """Red when a deployment has no check of limits, and when this machine's count for others'."""
     assert "limits" in deployment_checks(Deployment({"io": "unix:/s", "embed": "far:1"}))
     assert "limits" not in deployment_checks(Deployment({"io": "far:1"}, "postgresql:///x"))
+
+
+def test_what_fails_for_one_reason_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """Red when each check of a service that cannot be reached says it all again."""
+    gone = Deployment({"io": "unix:/nowhere/io.sock"})
+
+    ended = run_doctor(Path("/nowhere"), gone, as_json=False)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert ended is ExitCode.FAILED
+    assert "unix:/nowhere/io.sock cannot be reached" in lines[0]
+    assert [line.split() for line in lines[1:3]] == [
+        ["FAILED", "io", "access", "as", "io"],
+        ["FAILED", "versions", "as", "io"],
+    ]

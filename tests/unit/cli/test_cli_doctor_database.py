@@ -122,6 +122,13 @@ def test_indexes_of_another_version_are_not_missed() -> None:
     assert check_indexes(older) == f"none is broken; which are missing is known of {HEAD} alone"
 
 
+@pytest.mark.parametrize("url", ["nonsense", "mysql://a@b/c", "postgresql://a@b:port/c"])
+def test_what_is_no_url_of_a_database_is_told_as_that(url: str) -> None:
+    """Red when it is a server that cannot be reached."""
+    with pytest.raises(StartError, match="LODESTONE_DATABASE_URL is no URL of PostgreSQL, as post"):
+        database_checks(url)["database"]()
+
+
 def test_a_database_that_never_answers_is_waited_for_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

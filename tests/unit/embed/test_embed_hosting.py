@@ -121,21 +121,28 @@ async def test_an_engine_that_is_killed_or_frozen_costs_its_callers_nothing_but_
     assert engine.pid != first
 
 
+def _engines_up() -> float:
+    return REGISTRY.get_sample_value("lodestone_embed_engines_up") or 0.0
+
+
 async def test_a_rebuilt_engine_may_replay_another_number_of_graphs() -> None:
     """Red when the number belongs to what a model is: the engine that follows would not serve.
 
     Also red when the number of the first engine is told for ever.
     """
     before = REGISTRY.get_sample_value("lodestone_embed_cuda_graphs") or 0.0
+    others = _engines_up()
     async with hosted() as (model, engine):
         told = []
         for _ in range(2):
             await model.embed(GOOD, DOCUMENT)
+            await eventually(lambda: _engines_up() == others + 1)
             graphs = REGISTRY.get_sample_value("lodestone_embed_cuda_graphs")
             told.append((graphs, before + engine.pid))
             os.kill(engine.pid, signal.SIGKILL)
             await eventually(lambda: not engine._serving)
 
+    await eventually(lambda: _engines_up() == others)
     assert [graphs for graphs, _ in told] == [expected for _, expected in told]
     assert told[0] != told[1]
 

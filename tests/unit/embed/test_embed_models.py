@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
 from lodestone.embed.v1 import embed_service_pb2_grpc as embed_grpc
@@ -235,6 +236,11 @@ async def test_models_named_in_the_settings_serve_beside_the_first(address: str)
         }
 
 
+def _models_by_state() -> dict[str, float | None]:
+    name, states = "lodestone_embed_models", ("loading", "ready", "failed")
+    return {state: REGISTRY.get_sample_value(name, {"state": state}) for state in states}
+
+
 @pytest.mark.slow
 async def test_a_model_that_does_not_load_says_why_and_may_be_tried_again(
     address: str, tmp_path: Path
@@ -257,9 +263,13 @@ async def test_a_model_that_does_not_load_says_why_and_may_be_tried_again(
         error = await _failure(stub.LoadModel(_load("broken", "broken")))
         got = await stub.GetModel(model_pb.GetModelRequest(name="models/broken"))
         use = await _failure(_vector_bytes(channel, "broken"))
+        states = _models_by_state()
         again = await _failure(stub.LoadModel(_load("broken", str(folder))))
         good = await stub.LoadModel(_load("good"))  # the failed one makes room
+        later = _models_by_state()
 
+    assert states == {"loading": 0, "ready": 1, "failed": 1}
+    assert later == {"loading": 0, "ready": 2, "failed": 0}
     assert (error.code, error.reason) == ("FAILED_PRECONDITION", "ERROR_REASON_MODEL_LOAD_FAILED")
     assert "does not convert" in error.message
     assert "/" not in error.message.removeprefix("models/")

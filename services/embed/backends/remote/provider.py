@@ -63,6 +63,9 @@ class Provider:
         )
         self._retries = RetryBudget()
         self._closing = threading.Event()
+        self._closed = False
+        self._told = metrics.Part(metrics.REMOTE_CIRCUIT_OPEN)
+        self._telling = threading.Lock()
 
     def embed(self, texts: Sequence[str], *, tokens: int) -> Answer:
         """Returns one row per text. Blocks, never much longer than the deadline of the settings.
@@ -90,6 +93,8 @@ class Provider:
     def close(self) -> None:
         """Closes connections."""
         self.stop()
+        self._closed = True
+        self._tell()
         self._client.close()
 
     def _try_once(self, texts: Sequence[str], tokens: int, deadline: float) -> Answer:
@@ -149,14 +154,19 @@ class Provider:
         if self._circuit.is_open:
             get_logger().info("remote_circuit_closed")
         self._circuit.succeeded()
-        metrics.REMOTE_CIRCUIT_OPEN.set(0)
+        self._tell()
 
     def _note_provider_failure(self, count: int) -> None:
         was_open = self._circuit.is_open
         self._circuit.failed(count)
-        metrics.REMOTE_CIRCUIT_OPEN.set(self._circuit.is_open)
+        self._tell()
         if self._circuit.is_open and not was_open:
             get_logger().warning("remote_circuit_opened", failures=FAILURES_TO_OPEN)
+
+    def _tell(self) -> None:
+        """Counts the provider among those that are left alone, or not; a closed one is not."""
+        with self._telling:  # what is looked at last is told last
+            self._told.set(self._circuit.is_open and not self._closed)
 
     def _may_retry(self, failure: CallFailedError, tries: int, deadline: float) -> bool:
         """Tells whether to try again, after having waited for it."""
