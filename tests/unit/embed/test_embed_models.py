@@ -106,6 +106,22 @@ async def test_a_loaded_model_serves_beside_the_first_and_is_gone_once_unloaded(
         assert (await _failure(gone)).reason == "ERROR_REASON_MODEL_NOT_LOADED"
 
 
+async def test_a_list_goes_on_after_a_model_that_is_gone_by_then(
+    channel: grpc.aio.Channel,
+) -> None:
+    """Red when the token must name a model that is there: whoever lists has to begin anew."""
+    stub = model_grpc.ModelServiceStub(channel)
+    for model_id in ("a", "b"):
+        await stub.LoadModel(_load(model_id))
+    first = await stub.ListModels(model_pb.ListModelsRequest(page_size=1))
+    await stub.UnloadModel(_name("a"))
+
+    rest = await stub.ListModels(model_pb.ListModelsRequest(page_token=first.next_page_token))
+
+    assert [model.name for model in first.models] == ["models/a"]
+    assert [model.name for model in rest.models] == ["models/b", "models/hashing"]
+
+
 async def test_the_same_load_again_is_answered_and_another_of_that_id_refused(
     channel: grpc.aio.Channel,
 ) -> None:
