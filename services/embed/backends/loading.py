@@ -99,7 +99,7 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
             **limits,
         )
     except (UnsupportedModelError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise StartError(
-            ExitCode.MODEL, f"The model {source.folder} does not load: {reason[0]}"
+            ExitCode.MODEL, f"The model does not load: {reason}. The model is {source.folder}."
         ) from None

@@ -54,9 +54,9 @@ def choose_precision(
         what = "scores" if scores else "vectors"
         raise StartError(
             ExitCode.MODEL,
-            f"The model in {folder} disagrees with its own {what} in {wanted} "
+            f"The model disagrees with its own {what} in {wanted} "
             f"({'agreement' if scores else 'cosine'} {agreed:.4f}). "
-            "Set LODESTONE_EMBED_PRECISION=float32, or remove the folder.",
+            f"Set LODESTONE_EMBED_PRECISION=float32, or remove the folder {folder}.",
         )
     return backend
 

@@ -255,8 +255,11 @@ async def test_models_named_in_the_settings_serve_beside_the_first(address: str)
 async def test_a_model_that_does_not_load_says_why_and_may_be_tried_again(
     address: str, tmp_path: Path
 ) -> None:
-    """Red when an error's own text is sent: it names the folder, and the key of its config."""
-    folder = tmp_path / f"models-{CANARY}" / "broken"
+    """Red when an error's own text is sent: it names the folder, and the key of its config.
+
+    Also red when a path ends at a space: its last parts, behind one, are sent.
+    """
+    folder = tmp_path / f"models of {CANARY}" / "broken"
     folder.mkdir(parents=True)
     (folder / "modules.json").write_text("[]")
     (folder / "config.json").write_text(f'{{"model_type": "{CANARY}"}}')
