@@ -16,6 +16,7 @@ from services.embed.backends.protocol import EngineError, EngineLostError, OutOf
 from services.embed.hosting import frames
 from services.embed.hosting.frames import Frame, Kind
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,10 +187,15 @@ class Life:
         self._channel.close()
 
     def _read(self) -> None:
-        while (frame := frames.receive(self._channel)) is not None:
-            with self._lock:
-                call = self._calls.pop(frame.number)
-            call.settle(frame)
+        """Takes answers until the process is gone; one that makes no sense ends it."""
+        try:
+            while (frame := frames.receive(self._channel)) is not None:
+                with self._lock:
+                    call = self._calls.pop(frame.number)
+                call.settle(frame)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is read behind it
+            get_logger().error("engine_answer_unreadable", error=type(error).__name__)
+            self.kill()
         with self._lock:
             self._gone = True
             left, self._calls = self._calls, {}

@@ -31,6 +31,7 @@ from tests.unit.embed.poison import (
     BREAKS,
     DIES,
     EXHAUSTS,
+    GARBLES,
     GREEDY,
     HANGS,
     MOST_TOKENS,
@@ -104,6 +105,19 @@ async def test_a_text_that_hangs_the_engine_fails_alone() -> None:
 
     assert isinstance(outcomes.pop(2), TextEndsEngineError)
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+
+
+async def test_an_engine_whose_answers_make_no_sense_is_replaced() -> None:
+    """Red when they end the thread that reads: all later texts fail, and health says SERVING."""
+    async with hosted(hang_seconds=0.5) as (model, engine):
+        first = engine.pid
+        async with asyncio.timeout(60):
+            (bad,) = await model.embed([GARBLES], DOCUMENT)
+            outcomes = await model.embed(GOOD, DOCUMENT)
+
+    assert isinstance(bad, TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert engine.pid != first
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
