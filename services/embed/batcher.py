@@ -7,6 +7,8 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from services.embed import metrics
 from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from services.embed.admission import Admission
     from services.embed.backends.protocol import Backend
     from services.embed.lanes import LaneTurns
-    from services.embed.model import TokenIds, VectorLayout
+    from services.embed.model import TokenIds
     from services.embed.work import Result, WorkKey
 
 _PREPARED_BATCHES = 1
@@ -74,7 +76,6 @@ class Batcher:
         self,
         texts: Sequence[TokenIds],
         *,
-        layout: VectorLayout,
         lane: Lane,
         route: str = "",
         caller: str = "",
@@ -91,7 +92,7 @@ class Batcher:
         request = Request(len(texts))
         works = []
         for position, ids in enumerate(texts):
-            work = self._joined((ids.tobytes(), layout, route), ids, lane, caller)
+            work = self._joined((ids.tobytes(), route), ids, lane, caller)
             work.waiters.append((request, position))
             works.append(work)
         self._dispatch()
@@ -175,7 +176,7 @@ class Batcher:
         self._outstanding[batch.lane] -= 1
         done = True
         for work, result in zip(batch.works, results, strict=True):
-            done = done and isinstance(result, bytes)
+            done = done and isinstance(result, np.ndarray)
             if result is not None:
                 self._finish(work, result)
             elif work.abandoned:

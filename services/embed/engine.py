@@ -215,7 +215,7 @@ class Engine:
         raise EngineDownError
 
     def _checked(self, works: Sequence[Work], rows: Vectors) -> list[Result]:
-        """Returns the vectors in the layouts that were asked for; one that is none is an error."""
+        """Returns the rows; one that must not leave the service is an error."""
         lengths = [work.tokens for work in works]
         metrics.note_forward(lengths, self._cost(lengths))
         self._budget.note_success(self._cost(lengths))
@@ -228,13 +228,7 @@ class Engine:
             if info.scores
             else "The model's vector is not finite, is zero, or has the wrong size."
         )
-        results: list[Result] = [bad] * len(works)
-        for layout in {work.layout for work in works}:
-            wanted = [at for at, work in enumerate(works) if good[at] and work.layout == layout]
-            chosen = rows if len(wanted) == len(works) else rows[wanted]
-            for at, data in zip(wanted, vectors.to_bytes(chosen, layout), strict=True):
-                results[at] = data or bad
-        return results
+        return [row if fine else bad for row, fine in zip(rows, good, strict=True)]
 
 
 def _failure(work: Work, error: BaseException) -> BadVectorError:
