@@ -130,8 +130,8 @@ class Batcher:
         return work
 
     def _promote(self, work: Work) -> None:
-        """Moves waiting bulk work that a user now waits for too."""
-        if self._lanes[Lane.BULK].discard(work):
+        """Moves bulk work that a user now waits for too, unless its forward has begun."""
+        if self._lanes[Lane.BULK].discard(work) or self._engine.withdraw(work):
             work.lane = Lane.INTERACTIVE
             self._lanes[Lane.INTERACTIVE].add(work)
 
@@ -174,7 +174,7 @@ class Batcher:
 
     def _settle(self, batch: Batch, results: Sequence[Result | None], seconds: float) -> None:
         self._outstanding[batch.lane] -= 1
-        done = True
+        done = bool(batch.works)
         for work, result in zip(batch.works, results, strict=True):
             done = done and isinstance(result, np.ndarray)
             if result is not None:

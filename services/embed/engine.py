@@ -92,6 +92,21 @@ class Engine:
             queue.append((time.monotonic(), batch))
             self._ready.notify()
 
+    def withdraw(self, work: Work) -> bool:
+        """Takes a work out of a batch that no thread has begun; returns whether there was one."""
+        with self._ready:
+            queue = self._batches.get(work.lane, deque())
+            at = next((at for at, (_, batch) in enumerate(queue) if work in batch.works), None)
+            if at is None:
+                return False
+            _, batch = queue[at]
+            batch.works.remove(work)
+            if batch.works:
+                return True
+            del queue[at]
+        self._done(batch, [], 0.0)
+        return True
+
     def close(self) -> None:
         """Ends the threads after the batches they run; blocks until then, but not on an engine."""
         with self._ready:

@@ -81,7 +81,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Works that share a forward; all come from one lane and take one route."""
+    """Works that share a forward; all come from one lane and take one route.
+
+    Some may be withdrawn before it begins.
+    """
 
     works: list[Work]
     lane: Lane

@@ -6,13 +6,18 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from services.embed.backends.hashing import HashingBackend
-from services.embed.model import Embedding, Purpose, Truncation, VectorLayout, VectorType
+from services.embed.model import Embedding, Lane, Purpose, Truncation, VectorLayout, VectorType
 from services.embed.vectors import to_bytes
 from tests.unit.embed.harness import DOCUMENT, GatedBackend, eventually, ids_of, served
 
 if TYPE_CHECKING:
     from services.embed.serving import ServedModel
+
+GOOD = [f"def function_{n}(): return {n}" for n in range(40)]
+INTERACTIVE = replace(DOCUMENT, lane=Lane.INTERACTIVE)
 
 
 def waiters_of(model: ServedModel) -> int:
@@ -63,3 +68,27 @@ async def test_what_is_made_of_a_vector_is_no_matter_of_its_forward() -> None:
         assert isinstance(outcome, Embedding)
         assert outcome.vector == to_bytes(row, layout)[0]
     assert backend.texts_run == 1
+
+
+@pytest.mark.parametrize("batch_max_texts", [1, 4])
+async def test_a_query_takes_its_text_out_of_bulk_that_is_prepared(batch_max_texts: int) -> None:
+    """Red when only what is queued is promoted: later queries run before it, by their weight."""
+    backend = GatedBackend()
+    async with served(backend, batch_max_texts=batch_max_texts) as model:
+        bulk = asyncio.create_task(model.embed(GOOD, DOCUMENT))
+        await eventually(backend.entered.is_set)
+        ((_, prepared),) = model._batcher._engine._batches[Lane.BULK]
+        wanted = prepared.works[0].ids.tolist()
+        (text,) = (one for one in GOOD if ids_of(one).tolist() == wanted)
+        query = asyncio.create_task(model.embed([text], INTERACTIVE))
+        await eventually(lambda: waiters_of(model) == len(GOOD) + 1)
+        later = asyncio.create_task(model.embed([f"later {n}" for n in range(6)], INTERACTIVE))
+        await eventually(lambda: waiters_of(model) == len(GOOD) + 7)
+
+        backend.gate.set()
+        answers = [outcome for task in (bulk, query, later) for outcome in await task]
+
+    assert [wanted in [ids.tolist() for ids in batch] for batch in backend.batches].index(True) == 1
+    assert backend.texts_run == len(GOOD) + 6
+    assert all(isinstance(outcome, Embedding) for outcome in answers)
+    assert not sum(model._batcher._outstanding.values())
