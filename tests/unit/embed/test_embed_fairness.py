@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,82 @@ async def test_who_waits_for_its_share_holds_nobody_up() -> None:
         await enter("other")
     assert not waiting.done()
     waiting.cancel()
+
+
+@pytest.mark.parametrize("tokens", [40_000, 95_000])
+@pytest.mark.parametrize("caller", ["stream", "calls"])
+async def test_calls_do_not_pass_a_large_group_that_waits_for_room_for_ever(
+    tokens: int, caller: str
+) -> None:
+    """Red when calls look at the room alone: they take whatever becomes free, bit by bit.
+
+    Also red when a group that fits nothing but an empty queue is passed as one that has its share.
+    """
+    admission = _admission()
+
+    def call() -> Any:
+        return admission.admit(tokens=5000, size=1, lane=Lane.BULK, caller="calls")
+
+    held = [call() for _ in range(_fill(_admission(), "calls", step=5000) // 5000)]
+    refused = 0
+
+    async def enter() -> None:
+        with await admission.admit_when_room(tokens=tokens, size=1, lane=Lane.BULK, caller=caller):
+            pass
+
+    group = asyncio.create_task(enter())
+    for _ in range(100):
+        await asyncio.sleep(0)
+        if held:
+            held.pop(0).__exit__(None, None, None)
+        await asyncio.sleep(0)
+        try:
+            held.append(call())
+        except OverloadedError:
+            refused += 1
+
+    assert group.done()
+    assert refused <= 20
+    assert len(held) > 0
+
+
+async def test_a_small_group_does_not_pass_a_larger_one_of_its_caller() -> None:
+    """Red when who waits for its share holds up nobody at all: small ones keep it waiting."""
+    admission = _admission()
+    held = admission.admit(tokens=70_000, size=1, lane=Lane.BULK, caller="one")
+    order: list[int] = []
+
+    async def enter(tokens: int) -> None:
+        with await admission.admit_when_room(tokens=tokens, size=1, lane=Lane.BULK, caller="one"):
+            order.append(tokens)
+
+    waiting = [asyncio.create_task(enter(tokens)) for tokens in (95_000, 10, 10)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert order == []
+    held.__exit__(None, None, None)
+    await asyncio.gather(*waiting)
+
+    assert order == [95_000, 10, 10]
+
+
+async def test_queries_that_fill_the_queue_leave_bulk_a_call_at_a_time() -> None:
+    """Red when any text that waits keeps bulk out: it gets no turn at all while queries fill it."""
+    admission = _admission()
+    for caller in "abc":
+        with contextlib.suppress(OverloadedError):
+            while True:
+                admission.admit(tokens=500, size=1, lane=Lane.INTERACTIVE, caller=caller)
+    assert admission.tokens > 90_000
+
+    with (
+        admission.admit(tokens=20_000, size=1, lane=Lane.BULK, caller="indexer"),
+        pytest.raises(OverloadedError),
+    ):
+        admission.admit(tokens=500, size=1, lane=Lane.BULK, caller="indexer")
+    async with asyncio.timeout(10):
+        with await admission.admit_when_room(tokens=95_000, size=1, lane=Lane.BULK, caller="x"):
+            pass
 
 
 async def test_a_deadline_of_a_new_caller_counts_its_turns_and_not_all_that_waits() -> None:
