@@ -33,6 +33,8 @@ BREAKS = "breakplease"
 """After a text with this word an engine raises on everything, as CUDA does after an assert."""
 SPOILS = "spoilplease"
 """After a text with this word an engine gives no number that is one."""
+SPOILED = "TEST_EMBED_SPOILED"
+"""A variable of the environment under which an engine has been spoilt from the start."""
 GARBLES = "garbleplease"
 """At a text with this word something in the process writes where the engine's answers go."""
 
@@ -52,7 +54,7 @@ def _poison() -> None:
     words = (DIES, HANGS, GREEDY, EXHAUSTS, BREAKS, SPOILS, GARBLES)
     dies, hangs, greedy, exhausts, breaks, spoils, garbles = map(_id_of, words)
     lasting = {exhausts, breaks, spoils}
-    seen: set[int] = set()
+    seen: set[int] = {spoils} if SPOILED in os.environ else set()
 
     def infer(self: HashingBackend, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         for ids in batch:
