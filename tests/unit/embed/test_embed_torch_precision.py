@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from services.embed.backends.cross_encoder import load_torch_reranker
 from services.embed.backends.sentence_transformers import load_torch
 from services.embed.model import EncodedText, Precision, Truncation
 from services.runtime.exits import ExitCode, StartError
-from tests.support.random_models import WORDS, save_random_model
+from tests.support.random_models import WORDS, save_random_model, with_numbers_beyond_float16
 from tests.support.tiny_models import make_reranker
 from tests.unit.embed.harness import bundled_folder
 
@@ -46,17 +46,6 @@ def _load(folder: Path, precision: str = "auto") -> LoadedModel:
     )
 
 
-def _with_numbers_beyond_half(folder: Path) -> Path:
-    """Saves the model again with a layer whose numbers float16 does not hold, and the next does."""
-    model = SentenceTransformer(str(folder), device="cpu")
-    first: Any = model[0]
-    layer = first.auto_model.encoder.layer[0]
-    layer.intermediate.dense.weight.data *= 1e5
-    layer.output.dense.weight.data *= 1e-5
-    model.save(str(folder))
-    return folder
-
-
 def test_float16_serves_where_it_agrees_with_float32(tmp_path: Path) -> None:
     model = _load(save_random_model(tmp_path, "bert"))
 
@@ -67,7 +56,7 @@ def test_a_model_whose_numbers_float16_does_not_hold_serves_in_another_precision
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Red when float16 is taken untried: every text then fails, as its vector is none."""
-    folder = _with_numbers_beyond_half(save_random_model(tmp_path, "bert"))
+    folder = with_numbers_beyond_float16(save_random_model(tmp_path, "bert"))
     model = _load(folder)
 
     assert model.backend.info.precision is Precision.BFLOAT16
@@ -81,7 +70,7 @@ def test_a_model_whose_numbers_float16_does_not_hold_serves_in_another_precision
 
 
 def test_a_precision_that_was_asked_for_and_disagrees_does_not_serve(tmp_path: Path) -> None:
-    folder = _with_numbers_beyond_half(save_random_model(tmp_path, "bert"))
+    folder = with_numbers_beyond_float16(save_random_model(tmp_path, "bert"))
 
     with pytest.raises(StartError) as failure:
         _load(folder, "float16")
