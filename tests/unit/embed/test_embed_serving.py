@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from services.embed.backends.hashing import HashingBackend
+from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.errors import BadVectorError, FingerprintMismatchError, TextTooLongError
 from services.embed.lanes import LaneTurns
-from services.embed.model import Embedding, Lane, Truncation, Vectors, VectorType
+from services.embed.model import (
+    Embedding,
+    EncodedText,
+    Lane,
+    Truncation,
+    Vectors,
+    VectorType,
+)
 from services.embed.work import Batch, Request, Work
-from services.runtime.errors import InvalidRequestError, OverloadedError, ShuttingDownError
+from services.runtime.errors import (
+    InvalidRequestError,
+    LodestoneError,
+    OverloadedError,
+    ShuttingDownError,
+)
 from services.runtime.telemetry import tracer
 from tests.unit.embed.harness import (
     DOCUMENT,
@@ -305,6 +318,31 @@ async def test_the_loop_stays_free_while_the_model_runs() -> None:
         await task
 
     assert beats == 100
+
+
+class _HeldEncoder(HashingEncoder):
+    """Tokenizes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(max_text_chars=1000)
+        self.may_go = threading.Event()
+
+    def encode(self, *given: Any) -> list[EncodedText | LodestoneError]:
+        assert self.may_go.wait(30)
+        return super().encode(*given)
+
+
+async def test_the_loop_stays_free_while_texts_are_tokenized() -> None:
+    """Red when they are tokenized on the loop: it stands still, and nobody lets the encoder go."""
+    async with served(HashingBackend()) as model:
+        model._encoder = encoder = _HeldEncoder()
+        task = asyncio.create_task(model.embed(GOOD, DOCUMENT))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        encoder.may_go.set()
+
+        assert all(isinstance(outcome, Embedding) for outcome in await task)
 
 
 async def test_whoever_waits_is_told_when_the_model_is_unloaded() -> None:
