@@ -127,6 +127,7 @@ class Batcher:
             metrics.SHARED_TEXTS.inc()
             if lane is Lane.INTERACTIVE and work.lane is Lane.BULK:
                 self._promote(work)
+            self._lanes[work.lane].share(work, caller)
         return work
 
     def _promote(self, work: Work) -> None:

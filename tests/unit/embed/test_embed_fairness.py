@@ -89,6 +89,39 @@ def test_each_item_comes_once_and_those_of_a_caller_in_order(
     assert not line._credits
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 5000),
+            st.sampled_from("abc"),
+            st.lists(st.sampled_from("abcd")),
+            st.booleans(),
+        )
+    )
+)
+def test_an_item_that_several_want_comes_once(
+    drawn: list[tuple[int, str, list[str], bool]],
+) -> None:
+    items = [_Item(tokens, n, caller) for n, (tokens, caller, _, _) in enumerate(drawn)]
+    line = _line(items)
+    for item, (_, _, others, _) in zip(items, drawn, strict=True):
+        for other in others:
+            line.share(item, other)
+    left = [item for item, (*_, leaves) in zip(items, drawn, strict=True) if not leaves]
+    for item, (*_, leaves) in zip(items, drawn, strict=True):
+        assert not leaves or (line.discard(item) and not line.discard(item))
+        if leaves:
+            line.share(item, "e")
+
+    out = [line.pop() for _ in range(len(line))]
+
+    assert sorted(out, key=lambda item: item.serial) == left
+    assert len(line) == 0
+    assert not line._lines
+    assert not line._credits
+    assert not line._shared
+
+
 def test_a_window_is_filled_by_turns() -> None:
     queue: PackingQueue[_Item] = PackingQueue(window_tokens=2000)
     for n in range(1000):
@@ -120,6 +153,31 @@ async def test_texts_of_a_caller_with_few_run_before_the_rest_of_one_with_many()
 
     ran = [ids.tolist() for batch in backend.batches for ids in batch]
     assert ran.index(ids_of("few").tolist()) < 1500
+
+
+async def test_a_text_that_several_callers_want_runs_in_the_turn_that_comes_first() -> None:
+    """Red when it stands in line for the first alone: it is then the last of five thousand."""
+    backend = GatedBackend()
+    backend._info = replace(backend._info, token_budget=16)
+    async with served(backend, batch_max_texts=4) as model:
+        many = [
+            asyncio.create_task(
+                model.embed([f"many {n} {m}" for m in range(250)], DOCUMENT, caller="many")
+            )
+            for n in range(20)
+        ]
+        await eventually(lambda: len(model._batcher._in_flight) == 5000)
+        last = list(model._batcher._in_flight.values())[-1]
+        (text,) = (f"many {n} {m}" for n in range(20) for m in range(250)
+                   if ids_of(f"many {n} {m}").tolist() == last.ids.tolist())  # fmt: skip
+        few = asyncio.create_task(model.embed([text], DOCUMENT, caller="few"))
+        await eventually(lambda: len(last.waiters) == 2)
+        backend.gate.set()
+        await asyncio.gather(few, *many)
+
+    ran = [ids.tolist() for batch in backend.batches for ids in batch]
+    assert len(ran) == 5000
+    assert ran.index(last.ids.tolist()) < 1500
 
 
 def _admission(max_tokens: int = 100_000, window_tokens: int = 0) -> Admission:
