@@ -102,6 +102,7 @@ class Life:
         self._calls: dict[int, Call] = {}
         self._number = 0
         self._gone = False
+        self._reader: threading.Thread | None = None
         self.cause = "died"
         self.ended = threading.Event()
         with contextlib.suppress(OSError):
@@ -137,7 +138,8 @@ class Life:
                 "The process that runs the model died while it loaded it; it may have had too "
                 "little memory (LODESTONE_EMBED_ENGINE_MEMORY_BYTES, or the machine's).",
             )
-        threading.Thread(target=self._read, name="engine-answers", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="engine-answers", daemon=True)
+        self._reader.start()
         facts: Any = frames.unpack_value(frame.payload)
         info, encoder = facts
         return info, encoder
@@ -184,6 +186,8 @@ class Life:
             self._process.wait(_EXIT_SECONDS)
         self.kill()
         self._process.wait()
+        if self._reader is not None:  # it finds out by the end of the connection, not of the socket
+            self._reader.join(_EXIT_SECONDS)
         self._channel.close()
 
     def _read(self) -> None:
