@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Self
 
 from services.embed import metrics
@@ -20,6 +21,9 @@ _BULK_SHARE = 0.9
 _MOST_OF_REST = 8
 """A caller may hold this many times what is left free (dynamic thresholds, Choudhury and Hahne
 1998): one alone nearly all of the queue, two nearly half each; who comes new finds some room."""
+_MOST_PASSED = 0.25
+"""Calls that do not wait may pass one that waits for room by this share of the queue; without an
+end to it, a large group would wait for as long as small calls come."""
 _CAUTION = 1.15
 """A call is let in with this much to spare: a machine slows down for a second now and then. While
 more comes than can be served this loses nothing, as somebody else is served instead."""
@@ -27,7 +31,7 @@ _LEAST_RETRY_SECONDS = 0.1
 _MOST_RETRY_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Claim:
     """What a call wants to bring in."""
 
@@ -35,6 +39,8 @@ class _Claim:
     size: int
     lane: Lane
     caller: str
+    passed: int = 0
+    """Tokens that came later and were let in before."""
 
 
 class Admission:
@@ -85,8 +91,8 @@ class Admission:
     ) -> Ticket:
         """Takes in texts of so many tokens and bytes until the ticket is given back.
 
-        A request larger than the whole queue is taken when nothing else is there: it could never
-        be served otherwise.
+        A request is taken whatever its size when nothing else of its lane is there: one larger than
+        the queue could never be served otherwise, nor bulk while queries fill the queue.
 
         Raises:
             OverloadedError: there is no room, or what waits already takes longer than the caller
@@ -94,7 +100,9 @@ class Admission:
         """
         waiting = self.tokens
         claim = _Claim(tokens, size, lane, caller)
-        if not (self._has_room(claim) and self._has_share_left(claim)):
+        passed = [other for other in self._line if self._is_before(other, claim)]
+        most_passed = _MOST_PASSED * self._max_tokens
+        if not self._fits(claim) or any(other.passed >= most_passed for other in passed):
             # Half of what waits: by then there is room for a request of usual size.
             raise self._refusal("full", "Too many texts wait for the model.", waiting / 2)
         if deadline_seconds is not None and waiting > 0:
@@ -106,6 +114,8 @@ class Admission:
             if excess > 0:
                 late = ahead * min(1.0, excess / max(self._seconds(ahead), 1e-6))
                 raise self._refusal("deadline", "The deadline is too close for what waits.", late)
+        for other in passed:
+            other.passed += tokens
         return Ticket(self, claim)
 
     async def admit_when_room(
@@ -114,7 +124,7 @@ class Admission:
         """Like `admit`, but waits for room, behind those of its lane who wait already.
 
         Without that order a large group would wait for as long as smaller ones come. Who has had
-        its share holds up nobody else.
+        its share holds up no other caller.
         """
         claim = _Claim(tokens, size, lane, caller)
         self._line.append(claim)
@@ -146,27 +156,34 @@ class Admission:
         if tokens < 0 or size < 0:
             self._room.set()
 
-    def _has_room(self, claim: _Claim) -> bool:
+    def _fits(self, claim: _Claim) -> bool:
+        if not self._tokens_of[claim.lane]:
+            return True
         share = _BULK_SHARE if claim.lane is Lane.BULK else 1.0
-        return not self.tokens or (
+        return (
             self.tokens + claim.tokens <= self._max_tokens * share
             and self._bytes + claim.size <= self._max_bytes * share
+            and self._has_share_left(claim)
         )
 
     def _has_share_left(self, claim: _Claim) -> bool:
         share = _BULK_SHARE if claim.lane is Lane.BULK else 1.0
         left = self._max_tokens * share - self.tokens
-        return (
-            not self.tokens or self._tokens_by[claim.caller] + claim.tokens <= _MOST_OF_REST * left
-        )
+        return self._tokens_by[claim.caller] + claim.tokens <= _MOST_OF_REST * left
 
     def _may_enter(self, claim: _Claim) -> bool:
-        for other in self._line:
-            if other is claim:
-                break
-            if other.lane is claim.lane and self._has_share_left(other):
-                return False  # it waits for room
-        return self._has_room(claim) and self._has_share_left(claim)
+        ahead = takewhile(lambda other: other is not claim, self._line)
+        return self._fits(claim) and not any(self._is_before(other, claim) for other in ahead)
+
+    def _is_before(self, other: _Claim, claim: _Claim) -> bool:
+        """Tells whether who waits already goes before one of its lane that comes later.
+
+        Another caller's does not that waits for what this caller itself has in the queue to leave.
+        """
+        if other.lane is not claim.lane:
+            return False
+        waits_for_itself = self._tokens_by[other.caller] > 0 and not self._has_share_left(other)
+        return other.caller == claim.caller or not waits_for_itself
 
     def _tokens_ahead(self, claim: _Claim) -> int:
         """Returns what runs before a text that comes now.

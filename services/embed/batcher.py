@@ -7,6 +7,8 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from services.embed import metrics
 from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from services.embed.admission import Admission
     from services.embed.backends.protocol import Backend
     from services.embed.lanes import LaneTurns
-    from services.embed.model import TokenIds, VectorLayout
+    from services.embed.model import TokenIds
     from services.embed.work import Result, WorkKey
 
 _PREPARED_BATCHES = 1
@@ -74,7 +76,6 @@ class Batcher:
         self,
         texts: Sequence[TokenIds],
         *,
-        layout: VectorLayout,
         lane: Lane,
         route: str = "",
         caller: str = "",
@@ -91,7 +92,7 @@ class Batcher:
         request = Request(len(texts))
         works = []
         for position, ids in enumerate(texts):
-            work = self._joined((ids.tobytes(), layout, route), ids, lane, caller)
+            work = self._joined((ids.tobytes(), route), ids, lane, caller)
             work.waiters.append((request, position))
             works.append(work)
         self._dispatch()
@@ -126,11 +127,12 @@ class Batcher:
             metrics.SHARED_TEXTS.inc()
             if lane is Lane.INTERACTIVE and work.lane is Lane.BULK:
                 self._promote(work)
+            self._lanes[work.lane].share(work, caller)
         return work
 
     def _promote(self, work: Work) -> None:
-        """Moves waiting bulk work that a user now waits for too."""
-        if self._lanes[Lane.BULK].discard(work):
+        """Moves bulk work that a user now waits for too, unless its forward has begun."""
+        if self._lanes[Lane.BULK].discard(work) or self._engine.withdraw(work):
             work.lane = Lane.INTERACTIVE
             self._lanes[Lane.INTERACTIVE].add(work)
 
@@ -173,9 +175,9 @@ class Batcher:
 
     def _settle(self, batch: Batch, results: Sequence[Result | None], seconds: float) -> None:
         self._outstanding[batch.lane] -= 1
-        done = True
+        done = bool(batch.works)
         for work, result in zip(batch.works, results, strict=True):
-            done = done and isinstance(result, bytes)
+            done = done and isinstance(result, np.ndarray)
             if result is not None:
                 self._finish(work, result)
             elif work.abandoned:

@@ -92,6 +92,21 @@ class Engine:
             queue.append((time.monotonic(), batch))
             self._ready.notify()
 
+    def withdraw(self, work: Work) -> bool:
+        """Takes a work out of a batch that no thread has begun; returns whether there was one."""
+        with self._ready:
+            queue = self._batches.get(work.lane, deque())
+            at = next((at for at, (_, batch) in enumerate(queue) if work in batch.works), None)
+            if at is None:
+                return False
+            _, batch = queue[at]
+            batch.works.remove(work)
+            if batch.works:
+                return True
+            del queue[at]
+        self._done(batch, [], 0.0)
+        return True
+
     def close(self) -> None:
         """Ends the threads after the batches they run; blocks until then, but not on an engine."""
         with self._ready:
@@ -215,7 +230,7 @@ class Engine:
         raise EngineDownError
 
     def _checked(self, works: Sequence[Work], rows: Vectors) -> list[Result]:
-        """Returns the vectors in the layouts that were asked for; one that is none is an error."""
+        """Returns the rows; one that must not leave the service is an error."""
         lengths = [work.tokens for work in works]
         metrics.note_forward(lengths, self._cost(lengths))
         self._budget.note_success(self._cost(lengths))
@@ -228,13 +243,7 @@ class Engine:
             if info.scores
             else "The model's vector is not finite, is zero, or has the wrong size."
         )
-        results: list[Result] = [bad] * len(works)
-        for layout in {work.layout for work in works}:
-            wanted = [at for at, work in enumerate(works) if good[at] and work.layout == layout]
-            chosen = rows if len(wanted) == len(works) else rows[wanted]
-            for at, data in zip(wanted, vectors.to_bytes(chosen, layout), strict=True):
-                results[at] = data or bad
-        return results
+        return [row if fine else bad for row, fine in zip(rows, good, strict=True)]
 
 
 def _failure(work: Work, error: BaseException) -> BadVectorError:

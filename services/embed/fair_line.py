@@ -38,12 +38,15 @@ class FairLine(Generic[ItemT]):
     """Deficit round robin (Shreedhar, Varghese 1995) over callers; one caller's items in order.
 
     A caller that has little to do waits for a turn of each of the others, and not for all that they
-    have. One alone gets everything, in order of arrival.
+    have. One alone gets everything, in order of arrival. An item that several want stands in the
+    line of each, and goes in the first turn that comes to it.
     """
 
     def __init__(self) -> None:
         self._lines: OrderedDict[Hashable, dict[int, ItemT]] = OrderedDict()
         self._credits: dict[Hashable, int] = {}
+        self._shared: dict[int, list[Hashable]] = {}
+        """By serial number, the other callers in whose lines an item stands."""
         self._count = 0
 
     def __len__(self) -> int:
@@ -51,20 +54,24 @@ class FairLine(Generic[ItemT]):
 
     def add(self, item: ItemT) -> None:
         """Puts an item behind the others of its caller."""
-        if item.caller not in self._lines:
-            self._lines[item.caller] = {}
-            self._credits[item.caller] = _QUANTUM_TOKENS
-        self._lines[item.caller][item.serial] = item
+        self._stand(item.caller, item)
         self._count += 1
+
+    def share(self, item: ItemT, caller: Hashable) -> None:
+        """Puts an item that still stands in line into the line of another caller as well."""
+        if item.serial in self._lines.get(item.caller, {}) and caller != item.caller:
+            self._stand(caller, item)
+            self._shared.setdefault(item.serial, []).append(caller)
 
     def discard(self, item: ItemT) -> bool:
         """Removes an item; returns whether it was there."""
-        line = self._lines.get(item.caller, {})
-        if line.pop(item.serial, None) is None:
+        if item.serial not in self._lines.get(item.caller, {}):
             return False
+        for caller in {item.caller, *self._shared.pop(item.serial, ())}:
+            self._lines[caller].pop(item.serial)
+            if not self._lines[caller]:
+                self._leave(caller)
         self._count -= 1
-        if not line:
-            self._leave(item.caller)
         return True
 
     def pop(self) -> ItemT:
@@ -78,6 +85,12 @@ class FairLine(Generic[ItemT]):
                 return item
             self._credits[caller] += _QUANTUM_TOKENS
             self._lines.move_to_end(caller)
+
+    def _stand(self, caller: Hashable, item: ItemT) -> None:
+        if caller not in self._lines:
+            self._lines[caller] = {}
+            self._credits[caller] = _QUANTUM_TOKENS
+        self._lines[caller][item.serial] = item
 
     def _leave(self, caller: Hashable) -> None:
         """Forgets a caller without items; it saves up no credit."""

@@ -6,10 +6,10 @@ import asyncio
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from services.embed import metrics
-from services.embed.model import EncodedText, Lane, VectorLayout
+from services.embed.model import EncodedText, Lane
 from services.runtime.errors import (
     Code,
     DependencyUnavailableError,
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from services.embed.admission import Admission, Ticket
     from services.embed.backends.protocol import Backend
     from services.embed.batcher import Batcher
-    from services.embed.model import ModelInfo
+    from services.embed.model import ModelInfo, Vectors
     from services.embed.work import Result
 
 _CHARS_PER_TOKEN = 3
 """Code has three to four characters a token; the guess holds until the text is tokenized."""
 
-FLOATS: Final = VectorLayout()
-Row: TypeAlias = tuple[EncodedText, bytes]
+Row: TypeAlias = "tuple[EncodedText, Vectors]"
 """A text as the model read it, and its row."""
 
 
@@ -51,7 +50,6 @@ class Order:
     lane: Lane
     extra_chars: int = 0
     """Characters that the model reads with each text."""
-    layout: VectorLayout = FLOATS
     route: str = ""
     caller: str = ""
 
@@ -147,7 +145,6 @@ class ForwardingModel:
         with start_as_current_span("lodestone.embed.wait"):  # for its turn and its forward
             results = await self._batcher.run(
                 [item.ids for item in good],
-                layout=order.layout,
                 lane=order.lane,
                 route=order.route,
                 caller=order.caller,

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from services.embed.serving import ServedModel
 
 _MOST_REASON_CHARS = 300
-_PATH_OR_QUOTE = re.compile(r"""(?<![\w.])[/~][^\s'"`:,;()]+|'[^']*'|"[^"]*"|`[^`]*`""")
-"""What an error of a library may tell of this machine and of a file: paths, and quoted pieces."""
+_PATH = re.compile(r"(?<![\w.])[/~].*", re.DOTALL)
+"""A path in an error of a library, with all that follows: a space in it looks like its end."""
+_QUOTE = re.compile(r"""'[^']*'|"[^"]*"|`[^`]*`""")
+"""What such an error may tell of a file."""
 
 
 class ModelLoader:
@@ -187,5 +189,8 @@ def _load_error(entry: Entry, why: str) -> ModelLoadError:
 
 
 def _without_paths(message: str) -> str:
-    """Returns a message for callers, who are told no path and no piece of a file."""
-    return _PATH_OR_QUOTE.sub("...", message)[:_MOST_REASON_CHARS]
+    """Returns a message for callers, who are told no path and no piece of a file.
+
+    It ends where a path begins, so that messages name paths last.
+    """
+    return _QUOTE.sub("...", _PATH.sub("...", message))[:_MOST_REASON_CHARS]

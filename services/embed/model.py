@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NewType, TypeAlias
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 ModelId = NewType("ModelId", str)
+MODEL_ID: Final = re.compile(r"[a-z0-9._-]{1,63}")
 TokenIds: TypeAlias = npt.NDArray[np.int64]
 """Token ids of one text or pair, special tokens included; shape (tokens,). The upper half of each
 is its token type: 0 but for the second text of a pair."""

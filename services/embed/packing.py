@@ -124,6 +124,10 @@ class PackingQueue(Generic[ItemT]):
         self._later.add(item)
         self._fill()
 
+    def share(self, item: ItemT, caller: str) -> None:
+        """Has an item come in another caller's turn too, unless it is in the window already."""
+        self._later.share(item, caller)
+
     def discard(self, item: ItemT) -> bool:
         """Removes an item; returns whether it still waited."""
         if not self._later.discard(item):

@@ -6,8 +6,6 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from services.embed import metrics
 from services.embed.forwarding import ForwardingModel, Order, end_of
 from services.embed.model import Lane, Score
@@ -65,8 +63,7 @@ class ServedReranker(ForwardingModel):
 def _outcome(row: Row | LodestoneError) -> ScoreOutcome:
     if isinstance(row, LodestoneError):
         return row
-    encoded, value = row
-    (score,) = np.frombuffer(value, dtype="<f4")
+    encoded, (score,) = row
     return Score(float(score), token_count=len(encoded.ids), truncated=encoded.shortened)
 
 

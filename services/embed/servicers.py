@@ -17,6 +17,7 @@ from lodestone.embed.v1 import (
 )
 from services.embed import convert
 from services.embed.errors import ForbiddenError
+from services.embed.model import MODEL_ID
 from services.embed.specs import admitted
 from services.embed.streaming import EmbedSession, StreamText
 from services.runtime.access import caller_name
@@ -127,11 +128,10 @@ class ModelServicer(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.ListModelsRequest, _context: Any
     ) -> model_service_pb2.ListModelsResponse:
         """Returns a page of models by name; a page token is the name to go on after."""
-        statuses = self._registry.statuses()
         after = request.page_token
-        if after and not any(status.model_id == after for status in statuses):
+        if after and not MODEL_ID.fullmatch(after):
             raise PageTokenError("The page token is not of this list.")
-        left = [status for status in statuses if status.model_id > after]
+        left = [status for status in self._registry.statuses() if status.model_id > after]
         size = min(request.page_size or _DEFAULT_PAGE, _LARGEST_PAGE)
         page = left[:size]
         return model_service_pb2.ListModelsResponse(

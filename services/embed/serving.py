@@ -6,10 +6,13 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from services.embed import metrics
-from services.embed.errors import FingerprintMismatchError
+from services.embed.errors import BadVectorError, FingerprintMismatchError
 from services.embed.forwarding import ForwardingModel, Order, end_of
 from services.embed.model import Embedding, Lane
+from services.embed.vectors import to_bytes
 from services.runtime.errors import InvalidRequestError, LodestoneError
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
     from services.embed.backends.protocol import TextEncoder
     from services.embed.forwarding import Parts, Row
-    from services.embed.model import EmbedOptions, Outcome, Prompts
+    from services.embed.model import EmbedOptions, EncodedText, Outcome, Prompts, VectorLayout
 
 
 class ServedModel(ForwardingModel):
@@ -56,14 +59,13 @@ class ServedModel(ForwardingModel):
             encode=partial(self._encoder.encode, texts, options.truncation, route, prompt),
             count=partial(_count, options.lane),
             lane=options.lane,
-            layout=self.info.layout_of(options),
             route=route,
             caller=caller,
         )
         rows = await self._forward(
             order, wait_for_room=wait_for_room, deadline_seconds=deadline_seconds
         )
-        outcomes = list(map(_outcome, rows))
+        outcomes = _outcomes(rows, self.info.layout_of(options))
         _count_all(outcomes, options.lane)
         return outcomes
 
@@ -80,10 +82,18 @@ class ServedModel(ForwardingModel):
             raise FingerprintMismatchError(expected=expected, actual=info.fingerprint)
 
 
-def _outcome(row: Row | LodestoneError) -> Outcome:
-    if isinstance(row, LodestoneError):
-        return row
-    encoded, vector = row
+def _outcomes(rows: Sequence[Row | LodestoneError], layout: VectorLayout) -> list[Outcome]:
+    """Returns the rows laid out; one that is cut to nothing has no vector."""
+    good = [row[1] for row in rows if not isinstance(row, LodestoneError)]
+    laid_out = iter(to_bytes(np.stack(good), layout) if good else ())
+    return [
+        row if isinstance(row, LodestoneError) else _outcome(row[0], next(laid_out)) for row in rows
+    ]
+
+
+def _outcome(encoded: EncodedText, vector: bytes) -> Outcome:
+    if not vector:
+        return BadVectorError("Nothing is left of the model's vector in this length.")
     return Embedding(vector, token_count=len(encoded.ids), truncated=encoded.shortened)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.embed import metrics
@@ -21,6 +22,9 @@ _RETURN_SECONDS = 0.005
 """How long a turn is kept for a model that just ended one: its thread comes back with the next
 batch after it has laid out the last one. Without this two busy models with a thread each would
 alternate, whatever their weights. Costs nothing where no other model waits."""
+_LONGEST_TURN_SECONDS = 5.0
+"""How long a forward has its part of the device for itself; then others run beside it. Most end
+within it: one that hangs is found out much later, and again for each half of its batch."""
 
 
 class Seat:
@@ -43,19 +47,28 @@ class Seat:
         return self.waiting > 0 or self.back_until > time.monotonic()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    """A part of the device that a forward holds, and until when it does alone."""
+
+    seat: Seat
+    until: float
+
+
 class Turns:
     """Lets forwards onto one device, at most as many at once as fill it. Used by engine threads.
 
     Whenever there is room, the model that has used the least of its share goes next, also when its
     forward does not fit yet: a large one would otherwise never find all of the device free. A model
-    that had nothing to do saves nothing up: it starts level with the others.
+    that had nothing to do saves nothing up: it starts level with the others. Whoever does not end
+    keeps nobody waiting for long.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._changed = threading.Condition()
         self._seats: list[Seat] = []
-        self._free = 1.0
+        self._held: list[_Turn] = []
         self._virtual_time = 0.0
         """What the model had used whose turn came last: where one that was idle starts again."""
 
@@ -85,14 +98,14 @@ class Turns:
         Raises:
             EngineDownError: the seat was stopped.
         """
-        self._take(seat)
+        turn = self._take(seat)
         started = self._clock()
         try:
             yield
         finally:
-            self._give_back(seat, self._clock() - started)
+            self._give_back(turn, self._clock() - started)
 
-    def _take(self, seat: Seat) -> None:
+    def _take(self, seat: Seat) -> _Turn:
         with self._changed:
             if not seat.waiting and not seat.running:
                 seat.used = max(seat.used, self._virtual_time)
@@ -100,26 +113,39 @@ class Turns:
             if not self._is_next(seat):
                 with metrics.TURN_WAIT_SECONDS.time():
                     while not self._is_next(seat) and not seat.stopped:
-                        self._changed.wait(_RETURN_SECONDS if self._free > _ROUNDING else None)
+                        self._changed.wait(self._seconds_to_look_again())
             seat.waiting -= 1
             if seat.stopped:
                 self._changed.notify_all()  # another may be next now
                 raise EngineDownError
             seat.running += 1
             self._virtual_time = max(self._virtual_time, seat.used)
-            self._free -= seat.part
+            turn = _Turn(seat, time.monotonic() + _LONGEST_TURN_SECONDS)
+            self._held.append(turn)
             self._changed.notify_all()  # there may be room for one more
+            return turn
 
-    def _give_back(self, seat: Seat, seconds: float) -> None:
+    def _give_back(self, turn: _Turn, seconds: float) -> None:
+        seat = turn.seat
         with self._changed:
             seat.running -= 1
             seat.back_until = time.monotonic() + _RETURN_SECONDS
-            seat.used += seconds * seat.part / seat.weight
-            self._free += seat.part
+            seat.used += min(seconds, _LONGEST_TURN_SECONDS) * seat.part / seat.weight
+            self._held.remove(turn)
             self._changed.notify_all()
 
+    def _free(self) -> float:
+        now = time.monotonic()
+        return 1.0 - sum(turn.seat.part for turn in self._held if turn.until > now)
+
+    def _seconds_to_look_again(self) -> float:
+        """Returns when the answer may be another one though nobody tells."""
+        now = time.monotonic()
+        ends = [turn.until - now for turn in self._held if turn.until > now]
+        return _RETURN_SECONDS if self._free() > _ROUNDING else min(ends, default=_RETURN_SECONDS)
+
     def _is_next(self, seat: Seat) -> bool:
-        if seat.part > self._free + _ROUNDING:
+        if seat.part > self._free() + _ROUNDING:
             return False
         return all(seat.used <= other.used for other in self._seats if other.wants)
 

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from opentelemetry import trace
 
 from services.embed.packing import forward_tokens
-from services.runtime.errors import LodestoneError
 
 if TYPE_CHECKING:
-    from services.embed.model import Lane, TokenIds, VectorLayout
+    from services.embed.model import Lane, TokenIds, Vectors
+    from services.runtime.errors import LodestoneError
 
-Result: TypeAlias = bytes | LodestoneError
-"""A vector in the layout that was asked for, or why there is none."""
-WorkKey: TypeAlias = "tuple[bytes, VectorLayout, str]"
-"""Token ids, layout and route: texts with one key share a forward."""
+Result: TypeAlias = "Vectors | LodestoneError"
+"""A row of the model, shape (dimensions,), or why there is none."""
+WorkKey: TypeAlias = tuple[bytes, str]
+"""What the model reads: token ids, and the route. Texts with one key share a forward, whatever each
+is cut to or laid out as."""
 
 
 _MOST_LINKS = 64
@@ -58,14 +59,9 @@ class Work:
     waiters: list[tuple[Request, int]] = field(default_factory=list)
 
     @property
-    def layout(self) -> VectorLayout:
-        """Layout that its vector leaves in."""
-        return self.key[1]
-
-    @property
     def route(self) -> str:
         """Route that its batch takes; empty when the model has no routes."""
-        return self.key[2]
+        return self.key[1]
 
     @property
     def tokens(self) -> int:
@@ -85,7 +81,10 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Works that share a forward; all come from one lane and take one route."""
+    """Works that share a forward; all come from one lane and take one route.
+
+    Some may be withdrawn before it begins.
+    """
 
     works: list[Work]
     lane: Lane

@@ -50,6 +50,20 @@ def save_random_model(
     return target
 
 
+def with_numbers_beyond_float16(folder: Path) -> Path:
+    """Gives a saved model a layer whose numbers float16 does not hold; those of the next are small.
+
+    Returns its folder
+    """
+    model = SentenceTransformer(str(folder), device="cpu")
+    first: Any = model[0]
+    layer = first.auto_model.encoder.layer[0]
+    layer.intermediate.dense.weight.data *= 1e5
+    layer.output.dense.weight.data *= 1e-5
+    model.save(str(folder))
+    return folder
+
+
 def save_random_router(
     folder: Path,
     *,

@@ -106,8 +106,8 @@ async def ensure_converted(
     except OSError as error:
         raise StartError(
             ExitCode.MODEL,
-            f"Cannot keep converted models in {cache_dir} ({error.strerror}). "
-            "Set LODESTONE_EMBED_CACHE_DIR to a folder that can be written.",
+            f"Cannot keep converted models ({error.strerror}). Set LODESTONE_EMBED_CACHE_DIR to a "
+            f"folder that can be written; it is {cache_dir}.",
         ) from None
     get_logger().info("model_conversion_started", model=model_id)
     await _convert(source, folder, timeout_seconds, reranks=reranks)
@@ -132,8 +132,8 @@ async def _convert(source: Path, folder: Path, timeout_seconds: float, *, rerank
     except TimeoutError:
         raise StartError(
             ExitCode.MODEL,
-            f"Converting the model {source} took more than {timeout_seconds:.0f} s. "
-            "Raise LODESTONE_EMBED_CONVERT_TIMEOUT_SECONDS.",
+            f"Converting the model took more than {timeout_seconds:.0f} s. Raise "
+            f"LODESTONE_EMBED_CONVERT_TIMEOUT_SECONDS. The model is {source}.",
         ) from None
     finally:
         if child.returncode is None:
@@ -144,6 +144,6 @@ async def _convert(source: Path, folder: Path, timeout_seconds: float, *, rerank
         lines = errors.decode(errors="replace").strip().splitlines() or ["it says nothing"]
         raise StartError(
             ExitCode.MODEL,
-            f"The model {source} does not convert to OpenVINO: {lines[-1][:_LINE_CHARS]}. "
-            "LODESTONE_EMBED_BACKEND=torch may run it.",
+            f"The model does not convert to OpenVINO: {lines[-1][:_LINE_CHARS]}. "
+            f"LODESTONE_EMBED_BACKEND=torch may run it. The model is {source}.",
         )

@@ -9,18 +9,19 @@ from sentence_transformers import CrossEncoder
 from tokenizers import Tokenizer
 
 from services.embed.backends import pipeline
+from services.embed.backends.precision import load_where_it_agrees, rows_alone
 from services.embed.backends.protocol import BackendInfo, LoadedModel
 from services.embed.backends.sentence_transformers import (
     DTYPES,
     TorchBackend,
     device_of_choice,
-    precision_on,
+    precisions_on,
     usual_budget,
 )
 from services.embed.backends.suitability import UnsupportedModelError, holds_tokenizer
 from services.embed.canary import CANARY_QUERY, CANARY_TEXTS
 from services.embed.fingerprint import digest_of_files, digest_of_json, weight_files
-from services.embed.model import ModelIdentity, Prompts, Vectors
+from services.embed.model import ModelIdentity, Precision, Prompts, Vectors
 from services.embed.pair_tokenizer import PairTokenizer
 
 if TYPE_CHECKING:
@@ -80,29 +81,39 @@ def load_torch_reranker(
 
     Raises:
         UnsupportedModelError: the model needs what this backend does not do.
+        StartError: in 16 bits, as was asked for, it gives other scores.
     """
     device = device_of_choice()
-    chosen = precision_on(precision, device)
-    model = load_cross_encoder(folder, device=device)
-    identity = identity_of(model, folder)
-    encoder = PairTokenizer(
-        Tokenizer.from_str(pipeline.tokenizer_json(model)),
-        max_tokens=identity.max_tokens,
-        max_text_chars=max_text_chars,
-    )
-    info = BackendInfo(
-        name="torch",
-        precision=chosen,
-        dimensions=1,
-        concurrency=1,
-        token_budget=token_budget or usual_budget(device),
-        identity=identity,
-        device=device,
-        scores=True,
-    )
-    module = PairPipeline(model).to(DTYPES[chosen]).eval()
+
+    def load_in(precision: Precision) -> tuple[LoadedModel, dict[str, Vectors]]:
+        model = load_cross_encoder(folder, device=device)
+        encoder = PairTokenizer(
+            Tokenizer.from_str(pipeline.tokenizer_json(model)),
+            max_tokens=pipeline.max_tokens_of(model),
+            max_text_chars=max_text_chars,
+        )
+        info = BackendInfo(
+            name="torch",
+            precision=precision,
+            dimensions=1,
+            concurrency=1,
+            token_budget=token_budget or usual_budget(device),
+            identity=identity_of(model, folder),
+            device=device,
+            scores=True,
+        )
+        exact = {}
+        if precision is not Precision.FLOAT32:
+            exact[""] = rows_alone(LoadedModel(_backend(model, info, Precision.FLOAT32), encoder))
+        return LoadedModel(_backend(model, info, precision), encoder), exact
+
+    return load_where_it_agrees(load_in, precisions_on(precision, device))
+
+
+def _backend(model: CrossEncoder, info: BackendInfo, precision: Precision) -> TorchBackend:
+    module = PairPipeline(model).to(DTYPES[precision]).eval()
     token_types = pipeline.uses_token_types(model)
-    return LoadedModel(TorchBackend(module, info, device=device, token_types=token_types), encoder)
+    return TorchBackend(module, info, device=info.device, token_types=token_types)
 
 
 def identity_of(model: CrossEncoder, folder: Path) -> ModelIdentity:

@@ -32,7 +32,9 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
         return load_hashing(source.dimensions, max_text_chars=settings.max_text_chars)
     if isinstance(source, RemoteSource):
         return await _load_remote(source, settings)
-    if settings.backend == "torch" or (settings.backend == "auto" and has_gpu()):
+    if settings.backend == "torch" or (
+        settings.backend == "auto" and await asyncio.to_thread(has_gpu)
+    ):
         return await asyncio.to_thread(_load_torch, source, settings)
     folder = await ensure_converted(
         source.folder,
@@ -75,8 +77,14 @@ async def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedM
 
 
 def has_gpu() -> bool:
-    """Tells whether an NVIDIA driver runs; asking torch would cost its import."""
-    return os.path.exists(_NVIDIA_DRIVER)  # noqa: PTH110 - a Path of /proc wins nothing
+    """Tells whether torch finds a GPU; without a driver it is not asked, as that is its import."""
+    if not os.path.exists(_NVIDIA_DRIVER):  # noqa: PTH110 - a Path of /proc wins nothing
+        return False
+    if importlib.util.find_spec("torch") is None:
+        return False
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()
 
 
 def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
@@ -99,7 +107,7 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
             **limits,
         )
     except (UnsupportedModelError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise StartError(
-            ExitCode.MODEL, f"The model {source.folder} does not load: {reason[0]}"
+            ExitCode.MODEL, f"The model does not load: {reason}. The model is {source.folder}."
         ) from None

@@ -18,10 +18,10 @@ from services.runtime.exits import ExitCode, StartError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from services.embed.backends.protocol import Backend, TextEncoder
+    from services.embed.backends.protocol import Backend, LoadedModel, TextEncoder
     from services.embed.model import TokenIds, Vectors
 
 _TRIALS = 3
@@ -54,11 +54,53 @@ def choose_precision(
         what = "scores" if scores else "vectors"
         raise StartError(
             ExitCode.MODEL,
-            f"The model in {folder} disagrees with its own {what} in {wanted} "
+            f"The model disagrees with its own {what} in {wanted} "
             f"({'agreement' if scores else 'cosine'} {agreed:.4f}). "
-            "Set LODESTONE_EMBED_PRECISION=float32, or remove the folder.",
+            f"Set LODESTONE_EMBED_PRECISION=float32, or remove the folder {folder}.",
         )
     return backend
+
+
+def load_where_it_agrees(
+    load_in: Callable[[Precision], tuple[LoadedModel, Mapping[str, Vectors]]],
+    precisions: Sequence[Precision],
+) -> LoadedModel:
+    """Returns a model in the first precision in which it gives the rows of float32.
+
+    `load_in` returns a model, and its float32 rows of the canary texts by route; none of a model
+    that computes in float32.
+
+    Raises:
+        StartError: it disagrees with itself in each of them.
+    """
+    told = ""
+    for precision in precisions:
+        loaded, exact = load_in(precision)
+        scores = loaded.backend.info.scores
+        agreed = min(
+            (
+                agreement(rows_alone(loaded, route), rows, scores=scores)
+                for route, rows in exact.items()
+            ),
+            default=1.0,
+        )
+        if agreed >= least_agreement(scores=scores):
+            return loaded
+        loaded.backend.close()
+        told = f"{precision} ({'agreement' if scores else 'cosine'} {agreed:.4f})"
+        get_logger().warning(
+            "precision_disagrees", precision=str(precision), cosine=round(agreed, 4)
+        )
+    raise StartError(
+        ExitCode.MODEL,
+        f"The model disagrees with itself in float32 when it computes in {told}. "
+        "Set LODESTONE_EMBED_PRECISION=float32.",
+    )
+
+
+def rows_alone(loaded: LoadedModel, route: str = "") -> Vectors:
+    """Returns a model's rows of the canary texts, each of which runs alone."""
+    return _one_by_one(loaded.backend, canary_ids(loaded.encoder, route), route)
 
 
 def _decide(
@@ -97,9 +139,9 @@ def _decide(
     return chosen
 
 
-def _one_by_one(backend: Backend, texts: Sequence[TokenIds]) -> Vectors:
+def _one_by_one(backend: Backend, texts: Sequence[TokenIds], route: str = "") -> Vectors:
     """Returns the rows of texts that share no batch: no padding, a third of the work."""
-    rows: Vectors = np.concatenate([backend.infer([ids]) for ids in texts])
+    rows: Vectors = np.concatenate([backend.infer([ids], route) for ids in texts])
     return rows
 
 
@@ -114,9 +156,9 @@ def _seconds(backend: Backend, texts: Sequence[TokenIds]) -> float:
     return best
 
 
-def canary_ids(encoder: TextEncoder) -> list[TokenIds]:
-    """Returns the token ids of the canary texts."""
-    encoded = encoder.encode(CANARY_TEXTS, Truncation.END)
+def canary_ids(encoder: TextEncoder, route: str = "") -> list[TokenIds]:
+    """Returns the token ids of the canary texts on a route."""
+    encoded = encoder.encode(CANARY_TEXTS, Truncation.END, route)
     texts = [item.ids for item in encoded if isinstance(item, EncodedText)]
     assert len(texts) == len(CANARY_TEXTS)
     return texts

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from services.embed.backends import pipeline
 from services.embed.backends.memory import memory_errors_told
 from services.embed.backends.padding import pad
-from services.embed.backends.precision import canary_ids
+from services.embed.backends.precision import canary_ids, load_where_it_agrees, rows_alone
 from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
 from services.embed.backends.routed import routed
 from services.embed.backends.torch_graphs import graphed_encoder
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from sentence_transformers import SentenceTransformer
 
-    from services.embed.model import TokenIds, Vectors
+    from services.embed.model import ModelIdentity, TokenIds, Vectors
 
 _CPU_TOKEN_BUDGET = 1024
 _GPU_TOKEN_BUDGET = 16384
@@ -53,37 +53,46 @@ def load_torch(
 
     Raises:
         UnsupportedModelError: the model needs what this backend does not do.
+        StartError: in 16 bits, as was asked for, it gives other vectors.
     """
     device = device_of_choice()
-    models = pipeline.load_routes(folder, device=device)
-    chosen = precision_on(precision, device)
 
-    def load_all(attention: str) -> dict[str, LoadedModel]:
-        return {
-            route: _loaded(
-                model,
-                folder,
-                precision=chosen,
-                attention=attention,
-                graphs=graphs,
-                token_budget=token_budget,
-                max_text_chars=max_text_chars,
-                device=device,
-            )
-            for route, model in models.items()
-        }
+    def load_in(precision: Precision) -> tuple[LoadedModel, dict[str, Vectors]]:
+        models = pipeline.load_routes(folder, device=device)
+        identities = {route: pipeline.identity_of(model, folder) for route, model in models.items()}
 
-    loaded = load_all(attention)
-    if len({one.backend.info.padded for one in loaded.values()}) > 1:
-        for one in loaded.values():
-            one.backend.close()
-        loaded = load_all("padded")  # one queue packs for all routes
-    return loaded[""] if "" in loaded else routed(loaded)
+        def load_all(precision: Precision, attention: str) -> dict[str, LoadedModel]:
+            return {
+                route: _loaded(
+                    model,
+                    identities[route],
+                    precision=precision,
+                    attention=attention,
+                    graphs=graphs,
+                    token_budget=token_budget,
+                    max_text_chars=max_text_chars,
+                    device=device,
+                )
+                for route, model in models.items()
+            }
+
+        exact = {}
+        if precision is not Precision.FLOAT32:  # of all routes before any: they may share modules
+            for route, one in load_all(Precision.FLOAT32, "padded").items():
+                exact[route] = rows_alone(one)
+        loaded = load_all(precision, attention)
+        if len({one.backend.info.padded for one in loaded.values()}) > 1:
+            for one in loaded.values():
+                one.backend.close()
+            loaded = load_all(precision, "padded")  # one queue packs for all routes
+        return (loaded[""] if "" in loaded else routed(loaded)), exact
+
+    return load_where_it_agrees(load_in, precisions_on(precision, device))
 
 
 def _loaded(
     model: SentenceTransformer,
-    folder: Path,
+    identity: ModelIdentity,
     *,
     precision: Precision,
     attention: str,
@@ -92,7 +101,6 @@ def _loaded(
     max_text_chars: int,
     device: str,
 ) -> LoadedModel:
-    identity = pipeline.identity_of(model, folder)
     encoder = ModelTokenizer(
         Tokenizer.from_str(pipeline.tokenizer_json(model)),
         max_tokens=identity.max_tokens,
@@ -139,11 +147,15 @@ def usual_budget(device: str) -> int:
     return _GPU_TOKEN_BUDGET if device == "cuda" else _CPU_TOKEN_BUDGET
 
 
-def precision_on(wanted: str, device: str) -> Precision:
-    """Returns what to compute with where the settings say so, or leave it to the device."""
+def precisions_on(wanted: str, device: str) -> Sequence[Precision]:
+    """Returns what to compute with, the first that serves: as set, or as the device is best at."""
     if wanted != "auto":
-        return Precision(wanted)
-    return Precision.FLOAT16 if device == "cuda" else Precision.FLOAT32
+        return (Precision(wanted),)
+    if device != "cuda":
+        return (Precision.FLOAT32,)
+    # bfloat16 holds any number that float32 does; GPUs before Ampere only imitate it.
+    wide = (Precision.BFLOAT16,) if torch.cuda.is_bf16_supported(including_emulation=False) else ()
+    return (Precision.FLOAT16, *wide, Precision.FLOAT32)
 
 
 class TorchBackend(AlwaysUp):

@@ -16,6 +16,7 @@ from services.embed.backends.protocol import EngineError, EngineLostError, OutOf
 from services.embed.hosting import frames
 from services.embed.hosting.frames import Frame, Kind
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +102,7 @@ class Life:
         self._calls: dict[int, Call] = {}
         self._number = 0
         self._gone = False
+        self._reader: threading.Thread | None = None
         self.cause = "died"
         self.ended = threading.Event()
         with contextlib.suppress(OSError):
@@ -136,7 +138,8 @@ class Life:
                 "The process that runs the model died while it loaded it; it may have had too "
                 "little memory (LODESTONE_EMBED_ENGINE_MEMORY_BYTES, or the machine's).",
             )
-        threading.Thread(target=self._read, name="engine-answers", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="engine-answers", daemon=True)
+        self._reader.start()
         facts: Any = frames.unpack_value(frame.payload)
         info, encoder = facts
         return info, encoder
@@ -183,13 +186,20 @@ class Life:
             self._process.wait(_EXIT_SECONDS)
         self.kill()
         self._process.wait()
+        if self._reader is not None:  # it finds out by the end of the connection, not of the socket
+            self._reader.join(_EXIT_SECONDS)
         self._channel.close()
 
     def _read(self) -> None:
-        while (frame := frames.receive(self._channel)) is not None:
-            with self._lock:
-                call = self._calls.pop(frame.number)
-            call.settle(frame)
+        """Takes answers until the process is gone; one that makes no sense ends it."""
+        try:
+            while (frame := frames.receive(self._channel)) is not None:
+                with self._lock:
+                    call = self._calls.pop(frame.number)
+                call.settle(frame)
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing is read behind it
+            get_logger().error("engine_answer_unreadable", error=type(error).__name__)
+            self.kill()
         with self._lock:
             self._gone = True
             left, self._calls = self._calls, {}

@@ -131,7 +131,7 @@ class EngineProcess:
             if len(batch) == 1 and self._ends_broken(life, route):
                 raise EngineLostError(hung=False) from None
             raise
-        if not self._any_good(rows) and self._ends_broken(life, route):
+        if not any(self._good(rows)) and self._ends_broken(life, route):
             raise EngineLostError(hung=False)
         return rows
 
@@ -173,9 +173,9 @@ class EngineProcess:
     def _patience_seconds(self, tokens: int) -> float:
         return max(self._hang_seconds, _SLOWER_THAN_EVER * self._seconds_per_token * tokens)
 
-    def _any_good(self, rows: Vectors) -> bool:
+    def _good(self, rows: Vectors) -> Sequence[bool]:
         info = self.info
-        return any(vectors.good_rows(rows, dimensions=info.dimensions, scores=info.scores))
+        return vectors.good_rows(rows, dimensions=info.dimensions, scores=info.scores)
 
     def _ends_broken(self, life: Life, route: str) -> bool:
         """Ends an engine that fails on a canary text as well; returns whether it is lost.
@@ -193,7 +193,7 @@ class EngineProcess:
         except EngineLostError:
             pass  # it is being rebuilt already
         else:
-            if self._any_good(row):
+            if any(self._good(row)):
                 return False
             life.kill("wrong_vectors")
         return True
@@ -259,6 +259,9 @@ class EngineProcess:
             ) from None
         found = np.concatenate(rows)
         if self._canary is None:
+            if not all(self._good(found)):
+                what = "scores" if self.info.scores else "vectors"
+                raise StartError(ExitCode.MODEL, f"The model gives no {what} that may be stored.")
             self._canary = found
         elif agreement(found, self._canary, scores=self.info.scores) < _SAME_COSINE:
             metrics.ENGINE_LOSSES.labels("wrong_vectors").inc()

@@ -33,6 +33,10 @@ BREAKS = "breakplease"
 """After a text with this word an engine raises on everything, as CUDA does after an assert."""
 SPOILS = "spoilplease"
 """After a text with this word an engine gives no number that is one."""
+SPOILED = "TEST_EMBED_SPOILED"
+"""A variable of the environment under which an engine has been spoilt from the start."""
+GARBLES = "garbleplease"
+"""At a text with this word something in the process writes where the engine's answers go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,10 @@ def _id_of(word: str) -> int:
 
 def _poison() -> None:
     plain = HashingBackend.infer
-    words = (DIES, HANGS, GREEDY, EXHAUSTS, BREAKS, SPOILS)
-    dies, hangs, greedy, exhausts, breaks, spoils = map(_id_of, words)
+    words = (DIES, HANGS, GREEDY, EXHAUSTS, BREAKS, SPOILS, GARBLES)
+    dies, hangs, greedy, exhausts, breaks, spoils, garbles = map(_id_of, words)
     lasting = {exhausts, breaks, spoils}
-    seen: set[int] = set()
+    seen: set[int] = {spoils} if SPOILED in os.environ else set()
 
     def infer(self: HashingBackend, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
         for ids in batch:
@@ -58,6 +62,8 @@ def _poison() -> None:
                 os._exit(9)
             if hangs in ids:
                 threading.Event().wait()
+            if garbles in ids:
+                os.write(int(sys.argv[1]), b"\x05\xff\xff\0\0\0\0\0\0")
             if greedy in ids and max(map(len, batch)) * len(batch) > MOST_TOKENS:
                 raise MemoryError
             seen.update(lasting.intersection(ids.tolist()))

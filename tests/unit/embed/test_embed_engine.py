@@ -16,7 +16,7 @@ from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.errors import BadVectorError, EngineAwayError
 from services.embed.lanes import LaneTurns
-from services.embed.model import Embedding, Lane, VectorLayout, Vectors
+from services.embed.model import Embedding, Lane, Vectors
 from services.embed.work import Batch, Request, Work
 from tests.unit.embed.harness import DOCUMENT, MARKER, eventually, ids_of, marker_id, served
 
@@ -92,7 +92,7 @@ async def test_the_wait_for_an_engine_is_no_time_of_a_forward(
         budget=TokenBudget(1024),
     )
     ids = ids_of("text")
-    work = Work(0, (ids.tobytes(), VectorLayout(), ""), ids, Lane.BULK)
+    work = Work(0, (ids.tobytes(), ""), ids, Lane.BULK)
     work.waiters.append((Request(1), 0))
     engine.submit(Batch([work], Lane.BULK))
     await eventually(lambda: told)

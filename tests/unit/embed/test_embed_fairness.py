@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,39 @@ def test_each_item_comes_once_and_those_of_a_caller_in_order(
     assert not line._credits
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 5000),
+            st.sampled_from("abc"),
+            st.lists(st.sampled_from("abcd")),
+            st.booleans(),
+        )
+    )
+)
+def test_an_item_that_several_want_comes_once(
+    drawn: list[tuple[int, str, list[str], bool]],
+) -> None:
+    items = [_Item(tokens, n, caller) for n, (tokens, caller, _, _) in enumerate(drawn)]
+    line = _line(items)
+    for item, (_, _, others, _) in zip(items, drawn, strict=True):
+        for other in others:
+            line.share(item, other)
+    left = [item for item, (*_, leaves) in zip(items, drawn, strict=True) if not leaves]
+    for item, (*_, leaves) in zip(items, drawn, strict=True):
+        assert not leaves or (line.discard(item) and not line.discard(item))
+        if leaves:
+            line.share(item, "e")
+
+    out = [line.pop() for _ in range(len(line))]
+
+    assert sorted(out, key=lambda item: item.serial) == left
+    assert len(line) == 0
+    assert not line._lines
+    assert not line._credits
+    assert not line._shared
+
+
 def test_a_window_is_filled_by_turns() -> None:
     queue: PackingQueue[_Item] = PackingQueue(window_tokens=2000)
     for n in range(1000):
@@ -119,6 +153,31 @@ async def test_texts_of_a_caller_with_few_run_before_the_rest_of_one_with_many()
 
     ran = [ids.tolist() for batch in backend.batches for ids in batch]
     assert ran.index(ids_of("few").tolist()) < 1500
+
+
+async def test_a_text_that_several_callers_want_runs_in_the_turn_that_comes_first() -> None:
+    """Red when it stands in line for the first alone: it is then the last of five thousand."""
+    backend = GatedBackend()
+    backend._info = replace(backend._info, token_budget=16)
+    async with served(backend, batch_max_texts=4) as model:
+        many = [
+            asyncio.create_task(
+                model.embed([f"many {n} {m}" for m in range(250)], DOCUMENT, caller="many")
+            )
+            for n in range(20)
+        ]
+        await eventually(lambda: len(model._batcher._in_flight) == 5000)
+        last = list(model._batcher._in_flight.values())[-1]
+        (text,) = (f"many {n} {m}" for n in range(20) for m in range(250)
+                   if ids_of(f"many {n} {m}").tolist() == last.ids.tolist())  # fmt: skip
+        few = asyncio.create_task(model.embed([text], DOCUMENT, caller="few"))
+        await eventually(lambda: len(last.waiters) == 2)
+        backend.gate.set()
+        await asyncio.gather(few, *many)
+
+    ran = [ids.tolist() for batch in backend.batches for ids in batch]
+    assert len(ran) == 5000
+    assert ran.index(last.ids.tolist()) < 1500
 
 
 def _admission(max_tokens: int = 100_000, window_tokens: int = 0) -> Admission:
@@ -180,6 +239,82 @@ async def test_who_waits_for_its_share_holds_nobody_up() -> None:
         await enter("other")
     assert not waiting.done()
     waiting.cancel()
+
+
+@pytest.mark.parametrize("tokens", [40_000, 95_000])
+@pytest.mark.parametrize("caller", ["stream", "calls"])
+async def test_calls_do_not_pass_a_large_group_that_waits_for_room_for_ever(
+    tokens: int, caller: str
+) -> None:
+    """Red when calls look at the room alone: they take whatever becomes free, bit by bit.
+
+    Also red when a group that fits nothing but an empty queue is passed as one that has its share.
+    """
+    admission = _admission()
+
+    def call() -> Any:
+        return admission.admit(tokens=5000, size=1, lane=Lane.BULK, caller="calls")
+
+    held = [call() for _ in range(_fill(_admission(), "calls", step=5000) // 5000)]
+    refused = 0
+
+    async def enter() -> None:
+        with await admission.admit_when_room(tokens=tokens, size=1, lane=Lane.BULK, caller=caller):
+            pass
+
+    group = asyncio.create_task(enter())
+    for _ in range(100):
+        await asyncio.sleep(0)
+        if held:
+            held.pop(0).__exit__(None, None, None)
+        await asyncio.sleep(0)
+        try:
+            held.append(call())
+        except OverloadedError:
+            refused += 1
+
+    assert group.done()
+    assert refused <= 20
+    assert len(held) > 0
+
+
+async def test_a_small_group_does_not_pass_a_larger_one_of_its_caller() -> None:
+    """Red when who waits for its share holds up nobody at all: small ones keep it waiting."""
+    admission = _admission()
+    held = admission.admit(tokens=70_000, size=1, lane=Lane.BULK, caller="one")
+    order: list[int] = []
+
+    async def enter(tokens: int) -> None:
+        with await admission.admit_when_room(tokens=tokens, size=1, lane=Lane.BULK, caller="one"):
+            order.append(tokens)
+
+    waiting = [asyncio.create_task(enter(tokens)) for tokens in (95_000, 10, 10)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert order == []
+    held.__exit__(None, None, None)
+    await asyncio.gather(*waiting)
+
+    assert order == [95_000, 10, 10]
+
+
+async def test_queries_that_fill_the_queue_leave_bulk_a_call_at_a_time() -> None:
+    """Red when any text that waits keeps bulk out: it gets no turn at all while queries fill it."""
+    admission = _admission()
+    for caller in "abc":
+        with contextlib.suppress(OverloadedError):
+            while True:
+                admission.admit(tokens=500, size=1, lane=Lane.INTERACTIVE, caller=caller)
+    assert admission.tokens > 90_000
+
+    with (
+        admission.admit(tokens=20_000, size=1, lane=Lane.BULK, caller="indexer"),
+        pytest.raises(OverloadedError),
+    ):
+        admission.admit(tokens=500, size=1, lane=Lane.BULK, caller="indexer")
+    async with asyncio.timeout(10):
+        with await admission.admit_when_room(tokens=95_000, size=1, lane=Lane.BULK, caller="x"):
+            pass
 
 
 async def test_a_deadline_of_a_new_caller_counts_its_turns_and_not_all_that_waits() -> None:

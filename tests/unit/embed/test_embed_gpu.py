@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 
+from lodestone.embed.v1 import embed_service_pb2 as pb
+from lodestone.embed.v1 import embed_service_pb2_grpc
 from services.embed.backends import torch_graphs
+from services.embed.backends.cross_encoder import load_torch_reranker
+from services.embed.backends.precision import canary_ids
 from services.embed.backends.protocol import OutOfMemoryError
 from services.embed.backends.sentence_transformers import load_torch
 from services.embed.backends.torch_packed import PackedTorchBackend
 from services.embed.backends.torch_static import StaticEncoder
-from services.embed.model import EncodedText, Truncation
-from tests.unit.embed.harness import bundled_folder
+from services.embed.canary import LEAST_SCORE_AGREEMENT, agreement
+from services.embed.model import EncodedText, Precision, Truncation
+from tests.support.random_models import WORDS, save_random_model, with_numbers_beyond_float16
+from tests.support.tiny_models import make_reranker
+from tests.unit.embed.harness import bundled_folder, service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from services.embed.backends.protocol import Backend, LoadedModel
     from services.embed.backends.torch_static import Bucket
@@ -215,3 +225,107 @@ def test_a_capture_that_fails_leaves_a_gpu_that_works(
     ids = _ids(model)
     assert _least_cosine(failed.backend.infer(ids), model.backend.infer(ids)) > 0.9999
     failed.backend.close()
+
+
+# Other models than the bundled one.
+
+
+def _of_folder(folder: Path) -> LoadedModel:
+    return load_torch(
+        folder, precision="auto", attention="auto", token_budget=0, max_text_chars=1 << 20
+    )
+
+
+_RANDOM_TEXTS = [" ".join(WORDS[at : at + count]) for at, count in enumerate([0, 1, 2, 7, 7, 44])]
+
+
+def _least_to_the_library(model: LoadedModel, folder: Path) -> float:
+    encoded = model.encoder.encode(_RANDOM_TEXTS, Truncation.END)
+    rows = model.backend.infer([item.ids for item in encoded if isinstance(item, EncodedText)])
+    library = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    exact: Vectors = library.encode(_RANDOM_TEXTS, batch_size=1, normalize_embeddings=True)
+    return _least_cosine(rows, exact)
+
+
+@pytest.mark.parametrize(
+    ("kind", "extra"),
+    [
+        ("bert", {"pooling": "cls", "dense": 16}),
+        ("roberta", {}),
+        ("xlm-roberta", {"pooling": "lasttoken"}),
+        ("camembert", {}),
+    ],
+)
+def test_models_of_the_family_agree_with_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, extra: dict[str, Any]
+) -> None:
+    """Red with positions from zero in RoBERTa, without padding and in the graphs."""
+    folder = save_random_model(tmp_path, kind, **extra)
+    monkeypatch.setattr(torch_graphs, "LEAST_GAIN", 0.0)
+    model = _of_folder(folder)
+
+    assert isinstance(model.backend, PackedTorchBackend)
+    assert model.backend.info.precision is Precision.FLOAT16
+    assert model.backend.info.graphs > 0
+    assert _least_to_the_library(model, folder) >= 0.999
+    model.backend.close()
+
+
+def test_a_model_of_another_family_runs_with_padding(tmp_path: Path) -> None:
+    folder = save_random_model(tmp_path, "mpnet")
+    model = _of_folder(folder)
+
+    assert model.backend.info.padded is True
+    assert _least_to_the_library(model, folder) >= 0.999
+    model.backend.close()
+
+
+def test_numbers_beyond_float16_are_found_out_when_a_model_is_loaded(tmp_path: Path) -> None:
+    """Red when float16 is taken untried: every vector is none."""
+    folder = with_numbers_beyond_float16(save_random_model(tmp_path, "bert"))
+    model = _of_folder(folder)
+
+    assert model.backend.info.precision in {Precision.BFLOAT16, Precision.FLOAT32}
+    assert _least_to_the_library(model, folder) >= 0.999
+    model.backend.close()
+
+
+def test_a_reranker_gives_the_scores_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_reranker(tmp_path / "reranker", bundled_folder())
+    limits = {"token_budget": 0, "max_text_chars": 1 << 20}
+    model = load_torch_reranker(folder, precision="auto", **limits)
+    with monkeypatch.context() as on_cpu:
+        on_cpu.setattr(torch.cuda, "is_available", lambda: False)
+        exact = load_torch_reranker(folder, precision="float32", **limits)
+
+    texts = canary_ids(model.encoder)
+    rows, expected = model.backend.infer(texts), exact.backend.infer(texts)
+    assert agreement(rows, expected, scores=True) >= LEAST_SCORE_AGREEMENT
+    model.backend.close()
+
+
+async def test_an_engine_on_the_gpu_is_rebuilt_after_a_kill(address: str) -> None:
+    """Its process has the GPU for itself: the next one gives the same vectors, graphs or not."""
+    async with service(address, model="minilm", backend="auto") as channel:
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        request = pb.EmbedRequest(
+            model="models/all-minilm-l6-v2",
+            options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT, truncation=pb.TRUNCATION_END),
+            texts=[f"def function_{n}(): return {n}" for n in range(64)],
+        )
+        before = await stub.Embed(request, timeout=60)
+        (engine,) = (
+            child
+            for child in psutil.Process().children()
+            if "services.embed.hosting.child" in child.cmdline()
+        )
+        engine.kill()
+        after = await stub.Embed(request, timeout=120)
+
+    rows = [
+        np.array([np.frombuffer(one.embedding.vector, "<f4") for one in answer.results])
+        for answer in (before, after)
+    ]
+    assert _least_cosine(*rows) > 0.9999

@@ -26,14 +26,17 @@ from services.embed.hosting.process import EngineProcess
 from services.embed.model import Embedding, ModelId
 from services.embed.sharing import SharedBackend
 from services.embed.specs import specs_of
+from services.runtime.exits import StartError
 from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
 from tests.unit.embed.poison import (
     BREAKS,
     DIES,
     EXHAUSTS,
+    GARBLES,
     GREEDY,
     HANGS,
     MOST_TOKENS,
+    SPOILED,
     SPOILS,
     PoisonedSource,
 )
@@ -104,6 +107,29 @@ async def test_a_text_that_hangs_the_engine_fails_alone() -> None:
 
     assert isinstance(outcomes.pop(2), TextEndsEngineError)
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+
+
+async def test_a_model_that_gives_no_vectors_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Red when any first rows will do: it serves, until a text fails; then no engine agrees."""
+    monkeypatch.setenv(SPOILED, "1")
+    with pytest.raises(StartError) as failure:
+        async with hosted():
+            pass
+
+    assert "no vectors" in failure.value.message
+
+
+async def test_an_engine_whose_answers_make_no_sense_is_replaced() -> None:
+    """Red when they end the thread that reads: all later texts fail, and health says SERVING."""
+    async with hosted(hang_seconds=0.5) as (model, engine):
+        first = engine.pid
+        async with asyncio.timeout(60):
+            (bad,) = await model.embed([GARBLES], DOCUMENT)
+            outcomes = await model.embed(GOOD, DOCUMENT)
+
+    assert isinstance(bad, TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
+    assert engine.pid != first
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -94,10 +94,13 @@ async def test_loads_run_one_after_another_and_an_identical_one_joins() -> None:
         StartError(
             ExitCode.MODEL, f"The model /srv/{CANARY} says '{CANARY}' at (~/{CANARY}/x.json)."
         ),
+        StartError(
+            ExitCode.MODEL, f"It can't read /srv/my models, '{CANARY}/x y.json and {CANARY}."
+        ),
         RuntimeError(CANARY),
         MemoryError(CANARY),
     ],
-    ids=["start", "engine", "memory"],
+    ids=["start", "spaces", "engine", "memory"],
 )
 async def test_whatever_a_load_raises_becomes_the_models_error(error: Exception) -> None:
     openings = _Openings()

@@ -59,6 +59,7 @@ def test_a_batch_beyond_the_memory_is_told_and_a_small_one_runs_after(backend: s
         MemoryError(),
         RuntimeError("std::bad_alloc"),
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ],
 )

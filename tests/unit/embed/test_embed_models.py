@@ -107,6 +107,22 @@ async def test_a_loaded_model_serves_beside_the_first_and_is_gone_once_unloaded(
         assert (await _failure(gone)).reason == "ERROR_REASON_MODEL_NOT_LOADED"
 
 
+async def test_a_list_goes_on_after_a_model_that_is_gone_by_then(
+    channel: grpc.aio.Channel,
+) -> None:
+    """Red when the token must name a model that is there: whoever lists has to begin anew."""
+    stub = model_grpc.ModelServiceStub(channel)
+    for model_id in ("a", "b"):
+        await stub.LoadModel(_load(model_id))
+    first = await stub.ListModels(model_pb.ListModelsRequest(page_size=1))
+    await stub.UnloadModel(_name("a"))
+
+    rest = await stub.ListModels(model_pb.ListModelsRequest(page_token=first.next_page_token))
+
+    assert [model.name for model in first.models] == ["models/a"]
+    assert [model.name for model in rest.models] == ["models/b", "models/hashing"]
+
+
 async def test_the_same_load_again_is_answered_and_another_of_that_id_refused(
     channel: grpc.aio.Channel,
 ) -> None:
@@ -245,8 +261,11 @@ def _models_by_state() -> dict[str, float | None]:
 async def test_a_model_that_does_not_load_says_why_and_may_be_tried_again(
     address: str, tmp_path: Path
 ) -> None:
-    """Red when an error's own text is sent: it names the folder, and the key of its config."""
-    folder = tmp_path / f"models-{CANARY}" / "broken"
+    """Red when an error's own text is sent: it names the folder, and the key of its config.
+
+    Also red when a path ends at a space: its last parts, behind one, are sent.
+    """
+    folder = tmp_path / f"models of {CANARY}" / "broken"
     folder.mkdir(parents=True)
     (folder / "modules.json").write_text("[]")
     (folder / "config.json").write_text(f'{{"model_type": "{CANARY}"}}')

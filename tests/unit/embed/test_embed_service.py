@@ -257,7 +257,7 @@ async def test_an_unknown_model_and_a_foreign_page_token_are_refused(
     with pytest.raises(grpc.aio.AioRpcError) as unknown:
         await stub.GetModel(model_pb.GetModelRequest(name="models/other"))
     with pytest.raises(grpc.aio.AioRpcError) as foreign:
-        await stub.ListModels(model_pb.ListModelsRequest(page_token="other"))
+        await stub.ListModels(model_pb.ListModelsRequest(page_token="models/x"))
 
     assert read_rpc_error(unknown.value).reason == "ERROR_REASON_MODEL_NOT_LOADED"
     assert read_rpc_error(foreign.value).reason == "ERROR_REASON_PAGE_TOKEN_MISMATCH"

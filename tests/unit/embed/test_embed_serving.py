@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from services.embed.backends.hashing import HashingBackend
+from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.budget import TokenBudget
 from services.embed.engine import Engine
 from services.embed.errors import BadVectorError, FingerprintMismatchError, TextTooLongError
 from services.embed.lanes import LaneTurns
-from services.embed.model import Embedding, Lane, Truncation, VectorLayout, Vectors, VectorType
+from services.embed.model import (
+    Embedding,
+    EncodedText,
+    Lane,
+    Truncation,
+    Vectors,
+    VectorType,
+)
 from services.embed.work import Batch, Request, Work
-from services.runtime.errors import InvalidRequestError, OverloadedError, ShuttingDownError
+from services.runtime.errors import (
+    InvalidRequestError,
+    LodestoneError,
+    OverloadedError,
+    ShuttingDownError,
+)
 from services.runtime.telemetry import tracer
 from tests.unit.embed.harness import (
     DOCUMENT,
@@ -33,10 +46,7 @@ from tests.unit.embed.harness import (
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from services.embed.serving import ServedModel
-
 GOOD = [f"def function_{n}(): return {n}" for n in range(40)]
-LAYOUT = VectorLayout()
 INTERACTIVE = replace(DOCUMENT, lane=Lane.INTERACTIVE)
 
 
@@ -246,29 +256,6 @@ def _waiting_or_prepared(model: object) -> float:
     return len(model._batcher._in_flight) - 1  # type: ignore[attr-defined]
 
 
-def waiters_of(model: ServedModel) -> int:
-    """Returns how many texts wait: each was encoded, which admission does not tell."""
-    return sum(len(work.waiters) for work in model._batcher._in_flight.values())
-
-
-async def test_identical_texts_in_flight_share_one_forward() -> None:
-    backend = GatedBackend()
-    async with served(backend) as model:
-        first = asyncio.create_task(model.embed(["same"], DOCUMENT))
-        await eventually(backend.entered.is_set)
-        others = [asyncio.create_task(model.embed(["same", "same"], DOCUMENT)) for _ in range(3)]
-        await eventually(lambda: waiters_of(model) == 7)
-        others[0].cancel()
-
-        backend.gate.set()
-        vectors = {bytes(outcome.vector) for outcome in await first}  # type: ignore[union-attr]
-        for task in others[1:]:
-            vectors |= {bytes(outcome.vector) for outcome in await task}  # type: ignore[union-attr]
-
-    assert len(vectors) == 1
-    assert backend.texts_run == 1
-
-
 async def test_an_interactive_text_overtakes_bulk_that_has_not_started() -> None:
     backend = GatedBackend()
     async with served(backend, batch_max_texts=4) as model:
@@ -299,7 +286,7 @@ async def test_both_lanes_run_by_their_weights() -> None:
 
     def submit(serial: int, lane: Lane) -> None:
         ids = ids_of(f"text {serial}")
-        work = Work(serial, (ids.tobytes(), LAYOUT, ""), ids, lane)
+        work = Work(serial, (ids.tobytes(), ""), ids, lane)
         work.waiters.append((request, serial))
         engine.submit(Batch([work], lane))
 
@@ -331,6 +318,31 @@ async def test_the_loop_stays_free_while_the_model_runs() -> None:
         await task
 
     assert beats == 100
+
+
+class _HeldEncoder(HashingEncoder):
+    """Tokenizes when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(max_text_chars=1000)
+        self.may_go = threading.Event()
+
+    def encode(self, *given: Any) -> list[EncodedText | LodestoneError]:
+        assert self.may_go.wait(30)
+        return super().encode(*given)
+
+
+async def test_the_loop_stays_free_while_texts_are_tokenized() -> None:
+    """Red when they are tokenized on the loop: it stands still, and nobody lets the encoder go."""
+    async with served(HashingBackend()) as model:
+        model._encoder = encoder = _HeldEncoder()
+        task = asyncio.create_task(model.embed(GOOD, DOCUMENT))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        encoder.may_go.set()
+
+        assert all(isinstance(outcome, Embedding) for outcome in await task)
 
 
 async def test_whoever_waits_is_told_when_the_model_is_unloaded() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prometheus_client import REGISTRY
 
+from services.embed import sharing
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
 from services.embed.backends.protocol import EngineDownError, LoadedModel
@@ -221,6 +222,39 @@ async def test_a_stop_lets_go_whoever_waits_for_a_turn() -> None:
         await asyncio.wait_for(waiting, 10)
     busy.gate.set()
     assert len(await forward) == 1
+
+
+async def test_a_forward_that_does_not_end_keeps_its_turn_for_a_while_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a turn lasts for as long as the forward: a hung model stops all of its device."""
+    monkeypatch.setattr(sharing, "_LONGEST_TURN_SECONDS", 0.2)
+    turns = Turns()
+    hung = GatedBackend()
+    first, second = (SharedBackend(one, turns, weight=1) for one in (hung, HashingBackend()))
+
+    async def begin(backend: SharedBackend) -> asyncio.Task[Vectors]:
+        return asyncio.create_task(asyncio.to_thread(backend.infer, [ids_of("a")]))
+
+    forward = await begin(first)
+    await eventually(hung.entered.is_set)
+    for _ in range(3):
+        assert len(await asyncio.wait_for(await begin(second), 10)) == 1
+    assert not forward.done()
+    hung.gate.set()
+    await forward
+
+    # What was taken away is not given back once more: the next one has the device for itself.
+    monkeypatch.setattr(sharing, "_LONGEST_TURN_SECONDS", 60.0)
+    hung.gate.clear()
+    hung.entered.clear()
+    forward = await begin(first)
+    await eventually(hung.entered.is_set)
+    waiting = await begin(second)
+    await eventually(lambda: second._seat.waiting)
+    hung.gate.set()
+    await asyncio.gather(forward, waiting)
+    assert len(hung.batches) == 2
 
 
 def _wait_until(condition: Callable[[], bool]) -> None:

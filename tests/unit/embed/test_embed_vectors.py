@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,19 +10,16 @@ import numpy as np
 import pytest
 
 from services.embed.backends.hashing import HashingBackend
-from services.embed.budget import TokenBudget
-from services.embed.engine import Engine
 from services.embed.errors import BadVectorError
-from services.embed.lanes import LaneTurns
 from services.embed.matryoshka import declared_sizes, shorter_sizes
-from services.embed.model import Embedding, Lane, VectorLayout, Vectors, VectorType
+from services.embed.model import Embedding, VectorLayout, Vectors, VectorType
 from services.embed.vectors import good_rows, to_bytes
-from services.embed.work import Batch, Request, Work
 from services.runtime.errors import InvalidRequestError
 from tests.unit.embed.harness import (
     DOCUMENT,
     MARKER,
     BadVectorBackend,
+    GatedBackend,
     eventually,
     ids_of,
     served,
@@ -155,29 +153,29 @@ def test_rows_of_a_wrong_size_are_never_good(shape: tuple[int, ...]) -> None:
 
 
 async def test_a_batch_of_several_layouts_gives_each_text_its_own() -> None:
-    done: list[object] = []
-    turns = LaneTurns(dict.fromkeys(Lane, 1.0), max_age_seconds=60)
-    engine = Engine(
-        HashingBackend(),
-        lambda _, results, __: done.extend(results),
-        turns=turns,
-        budget=TokenBudget(1024),
-    )
     layouts = [VectorLayout(kind, size) for kind in VectorType for size in (0, CUT)]
-    request = Request(len(layouts))
-    works = []
-    for serial, layout in enumerate(layouts):
-        ids = ids_of(TEXTS[serial])
-        work = Work(serial, (ids.tobytes(), layout, ""), ids, Lane.BULK)
-        work.waiters.append((request, serial))
-        works.append(work)
+    backend = GatedBackend()
+    async with served(backend, matryoshka_dimensions=(CUT,)) as model:
+        first = asyncio.create_task(model.embed(["first"], DOCUMENT))
+        await eventually(backend.entered.is_set)
+        calls = [
+            asyncio.create_task(
+                model.embed(
+                    [text],
+                    replace(DOCUMENT, vector_type=lay.vector_type, dimensions=lay.dimensions),
+                )
+            )
+            for text, lay in zip(TEXTS, layouts, strict=False)
+        ]
+        await eventually(lambda: len(model._batcher._in_flight) == 1 + len(calls))
+        backend.gate.set()
+        await first
+        outcomes = [outcome for call in calls for outcome in await call]
 
-    engine.submit(Batch(works, Lane.BULK))
-    await eventually(lambda: len(done) == len(works))
-    engine.close()
-
-    rows = HashingBackend().infer([work.ids for work in works])
-    assert done == [to_bytes(rows[at : at + 1], lay)[0] for at, lay in enumerate(layouts)]
+    rows = HashingBackend().infer([ids_of(text) for text in TEXTS[: len(layouts)]])
+    for row, lay, outcome in zip(rows, layouts, outcomes, strict=True):
+        assert isinstance(outcome, Embedding)
+        assert outcome.vector == to_bytes(row[None], lay)[0]
 
 
 async def test_a_size_that_is_not_allowed_is_refused_with_those_that_are() -> None:
