@@ -66,16 +66,19 @@ build/.tools:
 	  && { apt-get update -q && apt-get install -y -q --no-install-recommends strace prometheus || true; }; } || true
 	@touch $@
 
-# Most tests wait for services more than they work: two processes take half the time of one. The
-# tests of a file stay together, as they share a server, a cluster or a converted model.
-TEST_WORKERS ?= 2
+# Most tests wait for services more than they work: three processes keep two cores busy, which two
+# leave idle for half the time. The tests of a file stay together, as they share a server, a cluster
+# or a converted model. Files are taken as they are found: the many short ones of `unit` come last,
+# so that all processes end together.
+TEST_WORKERS ?= 3
+SHARED_OUT := --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test test-fast
 test: setup corpora build/.tools ## Runs every test, with a real PostgreSQL and the real model.
-	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile
+	@$(BIN)/python -m pytest $(SHARED_OUT)
 
 test-fast: setup ## Runs the tests that take no time: under two minutes.
-	@$(BIN)/python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile -m "not slow and not gpu"
+	@$(BIN)/python -m pytest $(SHARED_OUT) -m "not slow and not gpu"
 
 .PHONY: test-nightly
 test-nightly: setup ## Runs fault tests and the walks of the queue's state machine, 200 seeds each, and all manifests: an hour or two.

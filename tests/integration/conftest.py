@@ -18,7 +18,6 @@ from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
 from tests.integration.samples import write_tree
 from tests.integration.tenants import two_tenants
-from tests.support import postgres
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
     from tests.integration.indexing import Indexing
     from tests.integration.tenants import Tenants
+    from tests.support import postgres
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,14 +65,9 @@ def migrated_template(database_server: postgres.Database) -> Iterator[str]:
 @pytest.fixture
 def migrated_url(database_server: postgres.Database, migrated_template: str) -> Iterator[str]:
     """DSN of a fresh database with the schema."""
-    name = f"{migrated_template}_{next(_NUMBERS)}"
-    database_server.execute(f"CREATE DATABASE {name} TEMPLATE {migrated_template}")
-    url = postgres.with_database(database_server.url, name)
+    url = database_server.copy(migrated_template)
     yield url
     database_server.drop(url)
-
-
-_NUMBERS = iter(range(1_000_000))
 
 
 @pytest.fixture

@@ -116,6 +116,7 @@ class _QuietServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else a body waits for the word that its headers came
     provider: EmbeddingsApi
 
     def do_POST(self) -> None:

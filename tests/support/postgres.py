@@ -1,8 +1,9 @@
 """A real PostgreSQL for tests: the embedded one, or the server that a variable names.
 
 `LODESTONE_TEST_DATABASE_URL` names a server whose user may create databases and the extensions
-`vector` and `btree_gin`; without it, the embedded server is started once for all tests, in a
-temporary folder.
+`vector` and `btree_gin`; without it, the embedded server is started once for all tests, over
+folders that are removed at the end. Its data lie in memory where there is room: tests make and drop
+hundreds of databases of as many files each.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 URL_VARIABLE = "LODESTONE_TEST_DATABASE_URL"
 
+_MEMORY = Path("/dev/shm")
+_MEMORY_BYTES = 4 << 30
+"""Free room that a server in memory asks for: it takes some hundred megabytes of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Database:
@@ -37,6 +42,9 @@ class Database:
 
     url: str
     """DSN of a database of the server, of a user who may create others."""
+
+    is_brief: bool = False
+    """Whether nothing of it has to outlast the machine: copies are then made by files."""
 
     def execute(self, sql: str, url: str | None = None) -> str:
         """Runs SQL by psql and returns its rows, columns divided by `|`."""
@@ -54,12 +62,18 @@ class Database:
 
     def create(self) -> str:
         """Creates an empty database with the extensions, and returns its DSN."""
-        name = f"test_{secrets.token_hex(6)}"
-        self.execute(f"CREATE DATABASE {name}")
-        url = with_database(self.url, name)
+        url = self.copy("template1")
         for extension in EXTENSIONS:
             self.execute(f"CREATE EXTENSION IF NOT EXISTS {extension}", url)
         return url
+
+    def copy(self, template: str) -> str:
+        """Creates a database as the named one is, and returns its DSN."""
+        name = f"test_{secrets.token_hex(6)}"
+        # Files need a checkpoint, which costs nothing here; else every page goes through the log.
+        strategy = "FILE_COPY" if self.is_brief else "WAL_LOG"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY {strategy}")
+        return with_database(self.url, name)
 
     def drop(self, url: str) -> None:
         """Drops a database that `create` made, also while something is connected to it."""
@@ -71,42 +85,63 @@ def with_database(url: str, name: str) -> str:
     return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
 
 
-def make_reachable_folder() -> Path:
+def make_reachable_folder(parent: Path | None = None) -> Path:
     """Returns a new temporary folder that also the account of PostgreSQL can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="lodestone-"))
+    folder = Path(tempfile.mkdtemp(prefix="lodestone-", dir=parent))
     folder.chmod(0o711)
     return folder
 
 
 @pytest.fixture(scope="session")
 def database_server() -> Iterator[Database]:
-    """A running PostgreSQL with pgvector, one for all tests."""
-    with running() as server:
+    """A running PostgreSQL with pgvector, one for all tests.
+
+    No test takes it down: what it writes waits for no disk.
+    """
+    with running(is_brief=True) as server:
         yield server
 
 
+class _BriefPostgres(EmbeddedPostgres):
+    """The embedded server, which loses what it holds when the machine goes down."""
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "-c", "fsync=off"]
+
+
 @contextmanager
-def running() -> Iterator[Database]:
-    """Yields the server that the variable names, or the embedded one, stopped at the end."""
+def running(*, is_brief: bool = False) -> Iterator[Database]:
+    """Yields the server that the variable names, or the embedded one, stopped at the end.
+
+    Args:
+        is_brief: the embedded server may lose what it holds when the machine goes down. Its data
+            lie in memory where there is room.
+    """
     if os.environ.get(URL_VARIABLE):
         yield Database(os.environ[URL_VARIABLE])
         return
     folder = make_reachable_folder()
+    data = make_reachable_folder(_MEMORY) if is_brief and _has_memory() else folder
     account = choose_account(os.environ)
     layout = PostgresLayout(
-        data=folder / "postgres",
+        data=data / "postgres",
         sockets=folder / "postgres-run",
         password=folder / "postgres.password",
         log=folder / "postgres.log",
         binaries=reachable_binaries(folder / "postgres-bin", account),
     )
-    server = EmbeddedPostgres(layout, account)
+    server = (_BriefPostgres if is_brief else EmbeddedPostgres)(layout, account)
     process = server.start()
     try:
-        yield Database(server.url)
+        yield Database(server.url, is_brief)
     finally:
         server.stop(process)
-        shutil.rmtree(folder)
+        for made in {folder, data}:
+            shutil.rmtree(made)
+
+
+def _has_memory() -> bool:
+    return _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES
 
 
 @pytest.fixture

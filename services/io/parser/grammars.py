@@ -37,11 +37,13 @@ class Grammars:
         return found
 
     def warm(self) -> None:
-        """Makes all parsers and queries."""
+        """Makes all parsers.
+
+        Queries are left to the first file of their language: to compile all of them takes more of a
+        process's start than everything else, and most trees hold few languages.
+        """
         for rules in LANGUAGES:
             self.parser(rules.name)
-        for name in REFERENCE_RULES:
-            self.references(name)
 
     def _language(self, name: str) -> Language:
         found = self._languages.get(name)

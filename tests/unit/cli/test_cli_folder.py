@@ -76,12 +76,16 @@ def test_a_start_that_was_killed_before_the_marker_is_taken_up(tmp_path: Path) -
 
 def test_a_folder_that_another_command_just_makes_is_never_foreign(tmp_path: Path) -> None:
     """Goes red when anything is made in the folder before its marker (seen red)."""
-    for number in range(50):
-        root = tmp_path / str(number)
-        with ThreadPoolExecutor(4) as pool:
-            folders = [pool.submit(_open_and_fill, root) for _ in range(4)]
+    roots = [tmp_path / str(number) for number in range(50)]
+    with ThreadPoolExecutor(10) as pool:
+        opened = list(pool.map(_open_at_once, roots))
 
-        assert {folder.result() for folder in folders} == {DataFolder(root)}
+    assert opened == [{DataFolder(root)} for root in roots]
+
+
+def _open_at_once(root: Path) -> set[DataFolder]:
+    with ThreadPoolExecutor(4) as pool:
+        return set(pool.map(_open_and_fill, [root] * 4))
 
 
 def _open_and_fill(root: Path) -> DataFolder:

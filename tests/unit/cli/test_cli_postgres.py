@@ -52,17 +52,32 @@ def server(folder: Path) -> EmbeddedPostgres:
     return EmbeddedPostgres(_layout(folder), choose_account(os.environ))
 
 
-@pytest.fixture
-def running(server: EmbeddedPostgres) -> Iterator[ProcessId]:
-    process = server.start()
-    yield process
+@pytest.fixture(scope="module")
+def standing_folder() -> Iterator[Path]:
+    made = make_reachable_folder()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture(scope="module")
+def standing(standing_folder: Path) -> Iterator[EmbeddedPostgres]:
+    """A server for the tests that only ask it, or leave it as good as it was."""
+    server = EmbeddedPostgres(_layout(standing_folder), choose_account(os.environ))
+    server.start()
+    yield server
     server.stop(server.start())
 
 
+@pytest.fixture
+def running(standing: EmbeddedPostgres) -> ProcessId:
+    """The process of the standing server."""
+    return standing.start()
+
+
 def test_it_has_the_extensions_and_keeps_checksums(
-    server: EmbeddedPostgres, running: ProcessId
+    standing: EmbeddedPostgres, running: ProcessId
 ) -> None:
-    database = Database(server.url)
+    database = Database(standing.url)
 
     names = database.execute("SELECT extname FROM pg_extension ORDER BY 1").split()
 
@@ -72,19 +87,23 @@ def test_it_has_the_extensions_and_keeps_checksums(
     assert database.execute("SHOW server_encoding") == "UTF8"
 
 
-def test_nobody_gets_in_without_the_password(server: EmbeddedPostgres, running: ProcessId) -> None:
+def test_nobody_gets_in_without_the_password(
+    standing: EmbeddedPostgres, running: ProcessId
+) -> None:
     """Goes red when pg_hba.conf trusts local connections (planted once, seen red)."""
-    scheme, _, rest = server.url.partition("lodestone:")
+    scheme, _, rest = standing.url.partition("lodestone:")
     wrong = Database(f"{scheme}lodestone:wrong@{rest.partition('@')[2]}")
 
     with pytest.raises(AssertionError, match="password authentication failed"):
         wrong.execute("SELECT 1")
 
 
-def test_it_listens_on_no_port(server: EmbeddedPostgres, running: ProcessId, folder: Path) -> None:
-    assert Database(server.url).execute("SHOW listen_addresses") == ""
-    assert (folder / "postgres-run").stat().st_mode & 0o777 == 0o700
-    assert (folder / "postgres.password").stat().st_mode & 0o777 == 0o600
+def test_it_listens_on_no_port(
+    standing: EmbeddedPostgres, running: ProcessId, standing_folder: Path
+) -> None:
+    assert Database(standing.url).execute("SHOW listen_addresses") == ""
+    assert (standing_folder / "postgres-run").stat().st_mode & 0o777 == 0o700
+    assert (standing_folder / "postgres.password").stat().st_mode & 0o777 == 0o600
 
 
 def test_it_never_runs_as_root(running: ProcessId) -> None:
@@ -92,23 +111,23 @@ def test_it_never_runs_as_root(running: ProcessId) -> None:
 
 
 def test_starting_twice_takes_over_the_running_server(
-    server: EmbeddedPostgres, running: ProcessId
+    standing: EmbeddedPostgres, running: ProcessId
 ) -> None:
-    assert server.start() == running
+    assert standing.start() == running
 
 
 def test_it_comes_back_after_a_kill_with_what_was_committed(
-    server: EmbeddedPostgres, running: ProcessId
+    standing: EmbeddedPostgres, running: ProcessId
 ) -> None:
-    Database(server.url).execute("CREATE TABLE kept AS SELECT 42 AS answer")
+    Database(standing.url).execute("CREATE TABLE kept AS SELECT 42 AS answer")
     os.kill(running.pid, signal.SIGKILL)
     assert wait_gone(running, 10)
 
-    again = server.start()
+    again = standing.start()
 
     assert again != running
     assert not is_alive(running)
-    assert Database(server.url).execute("SELECT answer FROM kept") == "42"
+    assert Database(standing.url).execute("SELECT answer FROM kept") == "42"
 
 
 def test_a_lock_file_whose_pid_was_reused_is_cleared(

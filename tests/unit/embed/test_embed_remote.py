@@ -14,6 +14,7 @@ import pytest
 
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend
+from services.embed.backends.remote import retrying
 from services.embed.backends.remote.endpoint import EndpointError, checked_url
 from services.embed.backends.remote.provider import FAILURES_TO_OPEN, TextsAtFaultError
 from services.embed.errors import BadVectorError, RemoteModelUnavailableError
@@ -61,6 +62,12 @@ def load(api: EmbeddingsApi, opened: list[LoadedModel]) -> Callable[..., LoadedM
         return model
 
     return load_with
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of whether something is sent again, not of how long that waits."""
+    monkeypatch.setattr(retrying, "_FIRST_WAIT_SECONDS", 0.01)
 
 
 def _ids(model: LoadedModel, texts: Sequence[str]) -> list[TokenIds]:
@@ -165,6 +172,7 @@ def test_large_batches_go_in_parts(api: EmbeddingsApi, load: Callable[..., Loade
     assert [len(request["input"]) for request in api.requests] == [2, 2, 1]
 
 
+@pytest.mark.usefixtures("short_waits")
 @pytest.mark.parametrize(
     "fault",
     [
@@ -298,6 +306,7 @@ def test_what_only_settings_can_mend_is_not_retried(
     assert len(api.requests) == 1
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_a_provider_that_cannot_be_reached_is_no_fault_of_the_texts(
     load: Callable[..., LoadedModel],
 ) -> None:
@@ -411,6 +420,7 @@ async def test_prompts_are_put_before_texts(
     assert [request["input"] for request in api.requests] == [["passage: a"], ["query: a"]]
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_neither_key_nor_text_is_logged_or_told(
     api: EmbeddingsApi,
     load: Callable[..., LoadedModel],
@@ -465,6 +475,7 @@ def test_a_url_that_is_safe_is_taken(url: str) -> None:
     assert checked_url(url) == url.rstrip("/")
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_a_start_that_cannot_ask_for_the_size_says_what_to_set(
     load: Callable[..., LoadedModel], tmp_path: Path
 ) -> None:
@@ -487,6 +498,7 @@ def test_proxies_of_the_environment_are_not_used(
     assert np.allclose(_infer(load()), _expected(), atol=1e-6)
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_a_proxy_that_is_set_is_used(load: Callable[..., LoadedModel], api: EmbeddingsApi) -> None:
     """The provider plays the proxy: it sees the whole URL, which it does not serve."""
     model = load(remote_url="http://localhost:1/v1", remote_proxy=api.url.removesuffix("/v1"))

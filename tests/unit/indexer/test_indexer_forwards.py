@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.indexer import forwards as resending
+from services.indexer import patience
 from services.indexer.embed_client import Vector
 from services.indexer.forwards import ForwardGate, Forwards
 from services.indexer.model import EmbedModel, Failure
@@ -19,6 +21,13 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(30)
 MODEL = EmbedModel("models/m", "f", 4, 512, 256)
 AWAY = Failure("ERROR_REASON_DEPENDENCY_UNAVAILABLE", "The model is being loaded again.", True)
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent again is looked at here, not how long it waits before."""
+    monkeypatch.setattr(patience, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(resending, "_PARTLY_AWAY_SECONDS", 0.01)
 
 
 def vector(text: str) -> Vector:
