@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _MOST_STATUSES = 50
 
+_EMPTY = "empty"
+"""State of a workspace that was never indexed, as the indexer tells it."""
+
 
 class Tools:
     """The tools over one backend."""
@@ -184,15 +187,29 @@ class Tools:
             yield await self._backend.client()
         except (BackendError, _NotIndexedError) as error:
             raise ToolError(str(error)) from error
-        except StateConflictError as error:
-            raise ToolError(f"{error.message} Call `index` first.") from error
         except UnavailableError as error:
             raise ToolError(
                 f"{error.message} Try again; `lodestone status` in a shell tells what runs."
             ) from error
         except CallError as error:
+            if isinstance(error, StateConflictError) and error.metadata.get("state") == _EMPTY:
+                raise ToolError(f"{error.message} Call `index` first.") from error
             fields = "; ".join(f"{name}: {text}" for name, text in error.metadata.items())
             raise ToolError(f"{error}{f' [{fields}]' if fields else ''}") from error
+
+    async def _places(
+        self, client: Lodestone, folder: str, other_folders: Sequence[str]
+    ) -> tuple[Place, list[str]]:
+        """Returns what is to be looked into, and the names of more workspaces."""
+        place = await self._place(client, folder)
+        others = [await self._place(client, other) for other in other_folders]
+        for each in [place, *others] if others else []:
+            if each.prefix:
+                raise ToolError(
+                    f"{each.prefix} is a folder inside {each.workspace}. Several are searched "
+                    "as wholes: name the workspaces, and what to search in them by `paths`."
+                )
+        return place, [each.workspace for each in others]
 
     async def _place(self, client: Lodestone, folder: str) -> Place:
         """Returns what is to be looked into."""

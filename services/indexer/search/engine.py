@@ -256,7 +256,7 @@ def _model_of_all(workspaces: Sequence[Workspace]) -> RegisteredModel:
         models[workspace.active_model.id] = workspace.active_model
     if len(models) > 1:
         raise StateConflictError(
-            "Workspaces with different models cannot be searched at once.",
+            "Workspaces with different models cannot be searched at once: ask each by itself.",
             metadata={"state": "different models", "allowed": "one model"},
         )
     return next(iter(models.values()))
