@@ -59,22 +59,26 @@ class Tools:
         kinds: Kinds = [],
         symbols: Symbols = [],
         signatures: Signatures = False,  # noqa: FBT002 - tools are called by name
+        other_folders: OtherFolders = [],
     ) -> str:
         """Find code by meaning or by name. Returns the best hits with path, lines, name and code.
 
         Prefer this over text search when you do not know the exact words. The code that is shown is
-        read from the files now; a hit whose file changed since it was indexed says so.
+        read from the files now; a hit whose file changed since it was indexed says so. With
+        `other_folders` each hit begins with the name of its workspace in brackets, which `read`
+        takes as its folder.
         """
         async with self._call() as client:
-            place = await self._place(client, folder)
+            place, others = await self._places(client, folder, other_folders)
             page = await client.search(
                 query,
                 workspace=place.workspace,
+                other_workspaces=others,
                 limit=limit,
                 only=_filter(place, paths, languages, kinds, symbols),
                 signatures=signatures,
             )
-        return answers.search_text(page, place.workspace)
+        return answers.search_text(page, [place.workspace, *others])
 
     async def context(
         self,
@@ -93,18 +97,11 @@ class Tools:
         the name of its workspace in brackets, which `read` takes as its folder.
         """
         async with self._call() as client:
-            place = await self._place(client, folder)
-            others = [await self._place(client, other) for other in other_folders]
-            for each in [place, *others] if others else []:
-                if each.prefix:
-                    raise ToolError(
-                        f"{each.prefix} is a folder inside {each.workspace}. Several are searched "
-                        "as wholes: name the workspaces, and what to search in them by `paths`."
-                    )
+            place, others = await self._places(client, folder, other_folders)
             found = await client.context(
                 query,
                 workspace=place.workspace,
-                other_workspaces=[each.workspace for each in others],
+                other_workspaces=others,
                 token_budget=token_budget,
                 only=_filter(place, paths, languages, [], []),
             )

@@ -261,7 +261,7 @@ def test_commands_filter_and_fill_a_budget(stack: Lodestone, flask: Path) -> Non
     assert stack.run("search", "x", "--path", str(flask), "--kind", "gizmo").code == 2
 
 
-async def test_a_context_takes_several_workspaces(
+async def test_a_search_and_a_context_take_several_workspaces(
     stack: Lodestone, flask: Path, tmp_path: Path
 ) -> None:
     """By the command, and by an assistant's tool; red when either forgets the others."""
@@ -272,8 +272,10 @@ async def test_a_context_takes_several_workspaces(
     stack.index(other)
     newest = stack.run("runs", "--json", "--limit", "1").json[0]
     name = newest["workspace"].removeprefix("workspaces/")
-    asked = ("context", "open_canary_resource", "--also", name, "--json", "--budget", "500")
+    also = ("open_canary_resource", "--also", name, "--json")
+    asked = ("context", *also, "--budget", "500")
 
+    hits = stack.run("search", *also, "--path", str(flask), "-k", "20").json
     found = stack.run(*asked, "--path", str(flask)).json
     inside = stack.run(*asked, "--path", str(flask / "json"))
     async with _assistant(stack, flask) as client:
@@ -281,11 +283,17 @@ async def test_a_context_takes_several_workspaces(
             client, "context", query="open_canary_resource", other_folders=[str(other)]
         )
         alone = await _ask(client, "context", query="open_canary_resource")
+        searched = await _ask(
+            client, "search", query="open_canary_resource", other_folders=[str(other)]
+        )
         refused = await _fail(
             client, "context", query="x", folder=str(flask / "json"), other_folders=[name]
         )
         lines = await _ask(client, "read", path="canary.py", folder=name)
 
+    assert (f"workspaces/{name}", "canary.py") in {(hit["workspace"], hit["path"]) for hit in hits}
+    assert len({hit["workspace"] for hit in hits}) == 2
+    assert f". [{name}] canary.py:1-2  open_canary_resource" in searched
     pieces = {(piece["workspace"], piece["path"]) for piece in found["pieces"]}
     assert (f"workspaces/{name}", "canary.py") in pieces
     assert len({workspace for workspace, _ in pieces}) == 2
