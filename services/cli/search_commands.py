@@ -175,7 +175,7 @@ def graph(**options: Any) -> ExitCode:
 def mcp(**options: Any) -> ExitCode:
     """Serve an assistant over the Model Context Protocol, on standard input and output.
 
-    It starts what does not run when a tool is first called. It ends with its input.
+    It starts what does not run when a tool is first called. It ends with its input, or at Ctrl+C.
     """
     from services.cli.mcp import run_mcp
 

@@ -179,9 +179,13 @@ async def test_a_stack_that_cannot_start_is_told_and_the_server_lives_on(
         assert (await client.list_tools()).tools
 
 
-@pytest.mark.parametrize("how", ["input ends", "both ends close", "terminated"])
+@pytest.mark.parametrize("how", ["input ends", "both ends close", "terminated", "interrupted"])
 def test_the_server_ends_when_its_client_hangs_up(stack: Lodestone, flask: Path, how: str) -> None:
-    """In the middle of a call; nothing but the protocol is on standard output."""
+    """In the middle of a call; nothing but the protocol is on standard output.
+
+    Red when it waits at Ctrl+C for its input to end, which a terminal's does not.
+    """
+    signals = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
     server = subprocess.Popen(
         [sys.executable, "-m", "services.cli", "mcp", "--path", str(flask)],
         env=_environment(stack),
@@ -213,13 +217,17 @@ def test_the_server_ends_when_its_client_hangs_up(stack: Lodestone, flask: Path,
             server.stdout = None
             server.stdin.close()
             server.stdin = None
-        case "terminated":
-            server.send_signal(signal.SIGTERM)
+        case "terminated" | "interrupted":
+            server.send_signal(signals[how])
+            try:
+                server.wait(20)  # while its input is open
+            finally:
+                server.kill()
     done = finish(server, 20)
 
     for line in done.stdout.splitlines() if done.stdout else []:
         assert json.loads(line)["jsonrpc"] == "2.0"
-    assert done.code == (-signal.SIGTERM if how == "terminated" else 0), done.stderr
+    assert done.code == -signals.get(how, 0), done.stderr
     assert "Traceback" not in done.stderr
 
 
