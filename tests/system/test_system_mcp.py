@@ -231,23 +231,30 @@ def test_the_server_ends_when_its_client_hangs_up(stack: Lodestone, flask: Path,
     assert "Traceback" not in done.stderr
 
 
-def test_search_watches_the_index(stack: Lodestone, flask: Path) -> None:
-    """It tells the hits once, and again after a run changed them."""
+def test_search_watches_the_index(stack: Lodestone, flask: Path, tmp_path: Path) -> None:
+    """It tells the hits once, and again after a run changed them, of any workspace it searches."""
+    other = tmp_path / "watched"
+    other.mkdir()
+    (other / "one.py").write_text("one = 1\n", "utf-8")
+    also = stack.index(other)["workspace"]
     stack.index(flask)
-    watch = stack.start(
-        "search", "canary_watch", "--path", str(flask), "--watch", "--json", "-k", "1"
-    )
+    asked = ("search", "canary_watch", "--path", str(flask), "--also", also, "-k", "2")
+    watch = stack.start(*asked, "--watch", "--json")
     assert watch.stdout is not None
     first = json.loads(watch.stdout.readline())
     (flask / "watched.py").write_text("def canary_watch():\n    return 1\n", "utf-8")
     stack.index(flask)
     second = json.loads(watch.stdout.readline())
+    (other / "one.py").write_text("def canary_watch():\n    return 1\n", "utf-8")
+    stack.index(other)
+    third = json.loads(watch.stdout.readline())
     watch.send_signal(signal.SIGINT)
     done = finish(watch, 20)
 
     assert first[0]["name"] != "canary_watch"
     assert second[0]["name"] == "canary_watch"
     assert second[0]["matches"] == [[4, 16]]
+    assert {hit["path"] for hit in third} == {"watched.py", "one.py"}
     assert (done.code, done.stdout) == (130, "")
 
 
