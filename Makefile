@@ -121,8 +121,8 @@ bench-indexer: setup ## Measures the indexer on generated trees; the last line i
 	@$(BIN)/python -m tests.bench.suite indexer
 
 .PHONY: eval eval-labelled
-eval: setup corpora ## Measures search by tasks made of pinned packages; WRITE=1 renews the page; RERANKER=folder adds a cross-encoder.
-	@$(BIN)/python -m tests.eval.offline $(if $(WRITE),--write) $(if $(RERANKER),--reranker "$(RERANKER)")
+eval: setup corpora ## Measures search by tasks made of pinned packages; WRITE=1 renews the page; RERANKER=folder adds a cross-encoder; SHAPES=1 asks by code and paths.
+	@$(BIN)/python -m $(if $(SHAPES),tests.eval.shapes $(if $(TRY),--try),tests.eval.offline $(if $(WRITE),--write) $(if $(RERANKER),--reranker "$(RERANKER)"))
 
 QUESTIONS ?= ../shared/retrieval/dev
 SET ?= dev

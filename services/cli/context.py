@@ -11,10 +11,9 @@ import click
 from lodestone.indexer.v1.search_service_pb2 import BuildContextRequest, SearchNodesRequest
 from services.cli.listing import connect
 from services.cli.reranking import tell_reranking
-from services.cli.scope import find_scope
+from services.cli.scope import find_scope, other_workspaces
 from services.cli.terminal import note
-from services.cli.trees import check_workspace_id
-from services.runtime.exits import ExitCode, StartError
+from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,14 +45,9 @@ def run_context(options: ContextOptions) -> ExitCode:
     indexer, roots = connect(options.root)
     try:
         scope = find_scope(indexer, options.filters, roots)
-        if options.also and scope.folder:
-            raise StartError(
-                ExitCode.USAGE,
-                "--also goes with whole workspaces: name the first by --workspace, or its folder.",
-            )
         search = SearchNodesRequest(
             parent=scope.workspace,
-            other_parents=[f"workspaces/{check_workspace_id(name)}" for name in options.also],
+            other_parents=other_workspaces(scope, options.also),
             query=options.query,
             page_size=options.limit,
             filter=options.filters.with_run(indexer, scope).message(scope),

@@ -36,6 +36,7 @@ def print_hits(
     told: Mapping[int, ExplainHitResponse] | None = None,
     *,
     verified: bool = False,
+    with_workspaces: bool = False,
 ) -> None:
     """Prints where each hit lies, what it is, its score, why, and its code.
 
@@ -45,12 +46,14 @@ def print_hits(
             `none` none.
         told: why, by the hit's node, where it was asked for.
         verified: whether hits were held against the live files; each then says what it is.
+        with_workspaces: whether each begins with its workspace in brackets.
     """
     notes = _VERIFIED_NOTES if verified else _NOTES
     if not hits:
         click.echo("Nothing was found.")
     for hit in hits:
-        where = f"{_harmless(hit.path)}:{hit.start_line}-{hit.end_line}"
+        workspace = f"[{hit.workspace.removeprefix('workspaces/')}] " if with_workspaces else ""
+        where = f"{workspace}{_harmless(hit.path)}:{hit.start_line}-{hit.end_line}"
         click.secho(where, fg="cyan", nl=False)
         note = f"  ({notes[hit.freshness].format(hit)})" if hit.freshness in notes else ""
         name = f"  {hit.qualified_name}" if hit.qualified_name else ""

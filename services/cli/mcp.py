@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run_mcp(root: Path, path: str) -> ExitCode:
-    """Serves until standard input ends."""
+    """Serves until standard input ends, or at once at Ctrl+C."""
     from services.mcp.server import build_server
 
     folder = Path(path).resolve()
@@ -32,6 +33,9 @@ def run_mcp(root: Path, path: str) -> ExitCode:
     default = "" if folder == Path(folder.anchor) else str(folder)
     backend = StackBackend(root, default)
     server = build_server(backend, default, importlib.metadata.version("lodestone"))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # Else it would wait for the thread that reads standard input, until that ends.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         server.run("stdio")
     except* BrokenPipeError:

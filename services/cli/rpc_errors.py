@@ -30,7 +30,7 @@ def explain(error: grpc.RpcError, service: str = "indexer") -> StartError:
             ExitCode.UNAVAILABLE,
             f"The {service} service does not answer: run `lodestone status`, then `lodestone up`.",
         )
-    if fields:
+    if len(fields) > 1:  # of several the message tells the first alone
         message = "; ".join(fields)
     suffix = f" ({reason})" if reason else ""
     return StartError(_REASONS.get(reason) or _CODES.get(code, ExitCode.FAILED), message + suffix)

@@ -107,6 +107,17 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     )
 
 
+def other_workspaces(scope: Scope, also: Iterable[str]) -> list[str]:
+    """Returns the names of more workspaces to search. Raises StartError, also of a part of one."""
+    names = [f"workspaces/{check_workspace_id(name)}" for name in also]
+    if names and scope.folder:
+        raise StartError(
+            ExitCode.USAGE,
+            "--also goes with whole workspaces: name the first by --workspace, or its folder.",
+        )
+    return names
+
+
 def existing_path(path: str) -> Path:
     """Returns a path, absolute and links resolved. Raises StartError when nothing is there."""
     # Of a loop of links Path.resolve makes another error, and of a NUL both.

@@ -14,7 +14,7 @@ from lodestone.indexer.v1.search_service_pb2 import NodeHit, SearchNodesRequest
 from services.cli.explain import explanation_json
 from services.cli.hits import print_hits
 from services.cli.listing import connect
-from services.cli.scope import find_scope
+from services.cli.scope import find_scope, other_workspaces
 from services.cli.terminal import note
 from services.runtime.exits import ExitCode, StartError
 
@@ -47,6 +47,8 @@ class SearchOptions:
     """Whether each hit is held against the live file."""
     explain: bool = False
     """Whether each hit comes with why it stands where it does."""
+    also: tuple[str, ...] = ()
+    """More workspaces that are searched."""
     rerank: bool | None = None
     """Whether the first hits are reranked; None is as the server is set."""
 
@@ -74,6 +76,7 @@ def search_request(options: SearchOptions, scope: Scope) -> SearchNodesRequest:
     """Returns what is asked of the indexer."""
     return SearchNodesRequest(
         parent=scope.workspace,
+        other_parents=other_workspaces(scope, options.also),
         query=options.query,
         page_size=options.limit,
         with_text=options.text != "none",
@@ -95,6 +98,7 @@ def hit_json(hit: NodeHit) -> dict[str, object]:
     """Returns a hit as JSON."""
     freshness = NodeHit.Freshness.Name(hit.freshness).removeprefix("FRESHNESS_").lower()
     return {
+        "workspace": hit.workspace,
         "path": hit.path,
         "start_line": hit.start_line,
         "end_line": hit.end_line,
@@ -116,14 +120,24 @@ def _show(found: SearchNodesResponse, options: SearchOptions) -> None:
         why = {node: {"explanation": explanation_json(item)} for node, item in told.items()}
         click.echo(json.dumps([hit_json(hit) | why.get(hit.node_id, {}) for hit in hits]))
     else:
-        print_hits(hits, options.text, told, verified=options.verify)
+        print_hits(
+            hits,
+            options.text,
+            told,
+            verified=options.verify,
+            with_workspaces=bool(options.also),
+        )
 
 
 def _tell_languages(indexer: Indexer, request: SearchNodesRequest) -> None:
     """Says in which languages there are hits, as the one that is asked for may be written wrong."""
-    wider = SearchNodesRequest(page_size=_MOST_HITS)
-    wider.parent, wider.query = request.parent, request.query
-    wider.filter.CopyFrom(request.filter)
+    wider = SearchNodesRequest(
+        parent=request.parent,
+        other_parents=request.other_parents,
+        query=request.query,
+        page_size=_MOST_HITS,
+        filter=request.filter,
+    )
     del wider.filter.languages[:]
     languages = sorted({hit.language for hit in indexer.search(wider).hits})
     if languages:
@@ -136,8 +150,10 @@ def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions
     Raises:
         KeyboardInterrupt: at Ctrl+C.
     """
+    names = [request.parent, *request.other_parents]
     shown: Sequence[NodeHit] | None = None
-    run, away = "", False
+    runs: list[str] = []
+    away = False
     interrupted = threading.Event()
 
     def on_interrupt(_number: int, _frame: object) -> None:
@@ -149,13 +165,14 @@ def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions
     signal.signal(signal.SIGINT, on_interrupt)
     while not interrupted.is_set():
         try:
-            last = indexer.get_workspace(request.parent).last_index_run
-            if shown is None or last != run:
+            last = [indexer.get_workspace(name).last_index_run for name in names]
+            if shown is None or last != runs:
                 found = indexer.search(request)
                 if found.hits != shown:
-                    _announce(last, options, first=shown is None)
+                    changed = [run for run in last if run not in runs]
+                    _announce(changed, options, first=shown is None)
                     _show(found, options)
-                shown, run = found.hits, last
+                shown, runs = found.hits, last
             away = False
         except StartError as error:
             if error.code is not ExitCode.UNAVAILABLE:
@@ -167,6 +184,6 @@ def _watch(indexer: Indexer, request: SearchNodesRequest, options: SearchOptions
     raise KeyboardInterrupt
 
 
-def _announce(run: str, options: SearchOptions, *, first: bool) -> None:
+def _announce(runs: Sequence[str], options: SearchOptions, *, first: bool) -> None:
     if not first and not options.as_json:
-        click.secho(f"The index has changed ({run})", bold=True)
+        click.secho(f"The index has changed ({', '.join(runs)})", bold=True)

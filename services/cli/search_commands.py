@@ -52,9 +52,20 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _also(effect: str) -> Callable[..., Any]:
+    """The option that names more workspaces."""
+    return click.option(
+        "--also",
+        multiple=True,
+        metavar="WORKSPACE",
+        help=f"One more workspace to search, indexed by the same model; {effect}",
+    )
+
+
 @click.command()
 @click.argument("query", callback=not_blank)
 @_filters
+@_also("each hit then tells its own.")
 @click.option(
     "-k", "--limit", type=click.IntRange(1, 1000), default=5, show_default=True, help="Most hits."
 )
@@ -76,7 +87,8 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 def search(**options: Any) -> ExitCode:
     """Find the code that is closest to QUERY, in words or code.
 
-    --glob, --lang, --kind and --symbol can be repeated: any of the values will do.
+    --glob, --lang, --kind and --symbol can be repeated: any of the values will do. --also can be
+    repeated too: all of the workspaces are searched.
     """
     from services.cli import caller
     from services.cli.search import run_search
@@ -114,12 +126,7 @@ def search(**options: Any) -> ExitCode:
     show_default=True,
     help="Most hits that are looked at.",
 )
-@click.option(
-    "--also",
-    multiple=True,
-    metavar="WORKSPACE",
-    help="One more workspace to search, indexed by the same model; each piece then tells its own.",
-)
+@_also("each piece then tells its own.")
 @common
 def context(**options: Any) -> ExitCode:
     """Print code that answers QUERY, cited, for the prompt of a language model."""
@@ -168,7 +175,7 @@ def graph(**options: Any) -> ExitCode:
 def mcp(**options: Any) -> ExitCode:
     """Serve an assistant over the Model Context Protocol, on standard input and output.
 
-    It starts what does not run when a tool is first called. It ends with its input.
+    It starts what does not run when a tool is first called. It ends with its input, or at Ctrl+C.
     """
     from services.cli.mcp import run_mcp
 

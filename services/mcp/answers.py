@@ -25,17 +25,18 @@ _LOST = {
 }
 
 
-def search_text(page: SearchPage, workspace: str) -> str:
-    """Returns hits, best first."""
+def search_text(page: SearchPage, workspaces: Sequence[str]) -> str:
+    """Returns hits, best first; of several workspaces each tells its own."""
+    searched = ", ".join(workspaces)
     if not page.hits:
         return (
-            f"Nothing was found in {workspace}. Ask in other words, or with fewer filters; "
+            f"Nothing was found in {searched}. Ask in other words, or with fewer filters; "
             "`status` tells what is indexed."
         )
-    parts = [f"{len(page.hits)} hits in {workspace}, best first."]
-    left = MOST_CHARACTERS - 200
+    parts = [f"{len(page.hits)} hits in {searched}, best first."]
+    left = MOST_CHARACTERS - 200 - len(parts[0])
     for number, hit in enumerate(page.hits, 1):
-        part = _hit_text(number, hit)
+        part = _hit_text(number, hit, with_workspace=len(workspaces) > 1)
         left -= len(part) + 2
         if left < 0:
             shown = number - 1
@@ -47,9 +48,10 @@ def search_text(page: SearchPage, workspace: str) -> str:
     return "\n\n".join(parts)
 
 
-def _hit_text(number: int, hit: Hit) -> str:
+def _hit_text(number: int, hit: Hit, *, with_workspace: bool) -> str:
+    workspace = f"[{hit.workspace.removeprefix('workspaces/')}] " if with_workspace else ""
     name = f"  {hit.name}" if hit.name else ""
-    head = f"{number}. {hit.path}:{hit.start_line}-{hit.end_line}{name}  ({hit.kind})"
+    head = f"{number}. {workspace}{hit.path}:{hit.start_line}-{hit.end_line}{name}  ({hit.kind})"
     if not hit.text:
         return f"{head}\n{_LOST.get(hit.freshness, 'its text cannot be read')}."
     lines = hit.text[:_HIT_CHARACTERS].split("\n")

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 _MOST_STATUSES = 50
 
+_EMPTY = "empty"
+"""State of a workspace that was never indexed, as the indexer tells it."""
+
 
 class Tools:
     """The tools over one backend."""
@@ -56,22 +59,26 @@ class Tools:
         kinds: Kinds = [],
         symbols: Symbols = [],
         signatures: Signatures = False,  # noqa: FBT002 - tools are called by name
+        other_folders: OtherFolders = [],
     ) -> str:
         """Find code by meaning or by name. Returns the best hits with path, lines, name and code.
 
         Prefer this over text search when you do not know the exact words. The code that is shown is
-        read from the files now; a hit whose file changed since it was indexed says so.
+        read from the files now; a hit whose file changed since it was indexed says so. With
+        `other_folders` each hit begins with the name of its workspace in brackets, which `read`
+        takes as its folder.
         """
         async with self._call() as client:
-            place = await self._place(client, folder)
+            place, others = await self._places(client, folder, other_folders)
             page = await client.search(
                 query,
                 workspace=place.workspace,
+                other_workspaces=others,
                 limit=limit,
                 only=_filter(place, paths, languages, kinds, symbols),
                 signatures=signatures,
             )
-        return answers.search_text(page, place.workspace)
+        return answers.search_text(page, [place.workspace, *others])
 
     async def context(
         self,
@@ -90,18 +97,11 @@ class Tools:
         the name of its workspace in brackets, which `read` takes as its folder.
         """
         async with self._call() as client:
-            place = await self._place(client, folder)
-            others = [await self._place(client, other) for other in other_folders]
-            for each in [place, *others] if others else []:
-                if each.prefix:
-                    raise ToolError(
-                        f"{each.prefix} is a folder inside {each.workspace}. Several are searched "
-                        "as wholes: name the workspaces, and what to search in them by `paths`."
-                    )
+            place, others = await self._places(client, folder, other_folders)
             found = await client.context(
                 query,
                 workspace=place.workspace,
-                other_workspaces=[each.workspace for each in others],
+                other_workspaces=others,
                 token_budget=token_budget,
                 only=_filter(place, paths, languages, [], []),
             )
@@ -184,15 +184,29 @@ class Tools:
             yield await self._backend.client()
         except (BackendError, _NotIndexedError) as error:
             raise ToolError(str(error)) from error
-        except StateConflictError as error:
-            raise ToolError(f"{error.message} Call `index` first.") from error
         except UnavailableError as error:
             raise ToolError(
                 f"{error.message} Try again; `lodestone status` in a shell tells what runs."
             ) from error
         except CallError as error:
+            if isinstance(error, StateConflictError) and error.metadata.get("state") == _EMPTY:
+                raise ToolError(f"{error.message} Call `index` first.") from error
             fields = "; ".join(f"{name}: {text}" for name, text in error.metadata.items())
             raise ToolError(f"{error}{f' [{fields}]' if fields else ''}") from error
+
+    async def _places(
+        self, client: Lodestone, folder: str, other_folders: Sequence[str]
+    ) -> tuple[Place, list[str]]:
+        """Returns what is to be looked into, and the names of more workspaces."""
+        place = await self._place(client, folder)
+        others = [await self._place(client, other) for other in other_folders]
+        for each in [place, *others] if others else []:
+            if each.prefix:
+                raise ToolError(
+                    f"{each.prefix} is a folder inside {each.workspace}. Several are searched "
+                    "as wholes: name the workspaces, and what to search in them by `paths`."
+                )
+        return place, [each.workspace for each in others]
 
     async def _place(self, client: Lodestone, folder: str) -> Place:
         """Returns what is to be looked into."""

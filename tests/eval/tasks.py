@@ -58,7 +58,19 @@ def make_tree(source: Path, target: Path) -> list[Task]:
             file.write_text(text, encoding="utf-8")
             found += definitions
             imports += commented.imports(path, text)
-    return [*_chosen(_tasks(found)), *_chosen(_import_tasks(imports, target))]
+    return [*chosen(_tasks(found)), *chosen(_import_tasks(imports, target))]
+
+
+def definitions(root: Path) -> list[Definition]:
+    """Returns what the files of a tree define, in the order of their paths."""
+    found: list[Definition] = []
+    for file in sorted(root.rglob("*")):
+        path = file.relative_to(root).as_posix()
+        if file.suffix == ".py":
+            found += _definitions(path, ast.parse(file.read_text("utf-8")), {})
+        elif file.suffix in commented.SUFFIXES:
+            found += commented.read(path, file.read_text("utf-8"))[1]
+    return found
 
 
 def _tasks(found: list[Definition]) -> Iterator[Task]:
@@ -93,7 +105,7 @@ def _import_tasks(imports: Iterable[tuple[str, str]], root: Path) -> Iterator[Ta
             yield Task("import", statement, (Target(fits[0]),))
 
 
-def _chosen(tasks: Iterable[Task]) -> list[Task]:
+def chosen(tasks: Iterable[Task]) -> list[Task]:
     """Returns at most `MOST_PER_KIND` tasks of a kind, spread over the tree by their hash."""
     kinds: dict[str, list[Task]] = {}
     for task in tasks:

@@ -340,6 +340,49 @@ async def test_several_workspaces_are_searched_as_one(services: Indexing, index:
     assert explained.hit.workspace == "workspaces/other"
 
 
+async def test_words_are_weighed_over_all_workspaces_that_are_searched(
+    services: Indexing, index: _Index
+) -> None:
+    """Red when each weighs them by itself: in a small one nothing is rare, so that it finds last.
+
+    Both ways to score give the same, whichever workspaces are searched by which.
+    """
+    other = services.roots / "other"
+    other.mkdir()
+    (other / "planet.py").write_text("def planet(late):\n    return late\n")
+    await services.create("other", "other")
+    await services.succeed("other")
+    terms, everything = query_terms("late planet"), SearchFilter()
+    names = await _workspace_ids(services.url)
+
+    found = {}
+    for store in (index.store, index.by_blocks):
+        counts = [await store.term_counts(names[name], terms) for name in ("tree", "other")]
+        both = counts[0].joined(counts[1])
+        assert both.nodes == counts[0].nodes + counts[1].nodes
+        assert both.holders[1] == counts[1].holders[1] > counts[0].holders[1] == 0
+        found[store] = [
+            dict(await store.lexical(names[name], terms, everything, 50, both))
+            for name in ("tree", "other")
+        ]
+        assert max(found[store][0].values()) < max(found[store][1].values())
+    for one, same in zip(*found.values(), strict=True):
+        assert one == pytest.approx(same, rel=1e-3)
+    hits = await services.searches.SearchNodes(
+        search_pb2.SearchNodesRequest(
+            parent="workspaces/tree", other_parents=["workspaces/other"], query="late planet"
+        )
+    )
+    assert hits.hits[0].path == "planet.py"
+
+
+async def _workspace_ids(url: str) -> dict[str, WorkspaceId]:
+    connection = await asyncpg.connect(url)
+    rows = await connection.fetch("SELECT name, id FROM workspaces")
+    await connection.close()
+    return {row["name"]: WorkspaceId(row["id"]) for row in rows}
+
+
 def _embedded_questions() -> float:
     found = REGISTRY.get_sample_value(
         "lodestone_indexer_search_seconds_count", {"arm": "query_embedding"}

@@ -113,6 +113,35 @@ async def test_a_node_is_not_found_in_its_twin_that_a_filter_leaves_out(
     assert (states["Alpha.close"], states["Beta.close"]) == (MOVED, GONE)
 
 
+async def test_of_nodes_of_one_name_each_that_is_left_is_found_once(
+    services: Indexing, tree: Path
+) -> None:
+    """Red when a name that another node has kept passes for a node whose text is another now."""
+    twin = "def same(router):\n    return 'router json body'\n"
+    getter = "    @property\n    def size(self):\n        return self.router\n"
+    setter = "    @size.setter\n    def size(self, body):\n        self.router = body\n"
+    (tree / "twins.py").write_text(f"{twin}\n\n{twin}")
+    (tree / "sizes.py").write_text(f"class Gone:\n{getter}\n{setter}\n")
+    (tree / "other.py").write_text(f"class Other:\n{getter}\n{setter}\n")
+    await services.succeed("tree")
+    (tree / "twins.py").write_text(f"# above\n{twin}")
+    (tree / "sizes.py").write_text(f"class Gone:\n{setter}\n")
+    edit(tree / "other.py", "return self.router", "return self.router or 0")
+
+    only = search_pb2.SearchFilter(symbols=["same", "Gone.size", "Other.size"])
+    found = (await _search(services, "router json body", verify=True, filter=only)).hits
+
+    states = {
+        path: [hit.freshness for hit in sorted(found, key=lambda h: h.node_id) if hit.path == path]
+        for path in ("twins.py", "sizes.py", "other.py")
+    }
+    assert states == {
+        "twins.py": [MOVED, GONE],
+        "sizes.py": [GONE, MOVED],
+        "other.py": [CHANGED, MOVED],
+    }
+
+
 async def test_a_file_that_became_something_else_is_changed(services: Indexing, tree: Path) -> None:
     (tree / "app.py").write_bytes(b"\0binary")
 

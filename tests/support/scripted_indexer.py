@@ -102,7 +102,8 @@ class _Runs(runs_grpc.IndexRunServiceServicer):
             field="parent", description="must match the pattern"
         )
         wrong = error_details_pb2.BadRequest(field_violations=[violation])
-        abort(context, code_pb2.INVALID_ARGUMENT, "wrong", wrong)
+        told = "The request breaks a rule: parent: must match the pattern"  # as services tell it
+        abort(context, code_pb2.INVALID_ARGUMENT, told, wrong)
 
 
 class _Workspaces(workspaces_grpc.WorkspaceServiceServicer):

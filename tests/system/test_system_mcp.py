@@ -179,9 +179,13 @@ async def test_a_stack_that_cannot_start_is_told_and_the_server_lives_on(
         assert (await client.list_tools()).tools
 
 
-@pytest.mark.parametrize("how", ["input ends", "both ends close", "terminated"])
+@pytest.mark.parametrize("how", ["input ends", "both ends close", "terminated", "interrupted"])
 def test_the_server_ends_when_its_client_hangs_up(stack: Lodestone, flask: Path, how: str) -> None:
-    """In the middle of a call; nothing but the protocol is on standard output."""
+    """In the middle of a call; nothing but the protocol is on standard output.
+
+    Red when it waits at Ctrl+C for its input to end, which a terminal's does not.
+    """
+    signals = {"terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
     server = subprocess.Popen(
         [sys.executable, "-m", "services.cli", "mcp", "--path", str(flask)],
         env=_environment(stack),
@@ -213,33 +217,44 @@ def test_the_server_ends_when_its_client_hangs_up(stack: Lodestone, flask: Path,
             server.stdout = None
             server.stdin.close()
             server.stdin = None
-        case "terminated":
-            server.send_signal(signal.SIGTERM)
+        case "terminated" | "interrupted":
+            server.send_signal(signals[how])
+            try:
+                server.wait(20)  # while its input is open
+            finally:
+                server.kill()
     done = finish(server, 20)
 
     for line in done.stdout.splitlines() if done.stdout else []:
         assert json.loads(line)["jsonrpc"] == "2.0"
-    assert done.code == (-signal.SIGTERM if how == "terminated" else 0), done.stderr
+    assert done.code == -signals.get(how, 0), done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_search_watches_the_index(stack: Lodestone, flask: Path) -> None:
-    """It tells the hits once, and again after a run changed them."""
+def test_search_watches_the_index(stack: Lodestone, flask: Path, tmp_path: Path) -> None:
+    """It tells the hits once, and again after a run changed them, of any workspace it searches."""
+    other = tmp_path / "watched"
+    other.mkdir()
+    (other / "one.py").write_text("one = 1\n", "utf-8")
+    also = stack.index(other)["workspace"]
     stack.index(flask)
-    watch = stack.start(
-        "search", "canary_watch", "--path", str(flask), "--watch", "--json", "-k", "1"
-    )
+    asked = ("search", "canary_watch", "--path", str(flask), "--also", also, "-k", "2")
+    watch = stack.start(*asked, "--watch", "--json")
     assert watch.stdout is not None
     first = json.loads(watch.stdout.readline())
     (flask / "watched.py").write_text("def canary_watch():\n    return 1\n", "utf-8")
     stack.index(flask)
     second = json.loads(watch.stdout.readline())
+    (other / "one.py").write_text("def canary_watch():\n    return 1\n", "utf-8")
+    stack.index(other)
+    third = json.loads(watch.stdout.readline())
     watch.send_signal(signal.SIGINT)
     done = finish(watch, 20)
 
     assert first[0]["name"] != "canary_watch"
     assert second[0]["name"] == "canary_watch"
     assert second[0]["matches"] == [[4, 16]]
+    assert {hit["path"] for hit in third} == {"watched.py", "one.py"}
     assert (done.code, done.stdout) == (130, "")
 
 
@@ -261,7 +276,7 @@ def test_commands_filter_and_fill_a_budget(stack: Lodestone, flask: Path) -> Non
     assert stack.run("search", "x", "--path", str(flask), "--kind", "gizmo").code == 2
 
 
-async def test_a_context_takes_several_workspaces(
+async def test_a_search_and_a_context_take_several_workspaces(
     stack: Lodestone, flask: Path, tmp_path: Path
 ) -> None:
     """By the command, and by an assistant's tool; red when either forgets the others."""
@@ -272,8 +287,10 @@ async def test_a_context_takes_several_workspaces(
     stack.index(other)
     newest = stack.run("runs", "--json", "--limit", "1").json[0]
     name = newest["workspace"].removeprefix("workspaces/")
-    asked = ("context", "open_canary_resource", "--also", name, "--json", "--budget", "500")
+    also = ("open_canary_resource", "--also", name, "--json")
+    asked = ("context", *also, "--budget", "500")
 
+    hits = stack.run("search", *also, "--path", str(flask), "-k", "20").json
     found = stack.run(*asked, "--path", str(flask)).json
     inside = stack.run(*asked, "--path", str(flask / "json"))
     async with _assistant(stack, flask) as client:
@@ -281,11 +298,17 @@ async def test_a_context_takes_several_workspaces(
             client, "context", query="open_canary_resource", other_folders=[str(other)]
         )
         alone = await _ask(client, "context", query="open_canary_resource")
+        searched = await _ask(
+            client, "search", query="open_canary_resource", other_folders=[str(other)]
+        )
         refused = await _fail(
             client, "context", query="x", folder=str(flask / "json"), other_folders=[name]
         )
         lines = await _ask(client, "read", path="canary.py", folder=name)
 
+    assert (f"workspaces/{name}", "canary.py") in {(hit["workspace"], hit["path"]) for hit in hits}
+    assert len({hit["workspace"] for hit in hits}) == 2
+    assert f". [{name}] canary.py:1-2  open_canary_resource" in searched
     pieces = {(piece["workspace"], piece["path"]) for piece in found["pieces"]}
     assert (f"workspaces/{name}", "canary.py") in pieces
     assert len({workspace for workspace, _ in pieces}) == 2

@@ -11,6 +11,7 @@ import pytest
 from services.indexer.search.weights import DEFAULTS, WEIGHTS, read_weights
 from tests.eval.offline import Package, table
 from tests.eval.scoring import Target, interval, score
+from tests.eval.shapes import make_shapes
 from tests.eval.stages import ABLATIONS, RERANKED, SHARES, setting, without
 from tests.eval.tasks import Task, make_tree
 
@@ -191,3 +192,20 @@ def test_comments_before_functions_are_asked_for_and_not_in_the_tree(tmp_path: P
     assert asked["test", "what test_split_words tests"].start_line == 7
     assert asked["import", 'import { send } from "./wire.js"'] == Target("wire.js")
     assert asked["import", '#include "wire.h"'] == Target("wire.h")
+
+
+def test_a_tree_is_asked_by_pieces_of_code_and_by_paths(tmp_path: Path) -> None:
+    """A piece has neither the names that its function chose nor a comment."""
+    (tmp_path / "app").mkdir()
+    steps = "".join(f"        result = self.step_{at}(result)\n        # note\n" for at in range(8))
+    body = f"        result = key\n{steps}        return result\n"
+    (tmp_path / "app" / "store.py").write_text(f"class Store:\n    def get(self, key):\n{body}")
+
+    asked = {task.kind: task for task in make_shapes(tmp_path)}
+
+    assert asked["code"].query.split("\n") == [f"v0 = self.step_{at}(v0)" for at in (2, 3, 4, 5)]
+    assert asked["code"].targets == (Target("app/store.py", 2, 20, 0.5),)
+    assert (asked["path"].query, asked["module"].query) == ("app/store.py", "app.store")
+    assert asked["module"].targets == (Target("app/store.py"),)
+    names = [task.query for task in make_shapes(tmp_path) if task.kind.endswith("name")]
+    assert {"app/store.py Store.get", "app.store.Store.get", "app/store.py Store"} <= set(names)

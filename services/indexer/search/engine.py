@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
+from services.indexer.search.postings import TermCounts
 from services.indexer.search.priors import FilePriors
 from services.indexer.search.question import read_question
 from services.indexer.search.ranking import Arms, parts_of, rank
@@ -114,8 +116,12 @@ class SearchEngine:
         asked = read_question(query)
         vector = asyncio.create_task(self._embedded(model, asked.text))
         try:
+            counts = await self._counts(workspaces, asked.terms)
             found = await asyncio.gather(
-                *(self._arms(each, asked, vector, only, limit) for each in workspaces)
+                *(
+                    self._arms(each, asked, vector, only, limit, counts=counts)
+                    for each in workspaces
+                )
             )
         finally:
             vector.cancel()
@@ -168,6 +174,8 @@ class SearchEngine:
         vector: Awaitable[bytes],
         only: SearchFilter,
         limit: int,
+        *,
+        counts: TermCounts | None,
     ) -> tuple[dict[str, list[Scored]], dict[NodeId, Hit]]:
         """Returns what each arm finds in one workspace, and what is known of all of it.
 
@@ -177,7 +185,7 @@ class SearchEngine:
         arms = {
             "dense": self._dense(workspace, asked, vector, only, limit),
             "lexical": self._timed(
-                "lexical", self._store.lexical(workspace.id, asked.terms, only, limit)
+                "lexical", self._store.lexical(workspace.id, asked.terms, only, limit, counts)
             ),
             "named": self._timed(
                 "named", self._store.definitions(workspace.id, asked.spelled_names, only)
@@ -187,6 +195,20 @@ class SearchEngine:
         nodes = {item.node_id: 0.0 for arm in found for item in arm}
         hits = await self._store.hits(workspace.id, workspace.name, nodes)
         return dict(zip(arms, found, strict=True)), {hit.node_id: hit for hit in hits}
+
+    async def _counts(
+        self, workspaces: Sequence[Workspace], terms: Sequence[str]
+    ) -> TermCounts | None:
+        """Returns what terms are weighed by in several workspaces together, None for one alone.
+
+        By its own counts a node of a small one would lose, as nothing is rare there.
+        """
+        if len(workspaces) == 1:
+            return None
+        found = await asyncio.gather(
+            *(self._store.term_counts(each.id, terms) for each in workspaces)
+        )
+        return functools.reduce(TermCounts.joined, found)
 
     async def _dense(
         self,
@@ -256,7 +278,7 @@ def _model_of_all(workspaces: Sequence[Workspace]) -> RegisteredModel:
         models[workspace.active_model.id] = workspace.active_model
     if len(models) > 1:
         raise StateConflictError(
-            "Workspaces with different models cannot be searched at once.",
+            "Workspaces with different models cannot be searched at once: ask each by itself.",
             metadata={"state": "different models", "allowed": "one model"},
         )
     return next(iter(models.values()))

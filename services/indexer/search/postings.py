@@ -93,6 +93,20 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class TermCounts:
+    """What weights of terms are made of, in one workspace or in several together."""
+
+    nodes: int
+    holders: tuple[int, ...]
+    """Of each term of a question, how many nodes hold it."""
+
+    def joined(self, other: TermCounts) -> TermCounts:
+        """Returns the counts of both; they are of the same terms."""
+        pairs = zip(self.holders, other.holders, strict=True)
+        return TermCounts(self.nodes + other.nodes, tuple(map(sum, pairs)))
+
+
+@dataclass(frozen=True, slots=True)
 class Candidates:
     """Nodes with their scores, in no order."""
 
@@ -127,6 +141,7 @@ def score(
     blocks: Sequence[Block],
     changes: Changes,
     ranking: Ranking = DEFAULTS,
+    counts: TermCounts | None = None,
 ) -> Candidates:
     """Returns all nodes that hold one of the rarer terms, with their scores.
 
@@ -135,22 +150,33 @@ def score(
         blocks: of nodes, none of which is in two; at least one.
         changes: what is not as blocks have it.
         ranking: the weights, of which those of terms count.
+        counts: what terms are weighed by; None is by these nodes alone.
     """
     # Block by block: what is made of one stays in the processor's cache.
     views = [_View(block, terms, changes.nodes) for block in blocks]
-    total = changes.there + sum(view.size for view in views)
-    in_blocks = map(sum, zip(*(view.holders() for view in views), strict=True))
-    holders = [count + changes.documents.holders(at) for at, count in enumerate(in_blocks)]
-    weights = np.array([_weight(total, count) for count in holders])
-    rare = [0 < count <= ranking.common_share * total for count in holders]
+    if counts is None:
+        counts = _counted(views, changes)
+    weights = np.array([_weight(counts.nodes, count) for count in counts.holders])
+    rare = [0 < count <= ranking.common_share * counts.nodes for count in counts.holders]
     if not any(rare):
-        rare = [count > 0 for count in holders]
+        rare = [count > 0 for count in counts.holders]
     found = [view.sums(weights, rare) for view in views]
     if len(changes.documents.nodes):
         found.append(_sums(changes.documents, weights, rare, _mean_length(blocks)))
     nodes = np.concatenate([nodes for nodes, _, _ in found])
     scores = [_lowered(sums, covered, weights, ranking) for _, sums, covered in found]
     return Candidates(nodes, np.concatenate(scores))
+
+
+def count(terms: Sequence[str], blocks: Sequence[Block], changes: Changes) -> TermCounts:
+    """Returns what terms are weighed by; the arguments are those of `score`."""
+    return _counted([_View(block, terms, changes.nodes) for block in blocks], changes)
+
+
+def _counted(views: Sequence[_View], changes: Changes) -> TermCounts:
+    in_blocks = map(sum, zip(*(view.holders() for view in views), strict=True))
+    holders = [held + changes.documents.holders(at) for at, held in enumerate(in_blocks)]
+    return TermCounts(changes.there + sum(view.size for view in views), tuple(holders))
 
 
 class _View:

@@ -22,8 +22,8 @@ class FilePriors:
         self._question = question
         self._terms = frozenset(question.terms)
         self._subjects = SubjectMatcher(question.terms, question.words, ranking.partial_word_factor)
-        self._text = question.text.strip()
-        self._end = self._text.lstrip("./")
+        self._path = question.path
+        self._end = self._path.lstrip("./")
         self._whole_end = f"/{self._end}"
 
     def of(self, path: str, newest: Mapping[str, int]) -> dict[str, float]:
@@ -56,4 +56,4 @@ class FilePriors:
         return factors
 
     def _is_asked_for(self, path: str) -> bool:
-        return path in {self._text, self._end} or path.endswith(self._whole_end)
+        return path in {self._path, self._end} or path.endswith(self._whole_end)

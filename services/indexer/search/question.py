@@ -18,6 +18,9 @@ NAME_MARKS = "$@!?"
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
 _SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
 _PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?|[\w.@+-]+/")
+_PLACE = re.compile(rf"((?:[\w.@+-]*/)+[\w.@+-]+\.\w+)(?:\s+|::?)((?!\d){_SYMBOL.pattern})")
+"""A file and a name in it, as tools and people write them: `src/app.py::Flask::run`."""
+
 _CHOICE = re.compile(r"[A-Za-z]+/[A-Za-z]+")
 """`read/write`, `TCP/IP`: prose writes so too, and what is called so is found by its words."""
 
@@ -73,6 +76,9 @@ class Question:
     names: tuple[tuple[str, ...], ...]
     """Names in it that only code has, each as its parts, lower case: `Store::get` is two parts."""
 
+    path: str
+    """What of it may be a path: what stands before the name, if it is a place, else all."""
+
     is_word: bool
     """Whether it is one word that prose has too: it may name something, or speak of it."""
 
@@ -95,6 +101,7 @@ class Question:
 def read_question(text: str) -> Question:
     """Returns a question taken apart."""
     kind = kind_of(text)
+    path, name = _place(text)
     terms = query_terms(text)[:_MOST_TERMS]
     said = set(stems(text))
     return Question(
@@ -102,7 +109,8 @@ def read_question(text: str) -> Question:
         kind=kind,
         terms=terms,
         words=telling_words(text)[:_MOST_WORDS],
-        names=_names(text, kind),
+        names=_names(name, kind),
+        path=path,
         is_word=kind is QuestionKind.SYMBOL and text.strip().isalpha() and not _is_code(text),
         wants_tests=not said.isdisjoint(_TEST_WORDS),
         wants_documents=not said.isdisjoint(_DOCUMENT_WORDS),
@@ -111,19 +119,26 @@ def read_question(text: str) -> Question:
 
 
 def kind_of(text: str) -> QuestionKind:
-    """Returns how a question is put: one name, one path, a piece of code, or words."""
+    """Returns how a question is put: one name, also in a file, one path, code, or words."""
     stripped = text.strip()
     if _PATH.fullmatch(stripped) and not _CHOICE.fullmatch(stripped):
         return QuestionKind.PATH
-    if _SYMBOL.fullmatch(stripped):
+    if _SYMBOL.fullmatch(stripped) or _PLACE.fullmatch(stripped):
         return QuestionKind.SYMBOL
     if _CODE.search(stripped):
         return QuestionKind.CODE
     return QuestionKind.NATURAL
 
 
+def _place(text: str) -> tuple[str, str]:
+    """Returns the path and the name of a question; either is all of one that is no place."""
+    stripped = text.strip()
+    place = _PLACE.fullmatch(stripped)
+    return (place[1], place[2]) if place else (stripped, stripped)
+
+
 def _names(text: str, kind: QuestionKind) -> tuple[tuple[str, ...], ...]:
-    found = [text.strip().removesuffix("()")] if kind is QuestionKind.SYMBOL else []
+    found = [text.removesuffix("()")] if kind is QuestionKind.SYMBOL else []
     if kind in {QuestionKind.CODE, QuestionKind.NATURAL}:
         found = [name for name in _NAME.findall(text) if _is_code(name)]
     parts = (

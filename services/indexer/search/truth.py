@@ -118,20 +118,25 @@ def _in_file(
 ) -> list[Verified]:
     """Returns what a file holds of hits; equal texts are told apart by name, as a run does it.
 
-    So all stored nodes of the hits' texts take part, also those that are no hits.
+    So all stored nodes of the hits' texts and names take part, also those that are no hits. A name
+    that one of them keeps is no other text of a node that is gone.
     """
     known = next((stored[hit.node_id] for hit in hits if hit.node_id in stored), ())
     plan = match_nodes(parsed.nodes, known)
     places = {
         kept: node for kept, node in zip(plan.kept, parsed.nodes, strict=True) if kept is not None
     }
-    names = {(node.kind, node.qualified_name) for node in parsed.nodes}
+    changed = {
+        (node.kind, node.qualified_name)
+        for kept, node in zip(plan.kept, parsed.nodes, strict=True)
+        if kept is None
+    }
     found = []
     for hit in hits:
         node = places.get(hit.node_id)
         if node is None:
-            there = (hit.kind, hit.qualified_name) in names
-            found.append(Verified(hit, Freshness.CHANGED if there else Freshness.GONE))
+            is_changed = (hit.kind, hit.qualified_name) in changed
+            found.append(Verified(hit, Freshness.CHANGED if is_changed else Freshness.GONE))
             continue
         now = hit._replace(
             digest=parsed.digest,

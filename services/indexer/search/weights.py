@@ -20,7 +20,7 @@ class Ranking:
     natural_dense_share: float = 0.5
     """Of both arms, what the vectors weigh for a question in words; the terms weigh the rest."""
 
-    code_dense_share: float = 0.5
+    code_dense_share: float = 0.2
     """The same for a piece of code."""
 
     symbol_dense_share: float = 0.0

@@ -10,7 +10,7 @@ from pgvector import HalfVector
 from services.indexer.model import ModelId, NodeId, NodeKind, WorkspaceId
 from services.indexer.search.globs import globs_to_regex
 from services.indexer.search.model import Hit, SearchFilter
-from services.indexer.search.postings import K1, NAME_WEIGHT, B
+from services.indexer.search.postings import K1, NAME_WEIGHT, B, TermCounts
 from services.indexer.search.weights import DEFAULTS
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.vector_index import Partition, nearest
@@ -67,17 +67,23 @@ WHERE true {} ORDER BY x.node_id LIMIT $3
 """Nodes by the last part of their name, in lower case."""
 
 
+_HOLDERS = """
+SELECT term, df FROM unnest($2::text[]) WITH ORDINALITY u (term, place), LATERAL (
+  SELECT count(*)::float8 AS df FROM node_terms
+  WHERE workspace_id = $1 AND (terms @> ARRAY[term] OR name_terms @> ARRAY[term])) counted
+ORDER BY place
+"""
+_NODES = "SELECT count(*)::float8 FROM node_terms WHERE workspace_id = $1"
+COUNTS = f"SELECT ({_NODES})::int AS nodes, array_agg(df)::int[] AS holders FROM ({_HOLDERS}) held"
+"""What terms are weighed by, of a workspace without blocks of postings."""
+
 BM25 = f"""
 WITH total AS MATERIALIZED (
-  SELECT count(*)::float8 AS n, greatest(avg(length), 1)::float8 AS mean
+  SELECT ({{nodes}}) AS n, greatest(avg(length), 1)::float8 AS mean
   FROM node_terms WHERE workspace_id = $1),
 q AS MATERIALIZED (
   SELECT term, df, ln(1 + (total.n - df + 0.5) / (df + 0.5)) AS weight
-  FROM total, unnest($2::text[]) term, LATERAL (
-    SELECT count(*)::float8 AS df FROM node_terms
-    WHERE workspace_id = $1 AND (terms @> ARRAY[term] OR name_terms @> ARRAY[term])
-  ) counted
-  WHERE df > 0),
+  FROM total, ({{holders}}) counted WHERE df > 0),
 rare AS MATERIALIZED (
   SELECT coalesce(array_agg(term) FILTER (WHERE df <= {{common_share}} * total.n),
     array_agg(term)) AS terms FROM q, total),
@@ -212,20 +218,29 @@ class SearchStore:
         terms: Sequence[str],
         only: SearchFilter,
         limit: int,
+        counts: TermCounts | None = None,
     ) -> list[Scored]:
         """Returns the nodes with the best BM25 score (Robertson and Zaragoza, 2009).
 
-        A term in a name or path adds to the score; a node that lacks terms loses some of it.
+        A term in a name or path adds to the score; a node that lacks terms loses some of it. Terms
+        are weighed by `counts`, of the workspace alone where there are none.
         """
         if not terms:
             return []
         if self._terms is not None:
-            candidates = await self._terms.candidates(workspace_id, terms, self._ranking)
+            candidates = await self._terms.candidates(workspace_id, terms, self._ranking, counts)
             if candidates is not None:
                 return await self._best(workspace_id, candidates, only, limit)
+        values, nodes, holders = [*_filter_values(only)], _NODES, _HOLDERS
+        if counts is not None:
+            nodes = f"{int(counts.nodes)}::float8"
+            holders = f"SELECT * FROM unnest($2::text[], ${4 + len(values)}::float8[]) u (term, df)"
+            values.append([float(held) for held in counts.holders])
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 BM25.format(
+                    nodes=nodes,
+                    holders=holders,
                     filter=_filter_sql(only, 4),
                     common_share=self._ranking.common_share,
                     coverage_power=self._ranking.coverage_power,
@@ -233,9 +248,19 @@ class SearchStore:
                 workspace_id,
                 list(terms),
                 limit,
-                *_filter_values(only),
+                *values,
             )
         return list(map(Scored._make, rows))
+
+    async def term_counts(self, workspace_id: WorkspaceId, terms: Sequence[str]) -> TermCounts:
+        """Returns what terms, each once, are weighed by in a workspace."""
+        if self._terms is not None and terms:
+            counts = await self._terms.counts(workspace_id, terms)
+            if counts is not None:
+                return counts
+        async with self._database.connection() as connection:
+            row = await connection.fetchrow(COUNTS, workspace_id, list(terms))
+        return TermCounts(row["nodes"], tuple(row["holders"] or ()))
 
     async def _best(
         self, workspace_id: WorkspaceId, candidates: Candidates, only: SearchFilter, limit: int

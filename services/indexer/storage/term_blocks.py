@@ -7,11 +7,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from sys import intern
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from services.indexer.search.postings import RECIPE, Block, score
+from services.indexer.search.postings import RECIPE, Block, count, score
 from services.indexer.search.weights import DEFAULTS
 from services.indexer.storage.term_notes import Noted, NotedTerms
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     import asyncpg
 
     from services.indexer.model import WorkspaceId
-    from services.indexer.search.postings import Candidates, Ids
+    from services.indexer.search.postings import Candidates, Changes, Ids, TermCounts
     from services.indexer.search.weights import Ranking
     from services.indexer.storage.database import Connection, Database
+
+T = TypeVar("T")
 
 _KNOWN_SECONDS = 5.0
 """How long a replica may take a workspace to have no blocks: it is slower, not wrong."""
@@ -105,12 +107,35 @@ class TermBlocks:
         self._noted: OrderedDict[WorkspaceId, Noted] = OrderedDict()
 
     async def candidates(
-        self, workspace_id: WorkspaceId, terms: Sequence[str], ranking: Ranking = DEFAULTS
+        self,
+        workspace_id: WorkspaceId,
+        terms: Sequence[str],
+        ranking: Ranking = DEFAULTS,
+        counts: TermCounts | None = None,
     ) -> Candidates | None:
         """Returns all nodes that hold one of the rarer terms, scored.
 
         None when there are no blocks, or more changed since they were made than is worth it.
         """
+        return await self._of_blocks(
+            workspace_id,
+            terms,
+            lambda blocks, changes: score(terms, blocks, changes, ranking, counts),
+        )
+
+    async def counts(self, workspace_id: WorkspaceId, terms: Sequence[str]) -> TermCounts | None:
+        """Returns what terms are weighed by; None as `candidates`."""
+        return await self._of_blocks(
+            workspace_id, terms, lambda blocks, changes: count(terms, blocks, changes)
+        )
+
+    async def _of_blocks(
+        self,
+        workspace_id: WorkspaceId,
+        terms: Sequence[str],
+        make: Callable[[Sequence[Block], Changes], T],
+    ) -> T | None:
+        """Returns what is made of the blocks of some terms; None as `candidates`."""
         if self._clock() < self._without.get(workspace_id, 0.0):
             return None
         known = self._noted.get(workspace_id, Noted())
@@ -136,8 +161,8 @@ class TermBlocks:
                 ]
                 changes = known.changes(terms)
                 if len(blocks) <= _MOST_BLOCKS_AT_ONCE:
-                    return score(terms, blocks, changes, ranking)
-                return await asyncio.to_thread(score, terms, blocks, changes, ranking)
+                    return make(blocks, changes)
+                return await asyncio.to_thread(make, blocks, changes)
         return None
 
     def _keep(self, workspace_id: WorkspaceId, noted: Noted) -> None:

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 TWINS = """
 WITH asked AS MATERIALIZED (
-    SELECT file_id, content_hash FROM nodes WHERE workspace_id = $1 AND id = ANY ($2))
+    SELECT file_id, content_hash, qualified_name FROM nodes
+    WHERE workspace_id = $1 AND id = ANY ($2))
 SELECT n.file_id, n.id, n.kind, n.qualified_name, n.part, n.content_hash
 FROM (SELECT DISTINCT file_id FROM asked) a
 JOIN nodes n ON n.workspace_id = $1 AND n.file_id = a.file_id
 WHERE n.content_hash IN (SELECT content_hash FROM asked)
+  OR n.qualified_name IN (SELECT qualified_name FROM asked)
 """
 ORIGIN = """
 SELECT id, embedded_run, extract(epoch FROM clock_timestamp() - updated_at)::float8 AS age
@@ -46,7 +48,7 @@ class TruthStore:
     async def twins(
         self, workspace_id: WorkspaceId, nodes: Sequence[NodeId]
     ) -> dict[NodeId, list[StoredNode]]:
-        """Returns what matching needs of nodes: of each, all in its file that have an asked text.
+        """Returns what matching needs of nodes: of each, all in its file of an asked text or name.
 
         Those that are gone are left out. Other texts of a file take no part in matching these.
         """

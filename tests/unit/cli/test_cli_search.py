@@ -85,6 +85,18 @@ def test_a_hit_says_what_became_of_it(
         assert capsys.readouterr().out == f"a.py:7-9  function  0.000{note}\n"
 
 
+def test_hits_of_several_workspaces_begin_with_their_own(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hit = NodeHit(
+        workspace="workspaces/web", path="a.py", start_line=7, end_line=9, kind="function"
+    )
+
+    print_hits([hit], "none", with_workspaces=True)
+
+    assert capsys.readouterr().out == "[web] a.py:7-9  function  0.000\n"
+
+
 def test_matches_are_places_of_lines_and_columns() -> None:
     text = "é = 1\nfür = parse(é)\n"
     data = text.encode()

@@ -12,7 +12,7 @@ from services.cli.__main__ import main
 from services.cli.commands import cli
 from services.cli.scope import Scope
 from services.cli.search import search_request
-from services.runtime.exits import ExitCode
+from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
     from google.protobuf import descriptor
@@ -22,9 +22,10 @@ _ALL = [
     *("how is json parsed", "--workspace", "tree", "--path", "/tree/src", "--limit", "7"),
     *("--glob", "*.py", "--glob", "a/**", "--lang", "python", "--lang", "go"),
     *("--kind", "class", "--kind", "method", "--symbol", "Router.add", "--symbol", "route"),
+    *("--also", "libs", "--also", "webs"),
     *("--changed-since", _RUN, "--rerank", "--text", "signature", "--verify", "--explain"),
 ]
-_NOT_OF_THE_COMMAND = {"page_token", "other_parents", "expand"}
+_NOT_OF_THE_COMMAND = {"page_token", "expand"}
 
 
 def _request(arguments: list[str], folder: str = "") -> SearchNodesRequest:
@@ -36,14 +37,15 @@ def _request(arguments: list[str], folder: str = "") -> SearchNodesRequest:
 
 def test_each_flag_is_in_the_request() -> None:
     """Red when a line of the request is left out."""
-    request = _request(_ALL, "src")
+    request = _request(_ALL)
 
     assert request == SearchNodesRequest(
         parent="workspaces/tree",
+        other_parents=["workspaces/libs", "workspaces/webs"],
         query="how is json parsed",
         page_size=7,
         filter=SearchFilter(
-            paths=["/src/**/*.py", "/src/a/**"],
+            paths=["*.py", "a/**"],
             languages=["python", "go"],
             kinds=["class", "method"],
             symbols=["Router.add", "route"],
@@ -57,6 +59,12 @@ def test_each_flag_is_in_the_request() -> None:
     )
     assert _fields(request) | _NOT_OF_THE_COMMAND == _known(request.DESCRIPTOR)
     assert _fields(request.filter) == _known(request.filter.DESCRIPTOR)
+
+
+def test_more_workspaces_go_with_no_part_of_one() -> None:
+    """Red when a folder's globs are held to the files of all of them."""
+    with pytest.raises(StartError, match="--also goes with whole workspaces"):
+        _request(["x", "--also", "libs"], "src")
 
 
 def test_without_flags_the_server_decides() -> None:

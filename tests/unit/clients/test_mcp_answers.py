@@ -36,17 +36,27 @@ def _run(state: RunState, *, error: str = "") -> Run:
 
 
 def test_a_hit_is_cited_and_its_code_is_fenced() -> None:
-    text = search_text(SearchPage((_hit("def run():\n    '```'"),), "", ""), "workspaces/tree")
+    text = search_text(SearchPage((_hit("def run():\n    '```'"),), "", ""), ["workspaces/tree"])
 
     assert "1. src/app.py:7-9  App.run  (function)" in text
     assert "\n````python\ndef run():\n    '```'\n````" in text
+
+
+def test_hits_of_several_workspaces_tell_their_own() -> None:
+    page = SearchPage((_hit("x"),), "", "")
+
+    several = search_text(page, ["workspaces/tree", "workspaces/other"])
+
+    assert "in workspaces/tree, workspaces/other, best" in several
+    assert "1. [tree] src/app.py:7-9  App.run  (function)" in several
+    assert "[tree]" not in search_text(page, ["workspaces/tree"])
 
 
 @pytest.mark.parametrize(
     ("freshness", "words"), [(Freshness.CHANGED, "changed since"), (Freshness.GONE, "gone since")]
 )
 def test_a_hit_without_text_says_why_and_what_to_do(freshness: Freshness, words: str) -> None:
-    text = search_text(SearchPage((_hit("", freshness=freshness),), "", ""), "workspaces/tree")
+    text = search_text(SearchPage((_hit("", freshness=freshness),), "", ""), ["workspaces/tree"])
 
     assert words in text
     assert "`index`" in text
@@ -54,7 +64,8 @@ def test_a_hit_without_text_says_why_and_what_to_do(freshness: Freshness, words:
 
 @pytest.mark.parametrize("text", ["x" * 1_000_000, "x\n" * 1_000_000, "漢" * 3000])
 def test_no_search_is_longer_than_the_bound(text: str) -> None:
-    answer = search_text(SearchPage((_hit(text),) * 50, "", ""), "workspaces/tree")
+    searched = [f"workspaces/{number:063}" for number in range(21)]
+    answer = search_text(SearchPage((_hit(text),) * 50, "", ""), searched)
 
     assert len(answer) <= MOST_CHARACTERS
     assert "left out" in answer or "(cut; `read`" in answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from services.indexer.search.postings import (
     Block,
     Candidates,
     Changes,
+    TermCounts,
+    count,
     score,
 )
 from services.indexer.search.weights import Ranking
@@ -101,6 +104,23 @@ def _by_hand(nodes: dict[int, _Node]) -> dict[int, float]:
 
 def _as_dict(candidates: Candidates) -> dict[int, float]:
     return dict(zip(candidates.nodes.tolist(), candidates.scores.tolist(), strict=True))
+
+
+@given(nodes=_CORPORA, size=st.integers(1, 60))
+def test_parts_of_a_corpus_weigh_terms_by_the_counts_of_all(
+    nodes: dict[int, _Node], size: int
+) -> None:
+    """As the parts are workspaces that are searched together."""
+    parts = [[block] for block in _blocks(nodes, size)]
+    counts = [count(_TERMS, part, _NO_CHANGES) for part in parts]
+    both = reduce(TermCounts.joined, counts)
+
+    scores: dict[int, float] = {}
+    for part in parts:
+        scores |= _as_dict(score(_TERMS, part, _NO_CHANGES, counts=both))
+
+    assert both == count(_TERMS, _blocks(nodes, size), _NO_CHANGES)
+    assert scores == pytest.approx(_as_dict(score(_TERMS, _blocks(nodes, size), _NO_CHANGES)))
 
 
 @given(nodes=_CORPORA, size=st.integers(1, 60))

@@ -56,6 +56,12 @@ from services.indexer.search.subjects import SubjectMatcher
         ("./src", "path"),
         ("app/", "path"),
         ("a-b/c_d", "path"),
+        ("src/app.py Router.add", "symbol"),
+        ("src/app.py:Router", "symbol"),
+        ("tests/test_app.py::TestApp::test_add", "symbol"),
+        ("read/write locks", "natural"),
+        ("src/app.py registers routes", "natural"),
+        ("src/app.py:12", "natural"),
         ("how are routes registered", "natural"),
         ("ZodError structure", "natural"),
         ("", "natural"),
@@ -82,6 +88,22 @@ def test_names_are_told_from_words(text: str, names: list[str]) -> None:
     assert list(read_question(text).own_names) == names
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "names"),
+    [
+        ("src/app.py Router.add()", "src/app.py", [("router", "add")]),
+        ("./src/app.py:Router", "./src/app.py", [("router",)]),
+        ("tests/test_app.py::TestApp::test_add", "tests/test_app.py", [("testapp", "test_add")]),
+        (" src/app.py ", "src/app.py", []),
+        ("Router.add", "Router.add", [("router", "add")]),
+    ],
+)
+def test_a_place_is_a_path_and_a_name(text: str, path: str, names: list[tuple[str, ...]]) -> None:
+    question = read_question(text)
+
+    assert (question.path, list(question.names)) == (path, names)
+
+
 def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
     assert read_question("how does the router work").terms == (stem("router"), "work")
     assert read_question("with").terms == ("with",)
@@ -104,6 +126,9 @@ def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
         "a = ",
         "import ",
         ",",
+        "a/b.c",
+        "a/.",
+        "a/b.c d.",
     ],
 )
 def test_a_long_question_costs_little(piece: str) -> None:

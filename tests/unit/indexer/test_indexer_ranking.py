@@ -78,6 +78,14 @@ def _tied(pairs: list[tuple[float | None, float | None]]) -> bool:
     return all(a is not None and b is not None and a - b < 1e-9 for a, b in pairs)
 
 
+@pytest.mark.parametrize("query", ["src/app.py run", "src/app.py:run", "./src/app.py::run()"])
+def test_of_one_name_in_some_files_that_of_the_named_file_is_first(query: str) -> None:
+    """Red when the path is not told from the name: then the better score is."""
+    other, asked = _hit(1, path="lib/run.py", name="run"), _hit(2, path="src/app.py", name="run")
+
+    assert _ids(_rank(query, {other: 9.0, asked: 5.0})) == [2, 1]
+
+
 _PATHS = ["a.py"] * 24 + ["b.py"] * 8 + ["c.py"]
 _FOUND = st.integers(0, 30).flatmap(
     lambda least: st.dictionaries(
