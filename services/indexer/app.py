@@ -41,6 +41,7 @@ from services.indexer.servicers import IndexRunServicer, WorkspaceServicer
 from services.indexer.signals import RunSignals
 from services.indexer.storage import tenancy
 from services.indexer.storage.database import Database
+from services.indexer.storage.file_truth import FileTruth
 from services.indexer.storage.files import FileStore
 from services.indexer.storage.frozen_sessions import FrozenSessions
 from services.indexer.storage.graph import GraphStore
@@ -292,6 +293,7 @@ class IndexerApp:
                     workspaces,
                     context.files,
                     context.marks,
+                    rows=FileTruth(self._database),
                     postings=PostingsTruth(self._database),
                     lists=indexes,
                     indexed=IndexedFiles(self._database),

@@ -48,6 +48,26 @@ FILE_DAMAGES = {
     "a node is of an old generation": "UPDATE nodes SET generation = 99 WHERE "
     "qualified_name = 'parse_body'",
 }
+_METHOD = "(SELECT id FROM nodes WHERE qualified_name = 'Router.add_route')"
+_ONE_MORE = f"""
+INSERT INTO node_references
+SELECT workspace_id, node_id, 999, file_id, kind, name, qualifier, alias, line
+FROM node_references WHERE node_id = {_NODE} LIMIT 1
+"""
+ROW_DAMAGES = {
+    "file_wrong": [
+        "UPDATE files SET language = 'rust' WHERE path = 'app.py'",
+    ],
+    "parents_wrong": [
+        f"UPDATE nodes SET parent_id = NULL WHERE id = {_METHOD}",
+        f"UPDATE nodes SET parent_id = {_NODE} WHERE id = {_METHOD}",
+    ],
+    "references_wrong": [
+        f"DELETE FROM node_references WHERE node_id = {_NODE}",
+        f"UPDATE node_references SET node_id = {_METHOD} WHERE node_id = {_NODE}",
+        _ONE_MORE,
+    ],
+}
 
 _UNNOTED = "SET lodestone.notes_changes = 'on'"
 POSTINGS_DAMAGES: dict[str, tuple[list[str], bool, list[str]]] = {
@@ -259,6 +279,25 @@ async def test_nodes_that_are_not_those_of_the_file_are_cut_again(
     assert repaired.progress.files_parsed == 1
     assert hook.texts == [], "the cache holds the text"
     assert await _check(services, sample_ratio=1.0) == []
+    await check(services, "tree", "tree")
+
+
+async def test_rows_of_a_file_that_its_text_does_not_give_are_written_anew_without_a_forward(
+    services: Indexing, hook: Hook
+) -> None:
+    """Red with a check that looks at the nodes alone."""
+    damages = [(kind, damage) for kind, some in ROW_DAMAGES.items() for damage in some]
+    for kind, damage in damages:
+        await _damage(services, damage)
+
+        found = await _check(services, mark=True)
+        repaired = await services.run("tree", Mode.MODE_REPAIR)
+
+        assert found == [(kind, "app.py", "")], damage
+        assert repaired.state == State.STATE_SUCCEEDED
+        assert repaired.progress.files_parsed == 1
+        assert await _check(services) == [], damage
+    assert hook.texts == []
     await check(services, "tree", "tree")
 
 

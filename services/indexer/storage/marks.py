@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from services.indexer.model import ClaimedNode, NodeId, ParsedFile
+from services.indexer.model import ClaimedNode, NodeId
 from services.indexer.search.terms import name_terms
 from services.indexer.storage import model_marks, term_index, vector_index
 from services.indexer.storage.partitions import vectors_table
@@ -63,13 +63,6 @@ FROM nodes WHERE workspace_id = $1 AND id IN (
 ORDER BY id FOR UPDATE
 """
 
-_NODES_OF = """
-SELECT f.path, f.digest, n.kind, n.qualified_name, n.start_byte, n.end_byte, n.start_line,
-  n.end_line, n.segments, n.part, n.part_count, n.content_hash, n.generation = f.generation AS new
-FROM files f JOIN nodes n ON n.workspace_id = f.workspace_id AND n.file_id = f.id
-WHERE f.workspace_id = $1 AND f.path = ANY ($2) ORDER BY f.path, n.ordinal
-"""
-
 _SAMPLE = """
 SELECT n.id, n.fence, n.content_hash, f.path, f.digest, n.qualified_name,
   coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding
@@ -94,7 +87,10 @@ class Disagreement(StrEnum):
     FILE_GONE = "file_gone"
     FILE_MISSING = "file_missing"
     FILE_UNREADABLE = "file_unreadable"
+    FILE_WRONG = "file_wrong"
     NODES_DIFFER = "nodes_differ"
+    PARENTS_WRONG = "parents_wrong"
+    REFERENCES_WRONG = "references_wrong"
     NOT_EMBEDDED_BUT_INDEXED = "not_embedded_but_indexed"
     VECTOR_MISSING = "vector_missing"
     VECTOR_OF_OTHER_TEXT = "vector_of_other_text"
@@ -191,19 +187,6 @@ class MarkStore:
             rows = await model_marks.count_left_over(connection, workspace_id)
         return Mark("", Disagreement.QUEUE_WRONG, nodes=rows) if rows else None
 
-    async def node_rows(
-        self, workspace_id: WorkspaceId, paths: Sequence[str]
-    ) -> dict[str, list[tuple[object, ...]]]:
-        """Returns the nodes of files as `row_of` tells those of a parsed file."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(_NODES_OF, workspace_id, list(paths))
-        found: dict[str, list[tuple[object, ...]]] = {path: [] for path in paths}
-        for row in rows:
-            segments = None if row["segments"] is None else tuple(row["segments"])
-            values = (*row.values(),)
-            found[row["path"]].append((*values[2:8], segments, *values[9:]))
-        return found
-
     async def sample(
         self,
         workspace_id: WorkspaceId,
@@ -281,26 +264,6 @@ def _kind_of(row: asyncpg.Record) -> Disagreement | None:
     if terms is not None and tuple(terms) != name_terms(row["path"], row["qualified_name"]):
         return Disagreement.NAMES_WRONG
     return None
-
-
-def row_of(file: ParsedFile) -> list[tuple[object, ...]]:
-    """Returns a parsed file's nodes as its rows should be."""
-    return [
-        (
-            node.kind.value,
-            node.qualified_name,
-            node.start_byte,
-            node.end_byte,
-            node.start_line,
-            node.end_line,
-            node.segments,
-            node.part,
-            node.part_count,
-            node.content_hash,
-            True,
-        )
-        for node in file.nodes
-    ]
 
 
 async def put_back(
