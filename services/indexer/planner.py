@@ -76,7 +76,7 @@ class Planner:
             TreeUnavailableError: the tree cannot be scanned; nothing was removed.
             DependencyUnavailableError: io did not answer for too long.
         """
-        self._recipe = f"{await self._patience.call(self._io.recipe)}/{self._model.max_tokens}"
+        await self._learn_recipe()
         repair = self._run.mode is RunMode.REPAIR
         marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
         entries = [*self._run.paths, *map(escape_glob, marked)]
@@ -95,9 +95,16 @@ class Planner:
 
     async def replan(self, paths: Sequence[str]) -> None:
         """Parses files again that changed while their nodes were being embedded."""
+        await self._learn_recipe()
         self._replans.update(paths)
         for attempts, group in groupby(sorted(paths, key=self._attempts), key=self._attempts):
             await self._parse([(path, b"") for path in group], attempts)
+
+    async def _learn_recipe(self) -> None:
+        """Asks io for its rules, once: what waits is embedded before the plan begins."""
+        if not self._recipe:
+            rules = await self._patience.call(self._io.recipe)
+            self._recipe = f"{rules}/{self._model.max_tokens}"
 
     def _attempts(self, path: str) -> int:
         return 1 + self._replans[path]
