@@ -131,7 +131,7 @@ class IndexerApp:
         )
         search = SearchStore(database, indexes, TermBlocks(database), settings.ranking)
         models = WorkspaceModels(database, context.ledger)
-        _serve_runs(server, context, models, self._background)
+        _serve_runs(server, context, self._background)
         self._serve_search(server, context, search, io_channel)
         self._serve_administration(server, context, search, models, indexes)
 
@@ -322,13 +322,11 @@ class IndexerApp:
         return channel
 
 
-def _serve_runs(
-    server: grpc.aio.Server, context: RunContext, models: WorkspaceModels, background: Background
-) -> None:
+def _serve_runs(server: grpc.aio.Server, context: RunContext, background: Background) -> None:
     workspaces, ledger, signals = context.workspaces, context.ledger, context.signals
     workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server(
         WorkspaceServicer(workspaces, background.watches.look_again), server
     )
     index_run_service_pb2_grpc.add_IndexRunServiceServicer_to_server(
-        IndexRunServicer(workspaces, models, ledger, signals, background.dispatcher), server
+        IndexRunServicer(workspaces, ledger, signals, background.dispatcher), server
     )
