@@ -147,7 +147,9 @@ class Planner:
         await self._ledger.record(self._run, RunCounters(), stage_seconds={"scan": seconds})
         await self._ledger.finish_scan(self._run, result.skipped, result.warnings)
         for start in range(0, len(result.gone), _REMOVE_BATCH_FILES):
-            await self._files.remove(self._run, result.gone[start : start + _REMOVE_BATCH_FILES])
+            ids = result.gone[start : start + _REMOVE_BATCH_FILES]
+            paths = await self._files.paths(self._run.workspace_id, ids)
+            await self._files.remove(self._run, result.surely_gone(paths))
         self._on_progress()
 
     async def _parse_batches(self, batches: asyncio.Queue[Sequence[FileToParse] | None]) -> None:
