@@ -66,6 +66,8 @@ class Planner:
         self._patience = Patience(settings.dependency_patience_seconds)
         self._budget = ItemBudget(self._patience, io.probe)
         self._recipe = ""
+        self._warnings: list[str] = []
+        """Of the run, besides those of its scan."""
         self._failed: set[str] = set()
         self._replans: Counter[str] = Counter()
 
@@ -78,7 +80,9 @@ class Planner:
         """
         await self._learn_recipe()
         repair = self._run.mode is RunMode.REPAIR
-        marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
+        marked: list[str] = []
+        if repair:
+            marked, self._warnings = await self._marks.marked_files(self._run.workspace_id)
         entries = [*self._run.paths, *map(escape_glob, marked)]
         scope = PathScope(entries) if self._run.is_scoped else None
         if repair:
@@ -145,7 +149,8 @@ class Planner:
         seconds = time.perf_counter() - started
         metrics.STAGE_SECONDS.labels("scan").observe(seconds)
         await self._ledger.record(self._run, RunCounters(), stage_seconds={"scan": seconds})
-        await self._ledger.finish_scan(self._run, result.skipped, result.warnings)
+        warnings = [*self._warnings, *result.warnings]
+        await self._ledger.finish_scan(self._run, result.skipped, warnings)
         for start in range(0, len(result.gone), _REMOVE_BATCH_FILES):
             ids = result.gone[start : start + _REMOVE_BATCH_FILES]
             paths = await self._files.paths(self._run.workspace_id, ids)

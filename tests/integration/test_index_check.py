@@ -14,6 +14,7 @@ from lodestone.indexer.v1 import maintenance_service_pb2 as maintenance_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2_grpc as maintenance_grpc
 from services.indexer.model import WorkspaceId
 from services.indexer.search.postings import RECIPE
+from services.indexer.storage import marks as marks_module
 from services.indexer.storage.database import Database
 from services.indexer.storage.term_blocks import TermBlocks
 from tests.integration.indexing import Mode, State, indexing
@@ -322,6 +323,24 @@ async def test_files_that_changed_or_went_are_found_and_looked_at_alone(
     assert repaired.progress.files_parsed == 4
     assert repaired.progress.nodes_removed >= 2
     assert len(hook.texts) == 1
+    assert await _check(services) == []
+
+
+async def test_a_repair_tells_that_more_files_are_marked_than_it_looks_at(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when it told success: files were left as they were, and nobody knew."""
+    monkeypatch.setattr(marks_module, "MOST_MARKED_FILES", 1)
+    edit(roots / "tree" / "app.py", "json.loads(raw)", "json.loads(raw.strip())")
+    (roots / "tree" / "web" / "price.js").unlink()
+    await _check(services, mark=True)
+
+    first = await services.run("tree", Mode.MODE_REPAIR)
+    second = await services.run("tree", Mode.MODE_REPAIR)
+
+    assert first.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert list(first.warnings) == ["More than 1 files are marked: another repair run is needed."]
+    assert second.state == State.STATE_SUCCEEDED
     assert await _check(services) == []
 
 

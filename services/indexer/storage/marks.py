@@ -234,16 +234,20 @@ class MarkStore:
                 [(*key, mark.kind.value) for key, mark in vectors.items()],
             )
 
-    async def marked_files(self, workspace_id: WorkspaceId) -> list[str]:
-        """Returns the files that a repair run is to look at, in order."""
+    async def marked_files(self, workspace_id: WorkspaceId) -> tuple[list[str], list[str]]:
+        """Returns the files that a repair run is to look at, in order, and what it warns of."""
         async with self._database.connection() as connection:
             rows = await connection.fetch(
                 "SELECT path FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
                 "ORDER BY path LIMIT $2",
                 workspace_id,
-                MOST_MARKED_FILES,
+                MOST_MARKED_FILES + 1,
             )
-        return [row["path"] for row in rows]
+        paths = [row["path"] for row in rows]
+        if len(paths) <= MOST_MARKED_FILES:
+            return paths, []
+        warning = f"More than {MOST_MARKED_FILES} files are marked: another repair run is needed."
+        return paths[:MOST_MARKED_FILES], [warning]
 
     async def clear_files(self, workspace_id: WorkspaceId, paths: Sequence[str]) -> None:
         """Removes marks of files that were looked at."""
