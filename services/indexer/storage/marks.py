@@ -65,9 +65,11 @@ ORDER BY id FOR UPDATE
 
 _SAMPLE = """
 SELECT n.id, n.fence, n.content_hash, f.path, f.digest, n.qualified_name,
-  coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding
+  coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding, t.terms, t.counts,
+  t.length
 FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
 JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
+LEFT JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
 WHERE n.workspace_id = $1 AND n.id > $2
   AND (hashint8(n.id) & 65535) < $3 * 65536
 ORDER BY n.id LIMIT $4
@@ -144,10 +146,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class SampledNode:
-    """An embedded node with its vector as the table has it."""
+    """An embedded node with its vector and the terms of its text as the tables have them."""
 
     node: ClaimedNode
     vector: Sequence[float]
+    terms: Sequence[str] | None
+    """None for a node without any."""
+    counts: Sequence[int]
+    """How often each of the terms occurs."""
+    length: int
+    """How often all of them do together."""
 
 
 class MarkStore:
@@ -212,6 +220,9 @@ class MarkStore:
                     ranges=tuple(row["ranges"]),
                 ),
                 row["embedding"].to_list(),
+                row["terms"],
+                row["counts"] or (),
+                row["length"] or 0,
             )
             for row in rows
         ]
