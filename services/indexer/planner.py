@@ -22,6 +22,7 @@ from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from services.indexer.io_client import IoClient
     from services.indexer.ledger import RunLedger
@@ -80,7 +81,7 @@ class Planner:
         """
         await self._learn_recipe()
         repair = self._run.mode is RunMode.REPAIR
-        marked: list[str] = []
+        marked: dict[str, datetime] = {}
         if repair:
             marked, self._warnings = await self._marks.marked_files(self._run.workspace_id)
         entries = [*self._run.paths, *map(escape_glob, marked)]
@@ -92,7 +93,7 @@ class Planner:
         else:
             await self._scan_and_parse(scope)
         # What failed stays marked.
-        done = [path for path in marked if path not in self._failed]
+        done = {path: at for path, at in marked.items() if path not in self._failed}
         await self._marks.clear_files(self._run.workspace_id, done)
         await self._ledger.finish_plan(self._run)
         self._on_progress()

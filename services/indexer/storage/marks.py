@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from services.indexer.model import ClaimedNode, NodeId
 from services.indexer.search.terms import name_terms
 from services.indexer.storage import model_marks, term_index, vector_index
+from services.indexer.storage.model_rows import lock_workspace
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.term_changes import note_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -79,6 +81,10 @@ _MARK = """
 INSERT INTO index_marks (workspace_id, path, node_id, kind)
 SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[])
 ON CONFLICT (workspace_id, path, node_id) DO UPDATE SET kind = excluded.kind, created_at = now()
+"""
+_CLEAR_FILES = """
+DELETE FROM index_marks m USING unnest($2::text[], $3::timestamptz[]) v (path, created_at)
+WHERE m.workspace_id = $1 AND m.node_id = 0 AND m.path = v.path AND m.created_at = v.created_at
 """
 
 
@@ -228,10 +234,14 @@ class MarkStore:
         ]
 
     async def mark(self, workspace_id: WorkspaceId, marks: Sequence[Mark]) -> None:
-        """Marks rows for a repair run; marking twice is marking once."""
+        """Marks rows for a repair run; marking twice is marking once.
+
+        Waits for one that is putting marked nodes back: what it did not read is not its to clear.
+        """
         rows = {mark.key: mark for mark in marks if mark.model is None}
         vectors = {(mark.model.id, mark.node_id): mark for mark in marks if mark.model is not None}
         async with self._database.transaction() as connection:
+            await lock_workspace(connection, workspace_id)
             await connection.execute(
                 _MARK,
                 workspace_id,
@@ -245,29 +255,33 @@ class MarkStore:
                 [(*key, mark.kind.value) for key, mark in vectors.items()],
             )
 
-    async def marked_files(self, workspace_id: WorkspaceId) -> tuple[list[str], list[str]]:
-        """Returns the files that a repair run is to look at, in order, and what it warns of."""
+    async def marked_files(
+        self, workspace_id: WorkspaceId
+    ) -> tuple[dict[str, datetime], list[str]]:
+        """Returns the files that a repair run is to look at, in order, and what it warns of.
+
+        Each comes with the time of its mark.
+        """
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                "SELECT path FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
+                "SELECT path, created_at FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
                 "ORDER BY path LIMIT $2",
                 workspace_id,
                 MOST_MARKED_FILES + 1,
             )
-        paths = [row["path"] for row in rows]
-        if len(paths) <= MOST_MARKED_FILES:
-            return paths, []
+        files = {row["path"]: row["created_at"] for row in rows[:MOST_MARKED_FILES]}
+        if len(rows) <= MOST_MARKED_FILES:
+            return files, []
         warning = f"More than {MOST_MARKED_FILES} files are marked: another repair run is needed."
-        return paths[:MOST_MARKED_FILES], [warning]
+        return files, [warning]
 
-    async def clear_files(self, workspace_id: WorkspaceId, paths: Sequence[str]) -> None:
-        """Removes marks of files that were looked at."""
+    async def clear_files(
+        self, workspace_id: WorkspaceId, looked_at: Mapping[str, datetime]
+    ) -> None:
+        """Removes marks of files that were looked at, by their times: later ones stay."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "DELETE FROM index_marks "
-                "WHERE workspace_id = $1 AND node_id = 0 AND path = ANY ($2)",
-                workspace_id,
-                list(paths),
+                _CLEAR_FILES, workspace_id, list(looked_at), list(looked_at.values())
             )
 
 
@@ -286,10 +300,10 @@ async def put_back(
 ) -> list[NodeId]:
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
-    Inside a transaction. Nodes whose vector of another model is marked are locked, and left to
-    `model_marks.put_back`. What the cache holds of their texts goes too: it may be what is wrong,
-    save where the terms of their names alone are. Blocks of postings that are marked, and an index
-    over vectors, are not read any more, and made anew after the run.
+    Inside a transaction that has the workspace locked. Nodes whose vector of another model is
+    marked are locked, and left to `model_marks.put_back`. What the cache holds of their texts goes
+    too: it may be what is wrong, save where the terms of their names alone are. Blocks of postings
+    that are marked, and an index over vectors, are not read any more, and made anew after the run.
     """
     await connection.execute(_HOLD_MARKED, workspace_id)
     wholes = await connection.fetch(
