@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tests.integration.hooks import Hook
 
 _SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64, dimensions=8)
+_FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
 _WAITS = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND wait_event_type = 'Lock'
@@ -75,6 +76,31 @@ async def test_a_retry_of_a_run_whose_model_was_removed_is_refused(one: Replica)
 
     with pytest.raises(NotFoundError, match="has no model second"):
         await one.ledger.retry(failed, uuid.uuid4())
+
+
+async def test_what_failed_of_a_model_that_is_added_again_has_a_run_behind_the_one_at_work(
+    one: Replica,
+) -> None:
+    """Red when the run at work, which has looked for the last time, is to take it up."""
+    workspace, second, failed = await _failed_run_of_second(one)
+    run = await _again(one, failed)
+    claimed = await one.model_nodes.claim(run, 9)
+    await one.model_nodes.fail(run, {node.id: _FINAL for node in claimed}, claimed, "embed", 1)
+
+    await one.models.add(workspace, second)
+    await one.models.add(workspace, second)
+    await one.ledger.finish(run, None)
+
+    behind = await one.ledger.take(10)
+    assert behind is not None
+    assert len(await one.model_nodes.claim(behind, 9)) == len(claimed) == 2
+    assert await one.value("SELECT count(*) FROM runs WHERE finished_at IS NULL") == 1
+
+
+async def _again(stores: Replica, failed: Run) -> Run:
+    """Returns a run that does a failed one again, at work."""
+    await stores.ledger.retry(failed, uuid.uuid4())
+    return await stores.take()
 
 
 async def test_a_model_that_a_run_puts_in_place_has_no_run_of_its_own_any_more(

@@ -83,6 +83,7 @@ class WorkspaceModels:
 
         Raises:
             StateConflictError: the workspace was never indexed.
+            OverloadedError: too many of its runs wait.
         """
 
         async def work() -> None:
@@ -96,9 +97,12 @@ class WorkspaceModels:
                 if active == model.id:
                     return
                 if not await take_in(connection, workspace.id, model.id):
-                    await connection.execute(
+                    retried = await connection.execute(
                         _TRY_AGAIN, workspace.id, model.id, timeout=LONGEST_SECONDS
                     )
+                    if retried != "UPDATE 0":
+                        await self._ledger.queue_embedding(connection, workspace.id, model.id)
+                        return
                 await self._ledger.queue_model_run(connection, workspace.id, model.id)
 
         await retry_transient(work)
