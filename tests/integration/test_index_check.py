@@ -97,7 +97,12 @@ async def _found_by_terms(services: Indexing) -> list[tuple[int, float]]:
     return [(int(node), score) for node, score in found.best(10)]
 
 
-async def test_a_sound_index_agrees_with_everything(services: Indexing) -> None:
+async def test_a_sound_index_agrees_with_everything(services: Indexing, roots: Path) -> None:
+    (roots / "tree" / "skipped.py").write_bytes(b"a = 1\0")
+    (roots / "tree" / "broken.py").write_text("def (:\n\nclass A:\n    def f(self): g()\n")
+    (roots / "tree" / "empty.py").write_text("")
+    await services.succeed("tree")
+
     assert await check_index(services, sample_ratio=1.0, mark=True) == []
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
