@@ -80,7 +80,7 @@ def trace(**options: Any) -> ExitCode:
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="Share of vectors to compute again and compare.",
+    help="Share of vectors and terms to compute again and compare.",
 )
 @click.option("--mark", is_flag=True, help="Mark what disagrees for a repair run.")
 @click.option("--repair", is_flag=True, help="Mark it, and queue a run that redoes that alone.")

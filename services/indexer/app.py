@@ -41,6 +41,7 @@ from services.indexer.servicers import IndexRunServicer, WorkspaceServicer
 from services.indexer.signals import RunSignals
 from services.indexer.storage import tenancy
 from services.indexer.storage.database import Database
+from services.indexer.storage.file_truth import FileTruth
 from services.indexer.storage.files import FileStore
 from services.indexer.storage.frozen_sessions import FrozenSessions
 from services.indexer.storage.graph import GraphStore
@@ -130,7 +131,7 @@ class IndexerApp:
         )
         search = SearchStore(database, indexes, TermBlocks(database), settings.ranking)
         models = WorkspaceModels(database, context.ledger)
-        _serve_runs(server, context, models, self._background)
+        _serve_runs(server, context, self._background)
         self._serve_search(server, context, search, io_channel)
         self._serve_administration(server, context, search, models, indexes)
 
@@ -292,6 +293,7 @@ class IndexerApp:
                     workspaces,
                     context.files,
                     context.marks,
+                    rows=FileTruth(self._database),
                     postings=PostingsTruth(self._database),
                     lists=indexes,
                     indexed=IndexedFiles(self._database),
@@ -320,13 +322,11 @@ class IndexerApp:
         return channel
 
 
-def _serve_runs(
-    server: grpc.aio.Server, context: RunContext, models: WorkspaceModels, background: Background
-) -> None:
+def _serve_runs(server: grpc.aio.Server, context: RunContext, background: Background) -> None:
     workspaces, ledger, signals = context.workspaces, context.ledger, context.signals
     workspace_service_pb2_grpc.add_WorkspaceServiceServicer_to_server(
         WorkspaceServicer(workspaces, background.watches.look_again), server
     )
     index_run_service_pb2_grpc.add_IndexRunServiceServicer_to_server(
-        IndexRunServicer(workspaces, models, ledger, signals, background.dispatcher), server
+        IndexRunServicer(workspaces, ledger, signals, background.dispatcher), server
     )

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 
 from services.indexer.errors import TreeUnavailableError
 from services.indexer.model import ModelId
-from services.indexer.storage.marks import Disagreement, Mark, row_of
+from services.indexer.storage.file_truth import rows_of
+from services.indexer.storage.marks import Disagreement, Mark
 from services.indexer.vector_checker import CheckStep
 from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator
 
     from services.indexer.io_client import IoClient
     from services.indexer.model import KnownFile, ParseOutcome, RegisteredModel, Workspace
+    from services.indexer.storage.file_truth import FileRows, FileTruth
     from services.indexer.storage.files import FileStore
     from services.indexer.storage.indexed_files import IndexedFiles
     from services.indexer.storage.marks import MarkStore
@@ -47,6 +49,7 @@ class Checker:
         files: FileStore,
         marks: MarkStore,
         *,
+        rows: FileTruth,
         postings: PostingsTruth,
         lists: VectorIndexes,
         indexed: IndexedFiles,
@@ -57,6 +60,7 @@ class Checker:
         self._workspaces = workspaces
         self._files = files
         self._marks = marks
+        self._rows = rows
         self._postings = postings
         self._lists = lists
         self._indexed = indexed
@@ -137,15 +141,11 @@ class Checker:
             outcomes = await self._io.parse(
                 workspace.tree, [(path, b"") for path in paths], model.max_tokens
             )
-            rows = await self._marks.node_rows(workspace.id, paths)
-            kinds = [
-                _file_disagreement(file, outcome, rows[file.path])
-                for file, outcome in zip(page, outcomes, strict=True)
-            ]
+            rows = await self._rows.rows(workspace.id, paths)
             found = [
-                Mark(path, kind)
-                for path, kind in zip(paths, kinds, strict=True)
-                if kind is not None
+                Mark(file.path, kind)
+                for file, outcome in zip(page, outcomes, strict=True)
+                for kind in _file_disagreements(file, outcome, rows[file.path])
             ]
             yield CheckStep(len(page), found)
             after = paths[-1]
@@ -167,13 +167,22 @@ class Checker:
             return  # each known file was told to be out of reach
 
 
-def _file_disagreement(
-    file: KnownFile, outcome: ParseOutcome, rows: Sequence[tuple[object, ...]]
-) -> Disagreement | None:
+def _file_disagreements(
+    file: KnownFile, outcome: ParseOutcome, rows: FileRows
+) -> list[Disagreement]:
+    """Returns what disagrees of a file: where its nodes do, all that hangs on them is not told."""
     if outcome.failure is not None:
         gone = outcome.failure.reason == _GONE
-        return Disagreement.FILE_GONE if gone else Disagreement.FILE_UNREADABLE
+        return [Disagreement.FILE_GONE if gone else Disagreement.FILE_UNREADABLE]
     parsed = outcome.parsed
     if parsed is None or parsed.digest != file.digest:
-        return Disagreement.FILE_CHANGED
-    return None if list(rows) == row_of(parsed) else Disagreement.NODES_DIFFER
+        return [Disagreement.FILE_CHANGED]
+    expected = rows_of(parsed)
+    if rows.nodes != expected.nodes:
+        return [Disagreement.NODES_DIFFER]
+    parts = (
+        (Disagreement.FILE_WRONG, rows.file, expected.file),
+        (Disagreement.PARENTS_WRONG, rows.parents, expected.parents),
+        (Disagreement.REFERENCES_WRONG, rows.references, expected.references),
+    )
+    return [kind for kind, found, wanted in parts if found != wanted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from lodestone.indexer.v1 import index_run_service_pb2
@@ -13,9 +12,6 @@ from services.indexer.run_spec import IfRunning, RunPhase, RunPriority, RunSpec
 from services.indexer.scope import normal_entries
 from services.indexer.transitions import RunState
 from services.runtime.errors import InvalidRequestError
-
-if TYPE_CHECKING:
-    from services.indexer.model import ModelId
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _RUN_NAME = re.compile(rf"^workspaces/([a-z0-9-]{{4,63}})/indexRuns/({_UUID})$")
@@ -45,9 +41,9 @@ def run_id_of(name: str) -> tuple[str, UUID]:
 
 
 def spec_of(
-    request: index_run_service_pb2.CreateIndexRunRequest, model_id: ModelId | None
+    request: index_run_service_pb2.CreateIndexRunRequest,
 ) -> RunSpec:
-    """Returns what a request asks a run to be, with the id of the model that it names.
+    """Returns what a request asks a run to be.
 
     Raises:
         InvalidRequestError: the fields do not go together.
@@ -62,13 +58,13 @@ def spec_of(
             "A scoped run names paths or nodes, and no other run does.",
             metadata={"mode": "does not go with paths and node_ids"},
         )
-    if model_id is not None and mode is not RunMode.EMBED_ONLY:
+    if request.model and mode is not RunMode.EMBED_ONLY:
         raise InvalidRequestError(
             "A model is named by an embed-only run alone.",
             metadata={"model": "does not go with the mode"},
         )
     priority = RunPriority.INTERACTIVE if mode is RunMode.SCOPED else RunPriority.NORMAL
-    if model_id is not None:
+    if request.model:
         priority = RunPriority.BACKGROUND
     if request.priority != _PRIORITY.PRIORITY_UNSPECIFIED:
         priority = RunPriority[_PRIORITY.Name(request.priority).removeprefix("PRIORITY_")]
@@ -78,7 +74,7 @@ def spec_of(
         paths=normal_entries(request.paths),
         node_ids=tuple(dict.fromkeys(request.node_ids)),
         priority=priority,
-        model_id=model_id,
+        model=request.model,
     )
 
 

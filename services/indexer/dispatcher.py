@@ -77,17 +77,16 @@ class Dispatcher:
     def _least_priority(self) -> RunPriority | None:
         """Returns the priority from which on a run may be taken now, None for no run.
 
-        Some places are kept for what a user waits for, and of several others one for what somebody
-        asked for: runs in the background take hours.
+        Some places are kept for what a user waits for, and of the others one for what somebody
+        asked for: runs in the background take hours. Where there is but one, it is beside theirs.
         """
-        settings = self._context.settings
-        if len(self._running) < settings.max_concurrent_runs:
-            behind = sum(
-                run.priority is RunPriority.BACKGROUND for run, _ in self._running.values()
-            )
-            kept = settings.max_concurrent_runs > 1 and behind >= settings.max_concurrent_runs - 1
+        settings, places = self._context.settings, self._context.settings.max_concurrent_runs
+        behind = sum(run.priority is RunPriority.BACKGROUND for run, _ in self._running.values())
+        taken = len(self._running) - (1 if behind == places else 0)
+        if taken < places:
+            kept = behind >= max(1, places - 1)
             return RunPriority.NORMAL if kept else RunPriority.BACKGROUND
-        if len(self._running) < settings.max_concurrent_runs + settings.max_interactive_runs:
+        if taken < places + settings.max_interactive_runs:
             return RunPriority.LIVE
         return None
 

@@ -22,8 +22,8 @@ from services.indexer.storage import (
     run_scope,
     run_wishes,
 )
-from services.indexer.storage.model_rows import hold_node_set
-from services.indexer.storage.run_end import end_run, lock_workspace, release_nodes
+from services.indexer.storage.model_rows import lock_workspace
+from services.indexer.storage.run_end import end_run, release_nodes
 from services.indexer.storage.run_reader import RunReader
 from services.indexer.storage.run_rows import HELD, SELECT_RUNS, key_of, run_of
 from services.indexer.storage.run_takeover import end_stale, lock_next, settle_pause, take_over
@@ -213,7 +213,7 @@ class RunLedger(RunReader):
             RunOwnershipLostError: another replica took the run; nothing was changed.
         """
         async with self._database.transaction() as connection:
-            await hold_node_set(connection, run.workspace_id)
+            await lock_workspace(connection, run.workspace_id)
             nodes = await marks.put_back(connection, run.workspace_id, model_id)
             for beside in await model_marks.put_back(connection, run.workspace_id, model_id):
                 await run_models.queue(connection, run.workspace_id, beside)

@@ -22,6 +22,7 @@ from services.runtime.telemetry import start_as_current_span, tell_failed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from services.indexer.io_client import IoClient
     from services.indexer.ledger import RunLedger
@@ -66,6 +67,8 @@ class Planner:
         self._patience = Patience(settings.dependency_patience_seconds)
         self._budget = ItemBudget(self._patience, io.probe)
         self._recipe = ""
+        self._warnings: list[str] = []
+        """Of the run, besides those of its scan."""
         self._failed: set[str] = set()
         self._replans: Counter[str] = Counter()
 
@@ -76,9 +79,11 @@ class Planner:
             TreeUnavailableError: the tree cannot be scanned; nothing was removed.
             DependencyUnavailableError: io did not answer for too long.
         """
-        self._recipe = f"{await self._patience.call(self._io.recipe)}/{self._model.max_tokens}"
+        await self._learn_recipe()
         repair = self._run.mode is RunMode.REPAIR
-        marked = await self._marks.marked_files(self._run.workspace_id) if repair else []
+        marked: dict[str, datetime] = {}
+        if repair:
+            marked, self._warnings = await self._marks.marked_files(self._run.workspace_id)
         entries = [*self._run.paths, *map(escape_glob, marked)]
         scope = PathScope(entries) if self._run.is_scoped else None
         if repair:
@@ -88,16 +93,23 @@ class Planner:
         else:
             await self._scan_and_parse(scope)
         # What failed stays marked.
-        done = [path for path in marked if path not in self._failed]
+        done = {path: at for path, at in marked.items() if path not in self._failed}
         await self._marks.clear_files(self._run.workspace_id, done)
         await self._ledger.finish_plan(self._run)
         self._on_progress()
 
     async def replan(self, paths: Sequence[str]) -> None:
         """Parses files again that changed while their nodes were being embedded."""
+        await self._learn_recipe()
         self._replans.update(paths)
         for attempts, group in groupby(sorted(paths, key=self._attempts), key=self._attempts):
             await self._parse([(path, b"") for path in group], attempts)
+
+    async def _learn_recipe(self) -> None:
+        """Asks io for its rules, once: what waits is embedded before the plan begins."""
+        if not self._recipe:
+            rules = await self._patience.call(self._io.recipe)
+            self._recipe = f"{rules}/{self._model.max_tokens}"
 
     def _attempts(self, path: str) -> int:
         return 1 + self._replans[path]
@@ -138,9 +150,12 @@ class Planner:
         seconds = time.perf_counter() - started
         metrics.STAGE_SECONDS.labels("scan").observe(seconds)
         await self._ledger.record(self._run, RunCounters(), stage_seconds={"scan": seconds})
-        await self._ledger.finish_scan(self._run, result.skipped, result.warnings)
+        warnings = [*self._warnings, *result.warnings]
+        await self._ledger.finish_scan(self._run, result.skipped, warnings)
         for start in range(0, len(result.gone), _REMOVE_BATCH_FILES):
-            await self._files.remove(self._run, result.gone[start : start + _REMOVE_BATCH_FILES])
+            ids = result.gone[start : start + _REMOVE_BATCH_FILES]
+            paths = await self._files.paths(self._run.workspace_id, ids)
+            await self._files.remove(self._run, result.surely_gone(paths))
         self._on_progress()
 
     async def _parse_batches(self, batches: asyncio.Queue[Sequence[FileToParse] | None]) -> None:

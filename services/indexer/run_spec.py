@@ -68,6 +68,8 @@ class RunSpec:
     trigger: RunTrigger = RunTrigger.CALLER
     change_age_seconds: float | None = None
     """How long ago the oldest change was seen that the run is for; None for no change."""
+    model: str = ""
+    """Name of the model that it is to embed with, which is looked up when the run is made."""
     model_id: ModelId | None = None
     """A model beside the active one, for a run that embeds with it alone."""
 

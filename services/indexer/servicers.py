@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from services.indexer.ledger import RunLedger
     from services.indexer.run import Run
     from services.indexer.signals import RunSignals
-    from services.indexer.storage.workspace_models import WorkspaceModels
     from services.indexer.storage.workspaces import WorkspaceStore
 
 _NEWEST = (1 << 62) - 1
@@ -112,13 +111,11 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
     def __init__(
         self,
         workspaces: WorkspaceStore,
-        models: WorkspaceModels,
         ledger: RunLedger,
         signals: RunSignals,
         dispatcher: Dispatcher,
     ) -> None:
         self._workspaces = workspaces
-        self._models = models
         self._ledger = ledger
         self._signals = signals
         self._dispatcher = dispatcher
@@ -127,14 +124,10 @@ class IndexRunServicer(index_run_service_pb2_grpc.IndexRunServiceServicer):
         self, request: index_run_service_pb2.CreateIndexRunRequest, context: Any
     ) -> index_run_service_pb2.CreateIndexRunResponse:
         workspace = await self._workspaces.get(convert.workspace_id_of(request.parent))
-        model_id = await self._models.find(workspace, request.model) if request.model else None
-        if model_id == workspace.active_model_id:
-            model_id = None
-        spec = convert_runs.spec_of(request, model_id)
         run, created = await self._ledger.create(
             workspace.id,
             UUID(request.request_id),
-            spec,
+            convert_runs.spec_of(request),
             convert_runs.if_running_of(request.if_running),
         )
         self._wake()

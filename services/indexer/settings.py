@@ -42,8 +42,8 @@ class IndexerSettings(ServiceSettings):
     writes all nodes of a workspace at once, as for another model, may take ten minutes."""
 
     max_concurrent_runs: Annotated[int, Field(ge=1, le=64)] = 2
-    """Most runs that this process works on at once; of several places one is none for runs in the
-    background."""
+    """Most runs that this process works on at once. Of several places one is none for runs in the
+    background; where there is but one, another run may be beside one of these."""
 
     max_interactive_runs: Annotated[int, Field(ge=0, le=64)] = 1
     """Runs of interactive or live priority that this process works on beyond that."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from services.indexer.run import Run, RunCounters, RunMode
 from services.runtime.errors import DependencyUnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 
     from services.indexer.io_client import IoClient, ScanBatch, ScannedFile
     from services.indexer.ledger import RunLedger
@@ -32,7 +33,9 @@ class _DiffState:
 
     known: AsyncIterator[KnownFile]
     current: KnownFile | None = None
-    gone: list[str] = field(default_factory=list)
+    gone: array[int] = field(default_factory=lambda: array("q"))
+    """Ids of files, eight bytes each: all of a large tree may be gone."""
+
     changed: list[FileToParse] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
     unknown_folders: list[str] = field(default_factory=list)
@@ -49,9 +52,21 @@ class _DiffState:
 class DiffResult:
     """What is known at the end of a scan."""
 
-    gone: Sequence[str]
+    gone: Sequence[int]
+    """Ids of files that the scan did not find, those of places that it could not look at too."""
+
+    unknown_files: Collection[str]
+    unknown_folders: tuple[str, ...]
     skipped: dict[str, int]
     warnings: Sequence[str]
+
+    def surely_gone(self, paths: Sequence[str]) -> list[str]:
+        """Returns which of the paths that were not found are gone, and not out of sight."""
+        return [
+            path
+            for path in paths
+            if path not in self.unknown_files and not path.startswith(self.unknown_folders)
+        ]
 
 
 class TreeDiff:
@@ -104,12 +119,14 @@ class TreeDiff:
         state.current = await anext(state.known, None)
         summary = await self._walk_to_the_end(state)
         while state.current is not None:
-            state.gone.append(state.current.path)
+            state.gone.append(state.current.id)
             state.current = await anext(state.known, None)
         await self._send(state, 0, flush=True)
         # What was left out of a scoped run's scan for its path alone was not skipped.
         skipped = {} if self._scope is not None else dict(summary.skipped)
-        return DiffResult(_surely_gone(state), skipped, state.warnings)
+        return DiffResult(
+            state.gone, state.unknown_files, tuple(state.unknown_folders), skipped, state.warnings
+        )
 
     async def _walk_to_the_end(self, state: _DiffState) -> ScanSummary:
         """Walks again while io goes away, as long as each walk comes further than the last."""
@@ -167,7 +184,7 @@ class TreeDiff:
     async def _compare(self, state: _DiffState, scanned: ScannedFile) -> None:
         state.last_path = scanned.path
         while state.current is not None and state.current.path < scanned.path:
-            state.gone.append(state.current.path)
+            state.gone.append(state.current.id)
             state.current = await anext(state.known, None)
         known = state.current
         if known is None or known.path != scanned.path:
@@ -199,16 +216,6 @@ class TreeDiff:
             await self._ledger.record(self._run, counters)
         for start in range(0, len(todo), size):
             await self._send_batch(todo[start : start + size])
-
-
-def _surely_gone(state: _DiffState) -> list[str]:
-    """Returns the files that are gone; what lies beneath an unreadable folder may be there."""
-    folders = tuple(state.unknown_folders)
-    return [
-        path
-        for path in state.gone
-        if path not in state.unknown_files and not path.startswith(folders)
-    ]
 
 
 def _check_order(state: _DiffState, batch: ScanBatch) -> None:

@@ -1,18 +1,21 @@
-"""Holds vectors to the texts that they are of: some are made again, and compared."""
+"""Holds vectors and terms to the texts that they are of: some are made again, and compared."""
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from services.indexer.model import Failure
+from services.indexer.search.terms import content_terms
 from services.indexer.storage.marks import Disagreement, Mark
 from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from services.indexer.embed_client import EmbedClient, Vector
     from services.indexer.io_client import IoClient
@@ -35,7 +38,11 @@ class CheckStep:
 
 
 class VectorChecker:
-    """Makes vectors of a sample of nodes again, and tells which are of another text."""
+    """Makes vectors of a sample of nodes again, and tells which are of another text.
+
+    Of the active model's sample the terms are cut again as well: both are as wrong in the cache
+    where that was filled with them.
+    """
 
     def __init__(self, marks: MarkStore, io: IoClient, embed: EmbedClient) -> None:
         self._marks = marks
@@ -83,7 +90,9 @@ class VectorChecker:
         while page := await self._marks.sample(
             workspace.id, model.id, ratio, after, min(_SAMPLE_NODES, remote.max_batch_texts)
         ):
-            yield CheckStep(len(page), await self._wrong(workspace, model, remote, page))
+            with_terms = model.id == workspace.active_model_id
+            found = await self._wrong(workspace, model, remote, page, with_terms=with_terms)
+            yield CheckStep(len(page), found)
             after = page[-1].node.id
 
     async def _wrong(
@@ -92,6 +101,8 @@ class VectorChecker:
         model: RegisteredModel,
         remote: EmbedModel,
         page: Sequence[SampledNode],
+        *,
+        with_terms: bool,
     ) -> list[Mark]:
         nodes = [item.node for item in page]
         texts = await self._io.read_contents(workspace.tree, nodes)
@@ -103,7 +114,8 @@ class VectorChecker:
         if not readable:
             return []
         vectors = await self._embed.embed_documents(remote, [text for _, text in readable])
-        return [
+        wrong = await asyncio.to_thread(_wrong_terms, readable) if with_terms else []
+        return wrong + [
             Mark(
                 item.node.path,
                 Disagreement.VECTOR_WRONG,
@@ -114,6 +126,23 @@ class VectorChecker:
             for (item, _), vector in zip(readable, vectors, strict=True)
             if not isinstance(vector, Failure) and _cosine(item, vector) < _LEAST_COSINE
         ]
+
+
+def _wrong_terms(sampled: Sequence[tuple[SampledNode, str]]) -> list[Mark]:
+    """Returns which nodes have other terms than their text; those without any are told before."""
+    return [
+        Mark(item.node.path, Disagreement.TERMS_WRONG, item.node.id, item.node.qualified_name)
+        for item, text in sampled
+        if item.terms is not None
+        if not _are_of(item, content_terms(text))
+    ]
+
+
+def _are_of(item: SampledNode, terms: Mapping[str, int]) -> bool:
+    """Returns whether a node's terms are these, in whatever order."""
+    stored = list(zip_longest(item.terms or (), item.counts))
+    same = len(stored) == len(terms) and dict(stored) == terms
+    return same and item.length == sum(terms.values())
 
 
 def _cosine(item: SampledNode, vector: Vector) -> float:

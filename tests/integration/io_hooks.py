@@ -55,6 +55,10 @@ class IoHook:
 class _Parse(ParseServicer):
     hook: IoHook
 
+    async def ListLanguages(self, request: Any, context: Any) -> Any:  # noqa: N802
+        await self.hook.before("ListLanguages")
+        return await super().ListLanguages(request, context)
+
     async def ParseFiles(self, request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802
         await self.hook.before("ParseFiles")
         async for answer in super().ParseFiles(request, _context):

@@ -16,9 +16,10 @@ from services.indexer.model import WorkspaceId
 from services.indexer.search.postings import RECIPE
 from services.indexer.storage.database import Database
 from services.indexer.storage.term_blocks import TermBlocks
+from tests.integration.checks import NODE, check_index, damage_rows
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import check
-from tests.integration.samples import edit, write_many, write_tree
+from tests.integration.samples import write_many, write_tree
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -27,28 +28,17 @@ if TYPE_CHECKING:
     from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
-_NODE = "(SELECT id FROM nodes WHERE qualified_name = 'parse_body')"
-_OTHER = f"(SELECT embedding FROM node_vectors_m1 WHERE node_id <> {_NODE} LIMIT 1)"
-_HASH = f"(SELECT content_hash FROM nodes WHERE id = {_NODE})"
+_OTHER = f"(SELECT embedding FROM node_vectors_m1 WHERE node_id <> {NODE} LIMIT 1)"
+_HASH = f"(SELECT content_hash FROM nodes WHERE id = {NODE})"
 
 DAMAGES = {
-    "vector_missing": f"DELETE FROM node_vectors_m1 WHERE node_id = {_NODE}",
-    "vector_wrong": f"UPDATE node_vectors_m1 SET embedding = {_OTHER} WHERE node_id = {_NODE}",
+    "vector_missing": f"DELETE FROM node_vectors_m1 WHERE node_id = {NODE}",
+    "vector_wrong": f"UPDATE node_vectors_m1 SET embedding = {_OTHER} WHERE node_id = {NODE}",
     "vector_of_other_text": "UPDATE node_vectors_m1 SET content_hash = "
-    f"decode(repeat('ab', 32), 'hex') WHERE node_id = {_NODE}",
-    "terms_missing": f"DELETE FROM node_terms WHERE node_id = {_NODE}",
-    "terms_wrong": f"UPDATE node_terms SET counts[1] = 99 WHERE node_id = {_NODE}",
+    f"decode(repeat('ab', 32), 'hex') WHERE node_id = {NODE}",
+    "terms_missing": f"DELETE FROM node_terms WHERE node_id = {NODE}",
+    "terms_wrong": f"UPDATE node_terms SET counts[1] = 99 WHERE node_id = {NODE}",
 }
-FILE_DAMAGES = {
-    "a node is gone": "DELETE FROM nodes WHERE qualified_name = 'parse_body'",
-    "a node stands elsewhere": "UPDATE nodes SET end_byte = end_byte + 1 WHERE "
-    "qualified_name = 'parse_body'",
-    "a node has another name": "UPDATE nodes SET qualified_name = 'x' WHERE "
-    "qualified_name = 'parse_body'",
-    "a node is of an old generation": "UPDATE nodes SET generation = 99 WHERE "
-    "qualified_name = 'parse_body'",
-}
-
 _UNNOTED = "SET lodestone.notes_changes = 'on'"
 POSTINGS_DAMAGES: dict[str, tuple[list[str], bool, list[str]]] = {
     "entries are gone": (
@@ -57,7 +47,7 @@ POSTINGS_DAMAGES: dict[str, tuple[list[str], bool, list[str]]] = {
         ["postings_wrong"],
     ),
     "an unnoted change of terms": (
-        [_UNNOTED, f"UPDATE node_terms SET length = 900 WHERE node_id = {_NODE}"],
+        [_UNNOTED, f"UPDATE node_terms SET length = 900 WHERE node_id = {NODE}"],
         False,
         ["terms_wrong", "postings_wrong"],
     ),
@@ -75,16 +65,6 @@ async def services(
         await running.succeed("tree")
         hook.calls.clear()
         yield running
-
-
-async def _check(services: Indexing, **fields: Any) -> list[tuple[str, str, str]]:
-    stub = maintenance_grpc.MaintenanceServiceStub(services.channel)
-    request = maintenance_pb2.CheckIndexRequest(parent="workspaces/tree", **fields)
-    return [
-        (found.kind, found.path, found.qualified_name)
-        async for response in stub.CheckIndex(request)
-        for found in response.disagreements
-    ]
 
 
 async def _until_made(services: Indexing) -> None:
@@ -117,15 +97,13 @@ async def _found_by_terms(services: Indexing) -> list[tuple[int, float]]:
     return [(int(node), score) for node, score in found.best(10)]
 
 
-async def _damage(services: Indexing, *statements: str) -> None:
-    connection = await asyncpg.connect(services.url)
-    for statement in statements:
-        assert not (await connection.execute(statement)).endswith(" 0"), statement
-    await connection.close()
+async def test_a_sound_index_agrees_with_everything(services: Indexing, roots: Path) -> None:
+    (roots / "tree" / "skipped.py").write_bytes(b"a = 1\0")
+    (roots / "tree" / "broken.py").write_text("def (:\n\nclass A:\n    def f(self): g()\n")
+    (roots / "tree" / "empty.py").write_text("")
+    await services.succeed("tree")
 
-
-async def test_a_sound_index_agrees_with_everything(services: Indexing) -> None:
-    assert await _check(services, sample_ratio=1.0, mark=True) == []
+    assert await check_index(services, sample_ratio=1.0, mark=True) == []
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
     assert repaired.state == State.STATE_SUCCEEDED
@@ -136,16 +114,16 @@ async def test_a_sound_index_agrees_with_everything(services: Indexing) -> None:
 async def test_a_damaged_row_is_found_and_redone_alone(
     services: Indexing, hook: Hook, damage: str
 ) -> None:
-    await _damage(services, DAMAGES[damage])
+    await damage_rows(services, DAMAGES[damage])
 
-    found = await _check(services, mark=True)
+    found = await check_index(services, mark=True)
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
     assert found == [(damage, "app.py", "parse_body")]
     assert repaired.state == State.STATE_SUCCEEDED
     assert repaired.progress.nodes_total == repaired.progress.nodes_embedded == 1
     assert len(hook.texts) == 1
-    assert await _check(services, sample_ratio=1.0) == []
+    assert await check_index(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
 
 
@@ -153,16 +131,18 @@ async def test_terms_of_another_name_are_made_anew_without_a_forward(
     services: Indexing, hook: Hook
 ) -> None:
     """Red when its text is forgotten with them, and when they are not looked at."""
-    await _damage(services, f"UPDATE node_terms SET name_terms = '{{old}}' WHERE node_id = {_NODE}")
+    await damage_rows(
+        services, f"UPDATE node_terms SET name_terms = '{{old}}' WHERE node_id = {NODE}"
+    )
 
-    found = await _check(services, mark=True)
+    found = await check_index(services, mark=True)
     repaired = await services.run("tree", Mode.MODE_REPAIR)
 
     assert found == [("names_wrong", "app.py", "parse_body")]
     assert repaired.state == State.STATE_SUCCEEDED
     assert repaired.progress.nodes_total == repaired.progress.nodes_reused == 1
     assert hook.texts == []
-    assert await _check(services, sample_ratio=1.0) == []
+    assert await check_index(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
 
 
@@ -178,21 +158,21 @@ async def test_damaged_postings_are_found_and_blocks_made_anew(
         await services.create("tree", "tree")
         await services.succeed("tree")
         await _until_made(services)
-        assert await _check(services) == []
+        assert await check_index(services) == []
         sound = await _found_by_terms(services)
         hook.calls.clear()
         statement, damaged, kinds = POSTINGS_DAMAGES[damage]
-        await _damage(services, *statement)
+        await damage_rows(services, *statement)
         assert (await _found_by_terms(services) != sound) is damaged
 
-        found = await _check(services, mark=True)
+        found = await check_index(services, mark=True)
         repaired = await services.run("tree", Mode.MODE_REPAIR)
         await _until_made(services)
 
         assert [kind for kind, _, _ in found] == kinds
         assert ("postings_wrong", "app.py", "parse_body") in found
         assert repaired.state == State.STATE_SUCCEEDED
-        assert await _check(services) == []
+        assert await check_index(services) == []
         assert await _found_by_terms(services) == sound
         assert len(hook.texts) == len(kinds) - 1, "postings alone cost no forward"
 
@@ -208,118 +188,68 @@ async def test_an_index_over_vectors_that_misses_much_is_found_and_built_anew(
     async with indexing(roots, sockets, migrated_url, **lists) as services:
         await services.create("tree", "tree")
         await services.succeed("tree")
-        await _damage(services, "ANALYZE node_vectors_m1_w1")
+        await damage_rows(services, "ANALYZE node_vectors_m1_w1")
         await _until(services, measured)
-        assert await _check(services) == []
-        await _damage(services, "UPDATE vector_indexes SET probes = 1")
+        assert await check_index(services) == []
+        await damage_rows(services, "UPDATE vector_indexes SET probes = 1")
 
-        found = await _check(services, mark=True)
+        found = await check_index(services, mark=True)
         repaired = await services.run("tree", Mode.MODE_REPAIR)
         await _until(services, measured)
 
         assert found == [("lists_wrong", "", "")]
         assert repaired.state == State.STATE_SUCCEEDED
         assert repaired.progress.nodes_total == 0
-        assert await _check(services) == []
+        assert await check_index(services) == []
 
 
 async def test_a_vector_that_is_wrong_in_the_cache_too_is_found_by_its_text(
     services: Indexing, hook: Hook
 ) -> None:
     """Red without a sample: table and cache agree with each other."""
-    await _damage(
+    await damage_rows(
         services,
         f"UPDATE embedding_cache SET embedding = {_OTHER} WHERE content_hash = {_HASH}",
-        f"UPDATE node_vectors_m1 SET embedding = {_OTHER} WHERE node_id = {_NODE}",
+        f"UPDATE node_vectors_m1 SET embedding = {_OTHER} WHERE node_id = {NODE}",
     )
 
-    assert await _check(services) == []
-    found = await _check(services, sample_ratio=1.0, mark=True)
+    assert await check_index(services) == []
+    found = await check_index(services, sample_ratio=1.0, mark=True)
     hook.calls.clear()
     await services.run("tree", Mode.MODE_REPAIR)
 
     assert found == [("vector_wrong", "app.py", "parse_body")]
     assert len(hook.texts) == 1
-    assert await _check(services, sample_ratio=1.0) == []
+    assert await check_index(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
 
 
-@pytest.mark.parametrize("statement", FILE_DAMAGES.values(), ids=FILE_DAMAGES)
-async def test_nodes_that_are_not_those_of_the_file_are_cut_again(
-    services: Indexing, hook: Hook, statement: str
-) -> None:
-    await _damage(services, statement)
-
-    found = await _check(services, mark=True)
-    repaired = await services.run("tree", Mode.MODE_REPAIR)
-
-    assert ("nodes_differ", "app.py", "") in found
-    assert {path for _, path, _ in found} == {"app.py"}
-    assert repaired.state == State.STATE_SUCCEEDED
-    assert repaired.progress.files_parsed == 1
-    assert hook.texts == [], "the cache holds the text"
-    assert await _check(services, sample_ratio=1.0) == []
-    await check(services, "tree", "tree")
-
-
-async def test_files_that_changed_or_went_are_found_and_looked_at_alone(
-    services: Indexing, hook: Hook, roots: Path
-) -> None:
-    edit(roots / "tree" / "app.py", "json.loads(raw)", "json.loads(raw.strip())")
-    (roots / "tree" / "web" / "price.js").unlink()
-    write_tree(roots / "tree" / "new")
-
-    found = await _check(services, mark=True)
-    repaired = await services.run("tree", Mode.MODE_REPAIR)
-
-    assert found == [
-        ("file_changed", "app.py", ""),
-        ("file_gone", "web/price.js", ""),
-        *(
-            ("file_missing", f"new/{path}", "")
-            for path in ("app.py", "db/store.py", "web/price.js")
-        ),
-    ]
-    assert repaired.progress.files_parsed == 4
-    assert repaired.progress.nodes_removed >= 2
-    assert len(hook.texts) == 1
-    assert await _check(services) == []
-
-
-async def test_a_file_whose_row_was_lost_is_found_and_read_again(
+async def test_terms_that_are_wrong_in_the_cache_too_are_found_by_their_text(
     services: Indexing, hook: Hook
 ) -> None:
-    """Red with a check that walks known files alone, and with one that marks no path."""
-    await _damage(services, "DELETE FROM files WHERE path = 'app.py'")
+    """Red with a sample whose vectors alone are held to the text."""
+    await damage_rows(
+        services,
+        f"UPDATE content_terms SET counts[1] = 99 WHERE content_hash = {_HASH}",
+        DAMAGES["terms_wrong"],
+    )
 
-    found = await _check(services, mark=True)
-    repaired = await services.run("tree", Mode.MODE_REPAIR)
+    assert await check_index(services) == []
+    found = await check_index(services, sample_ratio=1.0, mark=True)
+    await services.run("tree", Mode.MODE_REPAIR)
 
-    assert ("file_missing", "app.py", "") in found
-    assert {path for _, path, _ in found} == {"app.py"}
-    assert repaired.state == State.STATE_SUCCEEDED
-    assert repaired.progress.files_parsed == 1
-    assert hook.texts == [], "the cache holds the texts"
-    assert await _check(services, sample_ratio=1.0) == []
+    assert found == [("terms_wrong", "app.py", "parse_body")]
+    assert await check_index(services, sample_ratio=1.0) == []
     await check(services, "tree", "tree")
-
-
-async def test_what_the_last_run_left_out_is_not_missing(services: Indexing) -> None:
-    """Red with a check that scans without what the last run excluded."""
-    run = await services.run("tree", exclude=["web/**"])
-
-    assert run.state == State.STATE_SUCCEEDED
-    assert run.progress.nodes_removed > 0
-    assert await _check(services) == []
 
 
 async def test_what_is_not_marked_is_not_repaired(services: Indexing) -> None:
-    await _damage(services, DAMAGES["vector_missing"])
-    await _check(services)
+    await damage_rows(services, DAMAGES["vector_missing"])
+    await check_index(services)
 
     await services.run("tree", Mode.MODE_REPAIR)
 
-    assert [kind for kind, _, _ in await _check(services)] == ["vector_missing"]
+    assert [kind for kind, _, _ in await check_index(services)] == ["vector_missing"]
 
 
 async def test_a_workspace_that_was_never_indexed_has_nothing_to_check(

@@ -282,14 +282,19 @@ async def test_a_run_over_the_workspace_that_waits_is_seen(
     assert not await watches.has_whole_run(watch, bulk.id)
     assert await watches.look_waits(watch)
     await one.ledger.request_pause(bulk)
-    assert not await watches.has_whole_run(watch, changes)
+    await one.queue(await one.workspaces.get("tree"), if_running=IfRunning.QUEUE)
+    assert not await watches.has_whole_run(watch, changes), "none can be taken before the pause"
     assert await watches.look_waits(watch)
 
 
 async def test_a_look_goes_before_a_run_of_a_model_and_waits_behind_a_paused_run_alone(
     one: Replica, database: Database
 ) -> None:
-    """Red when such a run, which takes hours, counts as one that looks through the tree as well."""
+    """Red when such a run, which takes hours, counts as one that looks through the tree as well.
+
+    And when the watcher rests for it, up to a minute after each change: it waits anyway, and loses
+    no work when it gives way.
+    """
     await _live(one)
     watches = _watches(database)
     (watch,) = await watches.take(1)
@@ -300,6 +305,7 @@ async def test_a_look_goes_before_a_run_of_a_model_and_waits_behind_a_paused_run
     assert run.model_id == second.id
 
     assert not await watches.look_waits(watch)
+    assert not await watches.has_whole_run(watch, uuid.uuid4())
     spec = RunSpec(priority=RunPriority.BACKGROUND, trigger=RunTrigger.RECONCILE)
     look = await watches.queue_run(watch, one.ledger, uuid.uuid4(), spec, "t")
     assert (await one.ledger.beat(run)).give_way

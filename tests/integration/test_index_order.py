@@ -238,14 +238,18 @@ async def test_a_bulk_run_gives_way_to_a_scoped_one_and_goes_on(
         await check(services, "tree", "tree")
 
 
+@pytest.mark.parametrize("places", [1, 2])
 async def test_runs_in_the_background_leave_a_place_to_others(
-    roots: Path, sockets: Path, migrated_url: str
+    roots: Path, sockets: Path, migrated_url: str, places: int
 ) -> None:
-    """Q7. Red when they take all places: a run of another workspace waited for hours."""
+    """Q7. Red when they take all places: a run of another workspace waited for hours.
+
+    And what a user waits for has its place beyond these.
+    """
     hook = Hook()
-    names = ["one-", "two-", "three"]
+    names = ["one-", "two-", "three", "four"]
     async with indexing(
-        roots, sockets, migrated_url, embed=hook.app, max_concurrent_runs=2, max_interactive_runs=0
+        roots, sockets, migrated_url, embed=hook.app, max_concurrent_runs=places
     ) as services:
         for name in names:
             write_tree(roots / name, own_py=f"def {name.strip('-')}():\n    return 1\n")
@@ -256,11 +260,13 @@ async def test_runs_in_the_background_leave_a_place_to_others(
         await hook.reached.wait()
 
         run = await services.begin(names[2])
-        await services.wait(run, lambda seen: seen.state == State.STATE_RUNNING)
+        await services.wait(run, lambda seen: seen.state == State.STATE_RUNNING, 20)
+        scoped = await services.begin(names[3], Mode.MODE_SCOPED, paths=["own.py"])
+        await services.wait(scoped, lambda seen: seen.state == State.STATE_RUNNING, 20)
 
         assert [found.state for found in await services.list_runs(names[1])] == [State.STATE_QUEUED]
         hook.go_on.set()
-        ended = [await services.wait(each) for each in (*bulk, run)]
+        ended = [await services.wait(each) for each in (*bulk, run, scoped)]
         assert {each.state for each in ended} == {State.STATE_SUCCEEDED}
 
 

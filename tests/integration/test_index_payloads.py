@@ -14,8 +14,9 @@ import grpc
 import numpy as np
 import pytest
 
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from services.runtime.status import read_rpc_error
-from tests.integration.indexing import Mode, State, indexing
+from tests.integration.indexing import Mode, State, indexing, until
 from tests.integration.io_hooks import IoHook
 from tests.integration.oracle import broken_rules, check
 from tests.integration.samples import edit, write_tree
@@ -312,3 +313,37 @@ async def test_another_number_of_snippets_is_no_answer_to_a_search(
 
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     assert "another number of snippets" in read_rpc_error(caught.value).message
+
+
+async def test_a_file_that_changes_before_io_told_its_rules_is_stored_with_them(
+    services: Indexing, hook: Hook, io_hook: IoHook, roots: Path
+) -> None:
+    """A run embeds what waits while it asks by which rules files are cut.
+
+    Red when a file that turns out to be changed is stored at once: it had no rules.
+    """
+    hook.hold()
+    run = await services.begin("tree")
+    await hook.reached.wait()
+    await services.wait(run, lambda seen: seen.progress.files_parsed == 3)
+    await services.runs.CancelIndexRun(runs_pb2.CancelIndexRunRequest(name=run.name))
+    hook.go_on.set()
+    await services.wait(run)
+    edit(roots / "tree" / "app.py", "json.loads(raw)", "json.loads(raw.strip())")
+    asked = io_hook.calls["ListLanguages"]
+    parsed = io_hook.calls["ParseFiles"]
+    io_hook.hold("ListLanguages")
+
+    run = await services.begin("tree", Mode.MODE_EMBED_ONLY)
+    await until(
+        lambda: io_hook.calls["ListLanguages"] == asked + 2 or io_hook.calls["ParseFiles"] > parsed
+    )
+    io_hook.go_on.set()
+    ended = await services.wait(run)
+
+    assert ended.state == State.STATE_SUCCEEDED
+    connection = await asyncpg.connect(services.url)
+    rules = await connection.fetch("SELECT DISTINCT recipe FROM files")
+    await connection.close()
+    assert len(rules) == 1
+    await check(services, "tree", "tree")

@@ -150,7 +150,7 @@ async def test_marked_blocks_are_not_read_until_they_are_made_anew(corpus: Corpu
     found = [item.mark async for item in compared if item.mark is not None]
     await marks.mark(corpus.workspace.id, found)
     assert await stores.value("SELECT count(*) FROM index_marks") == 1
-    assert await marks.marked_files(corpus.workspace.id) == []
+    assert await marks.marked_files(corpus.workspace.id) == ({}, [])
 
     async with stores.database.transaction() as connection:
         assert await put_back(connection, corpus.workspace.id, ModelId(1)) == []

@@ -118,6 +118,12 @@ _STATES = {
           ON m.workspace_id = q.workspace_id AND m.model_id = q.model_id
         LEFT JOIN workspaces w ON w.id = q.workspace_id AND w.active_model_id = q.model_id
         WHERE n.id IS NULL OR m.model_id IS NULL OR w.id IS NOT NULL""",
+    "a run of a model that is the active one, or none of the workspace's": """
+        SELECT count(*) FROM runs r JOIN workspaces w ON w.id = r.workspace_id
+        LEFT JOIN workspace_models m
+          ON m.workspace_id = r.workspace_id AND m.model_id = r.model_id
+        WHERE r.finished_at IS NULL AND r.model_id IS NOT NULL
+          AND (m.model_id IS NULL OR r.model_id = w.active_model_id)""",
     "an active model that is none of the workspace's": """
         SELECT count(*) FROM workspaces w WHERE active_model_id IS NOT NULL AND NOT EXISTS (
           SELECT 1 FROM workspace_models m

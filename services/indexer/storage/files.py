@@ -74,6 +74,16 @@ class FileStore:
             rows = await connection.fetch(PAGE_OF, workspace_id, after, limit, list(names))
         return list(map(_known_file, rows))
 
+    async def paths(self, workspace_id: WorkspaceId, ids: Sequence[int]) -> list[str]:
+        """Returns the paths of files by their ids, in byte order."""
+        async with self._database.connection() as connection:
+            rows = await connection.fetch(
+                "SELECT path FROM files WHERE workspace_id = $1 AND id = ANY ($2) ORDER BY path",
+                workspace_id,
+                list(ids),
+            )
+        return [row["path"] for row in rows]
+
     async def touch(
         self, run: Run, seen: Mapping[str, Signature], seconds_each: float = 0.0
     ) -> None:

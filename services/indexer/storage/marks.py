@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from services.indexer.model import ClaimedNode, NodeId, ParsedFile
+from services.indexer.model import ClaimedNode, NodeId
 from services.indexer.search.terms import name_terms
 from services.indexer.storage import model_marks, term_index, vector_index
+from services.indexer.storage.model_rows import lock_workspace
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.term_changes import note_changed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     import asyncpg
 
@@ -63,18 +65,13 @@ FROM nodes WHERE workspace_id = $1 AND id IN (
 ORDER BY id FOR UPDATE
 """
 
-_NODES_OF = """
-SELECT f.path, f.digest, n.kind, n.qualified_name, n.start_byte, n.end_byte, n.start_line,
-  n.end_line, n.segments, n.part, n.part_count, n.content_hash, n.generation = f.generation AS new
-FROM files f JOIN nodes n ON n.workspace_id = f.workspace_id AND n.file_id = f.id
-WHERE f.workspace_id = $1 AND f.path = ANY ($2) ORDER BY f.path, n.ordinal
-"""
-
 _SAMPLE = """
 SELECT n.id, n.fence, n.content_hash, f.path, f.digest, n.qualified_name,
-  coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding
+  coalesce(n.segments, ARRAY[n.start_byte, n.end_byte]) AS ranges, v.embedding, t.terms, t.counts,
+  t.length
 FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_id
 JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
+LEFT JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
 WHERE n.workspace_id = $1 AND n.id > $2
   AND (hashint8(n.id) & 65535) < $3 * 65536
 ORDER BY n.id LIMIT $4
@@ -85,6 +82,10 @@ INSERT INTO index_marks (workspace_id, path, node_id, kind)
 SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::text[])
 ON CONFLICT (workspace_id, path, node_id) DO UPDATE SET kind = excluded.kind, created_at = now()
 """
+_CLEAR_FILES = """
+DELETE FROM index_marks m USING unnest($2::text[], $3::timestamptz[]) v (path, created_at)
+WHERE m.workspace_id = $1 AND m.node_id = 0 AND m.path = v.path AND m.created_at = v.created_at
+"""
 
 
 class Disagreement(StrEnum):
@@ -94,7 +95,10 @@ class Disagreement(StrEnum):
     FILE_GONE = "file_gone"
     FILE_MISSING = "file_missing"
     FILE_UNREADABLE = "file_unreadable"
+    FILE_WRONG = "file_wrong"
     NODES_DIFFER = "nodes_differ"
+    PARENTS_WRONG = "parents_wrong"
+    REFERENCES_WRONG = "references_wrong"
     NOT_EMBEDDED_BUT_INDEXED = "not_embedded_but_indexed"
     VECTOR_MISSING = "vector_missing"
     VECTOR_OF_OTHER_TEXT = "vector_of_other_text"
@@ -148,10 +152,16 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class SampledNode:
-    """An embedded node with its vector as the table has it."""
+    """An embedded node with its vector and the terms of its text as the tables have them."""
 
     node: ClaimedNode
     vector: Sequence[float]
+    terms: Sequence[str] | None
+    """None for a node without any."""
+    counts: Sequence[int]
+    """How often each of the terms occurs."""
+    length: int
+    """How often all of them do together."""
 
 
 class MarkStore:
@@ -191,19 +201,6 @@ class MarkStore:
             rows = await model_marks.count_left_over(connection, workspace_id)
         return Mark("", Disagreement.QUEUE_WRONG, nodes=rows) if rows else None
 
-    async def node_rows(
-        self, workspace_id: WorkspaceId, paths: Sequence[str]
-    ) -> dict[str, list[tuple[object, ...]]]:
-        """Returns the nodes of files as `row_of` tells those of a parsed file."""
-        async with self._database.connection() as connection:
-            rows = await connection.fetch(_NODES_OF, workspace_id, list(paths))
-        found: dict[str, list[tuple[object, ...]]] = {path: [] for path in paths}
-        for row in rows:
-            segments = None if row["segments"] is None else tuple(row["segments"])
-            values = (*row.values(),)
-            found[row["path"]].append((*values[2:8], segments, *values[9:]))
-        return found
-
     async def sample(
         self,
         workspace_id: WorkspaceId,
@@ -229,15 +226,22 @@ class MarkStore:
                     ranges=tuple(row["ranges"]),
                 ),
                 row["embedding"].to_list(),
+                row["terms"],
+                row["counts"] or (),
+                row["length"] or 0,
             )
             for row in rows
         ]
 
     async def mark(self, workspace_id: WorkspaceId, marks: Sequence[Mark]) -> None:
-        """Marks rows for a repair run; marking twice is marking once."""
+        """Marks rows for a repair run; marking twice is marking once.
+
+        Waits for one that is putting marked nodes back: what it did not read is not its to clear.
+        """
         rows = {mark.key: mark for mark in marks if mark.model is None}
         vectors = {(mark.model.id, mark.node_id): mark for mark in marks if mark.model is not None}
         async with self._database.transaction() as connection:
+            await lock_workspace(connection, workspace_id)
             await connection.execute(
                 _MARK,
                 workspace_id,
@@ -251,25 +255,33 @@ class MarkStore:
                 [(*key, mark.kind.value) for key, mark in vectors.items()],
             )
 
-    async def marked_files(self, workspace_id: WorkspaceId) -> list[str]:
-        """Returns the files that a repair run is to look at, in order."""
+    async def marked_files(
+        self, workspace_id: WorkspaceId
+    ) -> tuple[dict[str, datetime], list[str]]:
+        """Returns the files that a repair run is to look at, in order, and what it warns of.
+
+        Each comes with the time of its mark.
+        """
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                "SELECT path FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
+                "SELECT path, created_at FROM index_marks WHERE workspace_id = $1 AND node_id = 0 "
                 "ORDER BY path LIMIT $2",
                 workspace_id,
-                MOST_MARKED_FILES,
+                MOST_MARKED_FILES + 1,
             )
-        return [row["path"] for row in rows]
+        files = {row["path"]: row["created_at"] for row in rows[:MOST_MARKED_FILES]}
+        if len(rows) <= MOST_MARKED_FILES:
+            return files, []
+        warning = f"More than {MOST_MARKED_FILES} files are marked: another repair run is needed."
+        return files, [warning]
 
-    async def clear_files(self, workspace_id: WorkspaceId, paths: Sequence[str]) -> None:
-        """Removes marks of files that were looked at."""
+    async def clear_files(
+        self, workspace_id: WorkspaceId, looked_at: Mapping[str, datetime]
+    ) -> None:
+        """Removes marks of files that were looked at, by their times: later ones stay."""
         async with self._database.connection() as connection:
             await connection.execute(
-                "DELETE FROM index_marks "
-                "WHERE workspace_id = $1 AND node_id = 0 AND path = ANY ($2)",
-                workspace_id,
-                list(paths),
+                _CLEAR_FILES, workspace_id, list(looked_at), list(looked_at.values())
             )
 
 
@@ -283,35 +295,15 @@ def _kind_of(row: asyncpg.Record) -> Disagreement | None:
     return None
 
 
-def row_of(file: ParsedFile) -> list[tuple[object, ...]]:
-    """Returns a parsed file's nodes as its rows should be."""
-    return [
-        (
-            node.kind.value,
-            node.qualified_name,
-            node.start_byte,
-            node.end_byte,
-            node.start_line,
-            node.end_line,
-            node.segments,
-            node.part,
-            node.part_count,
-            node.content_hash,
-            True,
-        )
-        for node in file.nodes
-    ]
-
-
 async def put_back(
     connection: Connection, workspace_id: WorkspaceId, model_id: ModelId
 ) -> list[NodeId]:
     """Sends marked nodes back to the queue without vector and terms; returns them, marks cleared.
 
-    Inside a transaction. Nodes whose vector of another model is marked are locked, and left to
-    `model_marks.put_back`. What the cache holds of their texts goes too: it may be what is wrong,
-    save where the terms of their names alone are. Blocks of postings that are marked, and an index
-    over vectors, are not read any more, and made anew after the run.
+    Inside a transaction that has the workspace locked. Nodes whose vector of another model is
+    marked are locked, and left to `model_marks.put_back`. What the cache holds of their texts goes
+    too: it may be what is wrong, save where the terms of their names alone are. Blocks of postings
+    that are marked, and an index over vectors, are not read any more, and made anew after the run.
     """
     await connection.execute(_HOLD_MARKED, workspace_id)
     wholes = await connection.fetch(

@@ -1,13 +1,16 @@
-"""Rows of `model_nodes`: the nodes that a model beside the active one has no vector of yet."""
+"""A workspace's models: found and held, and what waits for those beside the active one."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from services.indexer.model import ModelId
+from services.runtime.errors import NotFoundError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from services.indexer.model import ModelId, NodeId, WorkspaceId
+    from services.indexer.model import NodeId, WorkspaceId
     from services.indexer.storage.database import Connection
 
 LONGEST_SECONDS = 600.0
@@ -29,6 +32,49 @@ _QUEUE_ALL = """
 INSERT INTO model_nodes (workspace_id, model_id, node_id)
 SELECT $1, $2, id FROM nodes WHERE workspace_id = $1 ORDER BY id
 """
+_NAMED = """
+SELECT m.id FROM workspace_models w JOIN models m ON m.id = w.model_id
+JOIN workspaces s ON s.id = w.workspace_id
+WHERE w.workspace_id = $1 AND m.name = $2 AND starts_with(m.fingerprint, $3)
+ORDER BY m.id = s.active_model_id, m.id DESC LIMIT 1
+"""
+"""Of several of one name, which were other weights, the newest that is not active."""
+
+
+async def find_model(
+    connection: Connection, workspace_id: WorkspaceId, name: str, fingerprint: str = ""
+) -> ModelId:
+    """Returns a model of a workspace by its name, and the beginning of its fingerprint.
+
+    Of several with one name, which were other weights, it is the newest that is not active.
+
+    Raises:
+        NotFoundError: the workspace has none.
+    """
+    found = await connection.fetchval(_NAMED, workspace_id, name, fingerprint)
+    if found is None:
+        raise no_model(name)
+    return ModelId(found)
+
+
+async def require_model(
+    connection: Connection, workspace_id: WorkspaceId, model_id: ModelId
+) -> None:
+    """Raises NotFoundError unless a model is one of the workspace's."""
+    if not await connection.fetchval(
+        "SELECT true FROM workspace_models WHERE workspace_id = $1 AND model_id = $2",
+        workspace_id,
+        model_id,
+    ):
+        name = await connection.fetchval("SELECT name FROM models WHERE id = $1", model_id)
+        raise no_model(name or str(model_id))
+
+
+def no_model(name: str) -> NotFoundError:
+    """Returns what is told of a model that the workspace does not have."""
+    return NotFoundError(
+        f"The workspace has no model {name.removeprefix('models/')}.", metadata={"model": name}
+    )
 
 
 async def hold_node_set(connection: Connection, workspace_id: WorkspaceId) -> None:
@@ -38,6 +84,15 @@ async def hold_node_set(connection: Connection, workspace_id: WorkspaceId) -> No
     switches models locks the row against it (`hold_models`), and so sees a set of nodes that stays.
     """
     await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR KEY SHARE", workspace_id)
+
+
+async def lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> None:
+    """Locks a workspace's row against all who do so, but for those who hold its models alone.
+
+    Whoever makes or ends a run does, before it locks the run's row; and whoever marks rows for a
+    repair, or takes marks up.
+    """
+    await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id)
 
 
 async def queue_for_models(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from services.indexer.errors import RequestIdReusedError
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunSpec, RunTrigger, covers
+from services.indexer.storage.model_rows import find_model, require_model
 from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
     MOST_RETRIED_FILES,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from services.indexer.model import WorkspaceId
+    from services.indexer.model import ModelId, WorkspaceId
     from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
@@ -74,12 +75,14 @@ async def create_run(
     Raises:
         RequestIdReusedError: the request id came with another request before.
         StateConflictError: another run is not finished, and the new one may not join or wait.
+        NotFoundError: the workspace was deleted, or has no model that was asked for.
         OverloadedError: too many runs of the workspace wait.
     """
     digest = _digest_of(spec)
     await _lock_workspace(connection, workspace_id)
     if (earlier := await _earlier(connection, workspace_id, request_id, digest)) is not None:
         return earlier, False
+    spec = replace(spec, model_id=await _model_beside(connection, workspace_id, spec))
     unfinished = await connection.fetch(
         f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.finished_at IS NULL "
         "AND r.model_id IS NOT DISTINCT FROM $3 ORDER BY (r.mode = $2) DESC, r.seq DESC",
@@ -126,6 +129,7 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
 
     Raises:
         StateConflictError: the run is not finished.
+        NotFoundError: its model is none of the workspace's any more.
         RequestIdReusedError, OverloadedError: as `create_run`.
     """
     digest = hashlib.sha256(json.dumps(["retry", str(run.id)]).encode()).digest()
@@ -142,6 +146,7 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
     )
     _refuse_too_many(waiting)
     spec = RunSpec(run.mode, run.exclude, run.paths, priority=run.priority, model_id=run.model_id)
+    spec = replace(spec, model_id=await _model_beside(connection, run.workspace_id, spec))
     paths = await failed_files(connection, run)
     if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES or run.model_id is not None:
         # What is left is not known, or too much to name: the same run again finds it.
@@ -199,6 +204,25 @@ async def _lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> 
         raise NotFoundError("The workspace was deleted meanwhile.")
 
 
+async def _model_beside(
+    connection: Connection, workspace_id: WorkspaceId, spec: RunSpec
+) -> ModelId | None:
+    """Returns the model that a run is to embed with, None for the active one.
+
+    The workspace is locked: no switch comes between this and the new run. Raises NotFoundError.
+    """
+    if spec.model:
+        wanted = await find_model(connection, workspace_id, spec.model)
+    elif spec.model_id is not None:
+        await require_model(connection, workspace_id, wanted := spec.model_id)
+    else:
+        return None
+    active = await connection.fetchval(
+        "SELECT active_model_id FROM workspaces WHERE id = $1", workspace_id
+    )
+    return None if wanted == active else wanted
+
+
 async def _earlier(
     connection: Connection, workspace_id: WorkspaceId, request_id: UUID, digest: bytes
 ) -> Run | None:
@@ -224,6 +248,6 @@ def _refuse_too_many(waiting: int) -> None:
 
 def _digest_of(spec: RunSpec) -> bytes:
     words = [spec.mode, spec.exclude, spec.paths, spec.node_ids, spec.priority]
-    if spec.model_id is not None:
-        words.append(spec.model_id)
+    if spec.model:
+        words.append(spec.model)
     return hashlib.sha256(json.dumps(words).encode()).digest()

@@ -117,11 +117,6 @@ WHERE workspace_id = $1 AND id = $2 AND finished_at IS NULL
 """
 
 
-async def lock_workspace(connection: Connection, workspace_id: int) -> None:
-    """Locks a workspace's row, which whoever ends a run does before it locks the run's."""
-    await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id)
-
-
 async def release_nodes(connection: Connection, run: Run) -> None:
     """Gives back what the run's owner has a lease on; one run writes a workspace at a time."""
     await connection.execute(_RELEASE.format(**queue_of(run)), run.workspace_id)

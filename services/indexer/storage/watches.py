@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from services.indexer.errors import LeaseLostError
 from services.indexer.model import Tree, WatchState, WorkspaceId
 from services.indexer.run_spec import IfRunning
+from services.indexer.storage.run_rows import held_up
 from services.indexer.transitions import FINISHED_RUN_STATES
 
 if TYPE_CHECKING:
@@ -56,10 +57,14 @@ FROM runs r
 WHERE h.workspace_id = $1 AND h.fence = $2 AND h.owner IS NOT NULL
   AND r.workspace_id = $1 AND r.id = $3
 """
-WHOLE_UNFINISHED = """
-SELECT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
-  AND mode NOT IN ('scoped', 'repair') AND id <> $2 AND state <> 'paused')
+WHOLE_UNFINISHED = f"""
+SELECT EXISTS (SELECT 1 FROM runs r WHERE workspace_id = $1 AND finished_at IS NULL
+  AND mode NOT IN ('scoped', 'repair') AND model_id IS NULL AND id <> $2 AND state <> 'paused'
+  AND NOT (state = 'queued' AND {held_up("r")}))
 """
+"""Which loses work to each run that goes before it, as its scan begins again. One of a model beside
+the active one loses none, and one that a paused one holds up cannot be taken."""
+
 LOOK_WAITS = """
 SELECT EXISTS (SELECT 1 FROM runs WHERE workspace_id = $1 AND finished_at IS NULL
   AND model_id IS NULL AND (mode NOT IN ('scoped', 'repair') OR state = 'paused'))

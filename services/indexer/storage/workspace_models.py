@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING
 
 from services.indexer.model import ModelId, RegisteredModel, WorkspaceModel
 from services.indexer.storage.database import retry_transient
-from services.indexer.storage.model_rows import LONGEST_SECONDS, hold_models
+from services.indexer.storage.model_rows import (
+    LONGEST_SECONDS,
+    find_model,
+    hold_models,
+    no_model,
+    require_model,
+)
 from services.indexer.storage.model_switch import drop, switch, take_in, would_be_lost
 from services.indexer.storage.partitions import vectors_table
-from services.runtime.errors import NotFoundError, StateConflictError
+from services.runtime.errors import StateConflictError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -61,13 +67,6 @@ UPDATE model_nodes SET status = 'pending', attempt = 0, crash_count = 0, availab
   error_reason = NULL, error_message = NULL, updated_at = now(), status_since = now()
 WHERE workspace_id = $1 AND model_id = $2 AND status = 'failed'
 """
-_NAMED = """
-SELECT m.id FROM workspace_models w JOIN models m ON m.id = w.model_id
-JOIN workspaces s ON s.id = w.workspace_id
-WHERE w.workspace_id = $1 AND m.name = $2 AND starts_with(m.fingerprint, $3)
-ORDER BY m.id = s.active_model_id, m.id DESC LIMIT 1
-"""
-"""Of several of one name, which were other weights, the newest that is not active."""
 
 
 class WorkspaceModels:
@@ -84,6 +83,7 @@ class WorkspaceModels:
 
         Raises:
             StateConflictError: the workspace was never indexed.
+            OverloadedError: too many of its runs wait.
         """
 
         async def work() -> None:
@@ -97,9 +97,12 @@ class WorkspaceModels:
                 if active == model.id:
                     return
                 if not await take_in(connection, workspace.id, model.id):
-                    await connection.execute(
+                    retried = await connection.execute(
                         _TRY_AGAIN, workspace.id, model.id, timeout=LONGEST_SECONDS
                     )
+                    if retried != "UPDATE 0":
+                        await self._ledger.queue_embedding(connection, workspace.id, model.id)
+                        return
                 await self._ledger.queue_model_run(connection, workspace.id, model.id)
 
         await retry_transient(work)
@@ -129,7 +132,7 @@ class WorkspaceModels:
         self, connection: Connection, workspace: Workspace, model_id: ModelId, *, force: bool
     ) -> None:
         active = await hold_models(connection, workspace.id)
-        await self._held(connection, workspace, model_id)
+        await require_model(connection, workspace.id, model_id)
         if active != model_id:
             lost = await would_be_lost(connection, workspace.id, model_id)
             if lost and not force:
@@ -157,7 +160,7 @@ class WorkspaceModels:
         async def work() -> None:
             async with self._database.transaction() as connection:
                 active = await hold_models(connection, workspace.id)
-                await self._held(connection, workspace, model_id)
+                await require_model(connection, workspace.id, model_id)
                 if active == model_id:
                     raise StateConflictError(
                         "Search uses this model; activate another one first.",
@@ -178,17 +181,14 @@ class WorkspaceModels:
             NotFoundError: the workspace has none.
         """
         async with self._database.connection() as connection:
-            found = await connection.fetchval(_NAMED, workspace.id, name, fingerprint)
-        if found is None:
-            raise _not_found(workspace, name)
-        return ModelId(found)
+            return await find_model(connection, workspace.id, name, fingerprint)
 
     async def get(self, workspace: Workspace, model_id: ModelId) -> WorkspaceModel:
         """Returns one model of a workspace. Raises NotFoundError."""
         async with self._database.connection() as connection:
             row = await connection.fetchrow(f"{_SELECT} AND m.id = $2", workspace.id, model_id)
             if row is None:
-                raise _not_found(workspace, str(model_id))
+                raise no_model(str(model_id))
             return await _counted(connection, workspace, row)
 
     async def page(self, workspace: Workspace, after: int, limit: int) -> list[WorkspaceModel]:
@@ -202,21 +202,6 @@ class WorkspaceModels:
         async with self._database.connection() as connection:
             rows = await connection.fetch(_BESIDE, workspace.id)
         return [model_of(row) for row in rows]
-
-    async def _held(self, connection: Connection, workspace: Workspace, model_id: ModelId) -> None:
-        if not await connection.fetchval(
-            "SELECT true FROM workspace_models WHERE workspace_id = $1 AND model_id = $2",
-            workspace.id,
-            model_id,
-        ):
-            raise _not_found(workspace, str(model_id))
-
-
-def _not_found(workspace: Workspace, model: str) -> NotFoundError:
-    return NotFoundError(
-        f"Workspace {workspace.name} has no model {model.removeprefix('models/')}.",
-        metadata={"resource": f"workspaces/{workspace.name}", "model": model},
-    )
 
 
 async def _counted(

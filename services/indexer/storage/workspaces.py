@@ -205,6 +205,7 @@ class WorkspaceStore:
                 return
             await ledger.hold(connection, run)
             await take_in(connection, run.workspace_id, model.id)
+            await ledger.end_model_runs(connection, run.workspace_id, model.id)
             await switch(connection, run.workspace_id, None, model.id)
             if current is not None:
                 await drop(connection, run.workspace_id, current)

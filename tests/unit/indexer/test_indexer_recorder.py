@@ -16,6 +16,7 @@ _WRITERS = re.compile(r"storage/run_\w+\.py$")
 _MAY_IMPORT = {
     "services/indexer/storage/nodes.py": {"run_rows", "run_scope"},
     "services/indexer/storage/model_queue.py": {"run_rows", "run_scope"},
+    "services/indexer/storage/watches.py": {"run_rows"},
     "services/indexer/app.py": {"run_retention"},
 }
 """Who reads the ledger's constants to join its tables."""

@@ -1,0 +1,71 @@
+"""What a scan finds to be gone costs little memory, however much it is."""
+
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+from services.indexer.io_client import IoClient
+from services.indexer.patience import Patience
+from services.indexer.tree_diff import TreeDiff
+from services.io.app import IoApp
+from services.io.settings import IoSettings
+from services.runtime.channel import connect
+from tests.integration.indexing import Service
+from tests.integration.replicas import replica, workspace_with_model
+from tests.integration.samples import write_tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from services.indexer.storage.database import Database
+
+_FILES = 30_000
+_FILL = """
+INSERT INTO files (workspace_id, path, state, digest, recipe, language, line_count, size,
+  mtime_ns, ctime_ns, inode, settled)
+SELECT 1, 'gone/' || repeat('folder/', 10) || i || '.py', 'indexed',
+  decode(repeat('00', 32), 'hex'), 'r', 'python', 1, 1, 1, 1, 1, true FROM generate_series(1, $1) i
+"""
+
+
+async def test_files_that_are_gone_are_held_by_their_ids(
+    roots: Path, sockets: Path, database: Database
+) -> None:
+    """Red with a list of their paths: 4.5 MB for these, and half a megabyte with ids."""
+    stores = replica(database)
+    workspace, _ = await workspace_with_model(stores)
+    write_tree(roots / "tree")
+    await stores.value(_FILL + " RETURNING 1", _FILES)
+    await stores.queue(workspace)
+    run = await stores.take()
+    settings = IoSettings(listen=f"unix:{sockets}/io", roots=f"trees={roots}", parse_workers=1)
+    service = Service(settings, lambda: IoApp(settings))
+    await service.start()
+    sent: list[Any] = []
+
+    async def send(files: Any) -> None:
+        sent.extend(files)
+
+    async with connect(settings.listen) as channel:
+        diff = TreeDiff(
+            run,
+            workspace.tree,
+            "r",
+            None,
+            io=IoClient(channel, 60.0),
+            files=stores.files,
+            ledger=stores.ledger,
+            patience=Patience(60.0),
+            batch_files=32,
+            send=send,
+        )
+        tracemalloc.start()
+        result = await diff.find()
+        held_bytes, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    await service.stop()
+
+    assert len(sent) == 3
+    assert len(result.gone) == _FILES
+    assert held_bytes < 50 * _FILES
