@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -9,6 +10,11 @@ import pytest
 # The workers of a run share the cores. Torch would start as many threads as there are cores in each
 # of them and wait for them spinning, which takes three times as long. Services inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A run that a shell started in the background ignores Ctrl+C, and so would all that tests start and
+# interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before they are imported: a helper that fails says what it compared.
 pytest.register_assert_rewrite("tests.support", "tests.integration", "tests.faults", "tests.system")
