@@ -1,32 +1,31 @@
 """How quickly runs are queued and steered while the model is busy, and what a scope saves.
 
+The services are processes. A bulk run with the real model is steered, which nothing else of the
+machine waits for; scopes are compared with the model that hashes.
+
 `python -m tests.bench.indexer_runs`; the last line is JSON.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
-import tempfile
 import time
-from contextlib import asynccontextmanager
-from pathlib import Path
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from services.indexer.storage.database import Database
-from services.indexer.storage.migrate import migrate
-from services.runtime import log
-from tests.bench.figures import figure, say
-from tests.integration.indexing import Mode, State, indexing
+from lodestone.indexer.v1 import index_run_service_pb2_grpc as runs_grpc
+from tests.bench.figures import figure, print_measured, say
+from tests.bench.indexer_rig import running
 from tests.integration.samples import edit, write_many
-from tests.support import postgres
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
-    from tests.integration.indexing import Indexing
+    from tests.bench.indexer_rig import Rig
+    from tests.faults.cluster import Caller
 
 _CALLS = 200
 _BULK_NODES = 20_000
@@ -34,20 +33,19 @@ _ROUNDS = 5
 _P99_GOAL_SECONDS = 0.1
 _PAUSE_GOAL_SECONDS = 5.0
 _SCOPED_GOAL = 1.0
+_RUN_SECONDS = 600.0
+_MODE = runs_pb2.IndexRun.Mode
+_JOIN = runs_pb2.CreateIndexRunRequest.IfRunning.IF_RUNNING_JOIN
 
 
 def measure(scratch: Path) -> dict[str, dict[str, Any]]:
     """Returns the figures; `scratch` is an empty folder."""
-    log.configure("indexer", "error", "json")
-    with postgres.running() as server:
-        url = server.create()
-        return asyncio.run(_measure(scratch, url))
-
-
-async def _measure(scratch: Path, url: str) -> dict[str, dict[str, Any]]:
-    async with _services(scratch, url) as services:
-        p99, pause = await _steer_beside_bulk(services)
-        ratio, claim_ratio = await _compare_scoped(services)
+    write_many(scratch / "bulk", _BULK_NODES)
+    write_many(scratch / "small", 50)
+    with running(scratch, model="minilm") as rig:
+        p99, pause = _asked(rig, _steer_beside_bulk)
+    with running(scratch) as rig:
+        ratio, claim_ratio = _asked(rig, _compare_scoped)
     return {
         "create_run_p99_seconds_model_busy": figure(
             p99, _P99_GOAL_SECONDS, met=p99 <= _P99_GOAL_SECONDS
@@ -60,59 +58,73 @@ async def _measure(scratch: Path, url: str) -> dict[str, dict[str, Any]]:
     }
 
 
-@asynccontextmanager
-async def _services(scratch: Path, url: str) -> AsyncIterator[Indexing]:
-    database = Database(url, connections=2, timeout_seconds=30)
-    await database.open()
-    await migrate(database, url)
-    await database.close()
-    roots = scratch / "trees"
-    write_many(roots / "bulk", _BULK_NODES)
-    write_many(roots / "small", 50)
-    with tempfile.TemporaryDirectory(prefix="ls-") as sockets:
-        async with indexing(roots, Path(sockets), url) as services:
-            await services.create("bulk", "bulk")
-            await services.create("small", "small")
-            yield services
+def _asked(
+    rig: Rig, ask: Callable[[Rig, Caller], Awaitable[tuple[float, float]]]
+) -> tuple[float, float]:
+    """Returns what is measured of services that know both workspaces."""
+
+    async def work() -> tuple[float, float]:
+        async with rig.caller() as calls:
+            await calls.create("bulk", "bulk")
+            await calls.create("small", "small")
+            return await ask(rig, calls)
+
+    return asyncio.run(work())
 
 
-async def _steer_beside_bulk(services: Indexing) -> tuple[float, float]:
+async def _begin(calls: Caller, workspace: str, **fields: Any) -> runs_pb2.IndexRun:
+    request = runs_pb2.CreateIndexRunRequest(
+        parent=f"workspaces/{workspace}", request_id=str(uuid.uuid4()), **fields
+    )
+    response: runs_pb2.CreateIndexRunResponse = await _runs(calls).CreateIndexRun(request)
+    return response.index_run
+
+
+def _runs(calls: Caller) -> Any:
+    return runs_grpc.IndexRunServiceStub(calls.channels[0])
+
+
+async def _steer_beside_bulk(_rig: Rig, calls: Caller) -> tuple[float, float]:
     """Returns the p99 of queueing a run beside a bulk one, and the time that it takes to pause."""
-    bulk = await services.begin("bulk")
-    await services.wait(bulk, lambda seen: seen.progress.forwards > 0)
+    bulk = await _begin(calls, "bulk")
+    await calls.wait(bulk, lambda row: row["forwards"] > 0, _RUN_SECONDS)
     took: list[float] = []
     for _ in range(_CALLS):
         started = time.perf_counter()
-        await services.begin("small", if_running=_JOIN)
+        await _begin(calls, "small", if_running=_JOIN)
         took.append(time.perf_counter() - started)
     p99 = sorted(took)[int(len(took) * 0.99) - 1]
     say(f"queueing a run beside a bulk one: p50 {statistics.median(took):.4f} s, p99 {p99:.4f} s")
     started = time.perf_counter()
-    await services.runs.PauseIndexRun(runs_pb2.PauseIndexRunRequest(name=bulk.name))
-    await services.wait(bulk, lambda seen: seen.state == State.STATE_PAUSED)
+    await _runs(calls).PauseIndexRun(runs_pb2.PauseIndexRunRequest(name=bulk.name))
+    await calls.wait(bulk, lambda row: row["state"] == "paused")
     pause = time.perf_counter() - started
     say(f"a bulk run paused in {pause:.2f} s")
-    await services.runs.ResumeIndexRun(runs_pb2.ResumeIndexRunRequest(name=bulk.name))
-    await services.wait(bulk, timeout_seconds=600)
     return p99, pause
 
 
-async def _compare_scoped(services: Indexing) -> tuple[float, float]:
+async def _compare_scoped(rig: Rig, calls: Caller) -> tuple[float, float]:
     """Returns the time of a scoped run over one edited file as a ratio to an incremental one's."""
-    path = services.roots / "bulk" / "part_000500.py"
+    path = rig.roots / "bulk" / "part_000500.py"
     scoped: list[float] = []
     whole: list[float] = []
-    forwards = 0.0
+    forwards = 0
+
+    async def run(**fields: Any) -> tuple[float, int]:
+        started = time.perf_counter()
+        row = await calls.wait(await _begin(calls, "bulk", **fields), timeout_seconds=_RUN_SECONDS)
+        assert row["state"] == "succeeded", dict(row)
+        return time.perf_counter() - started, row["forwards"]
+
+    await run()
     for number in range(_ROUNDS):
         edit(path, "total = value + 500\n", f"total = value + 500\n    total += {number}\n")
-        started = time.perf_counter()
-        run = await services.run("bulk", Mode.MODE_SCOPED, paths=[path.name])
-        scoped.append(time.perf_counter() - started)
-        forwards = max(forwards, run.progress.forwards)
+        seconds, forwarded = await run(mode=_MODE.MODE_SCOPED, paths=[path.name])
+        scoped.append(seconds)
+        forwards = max(forwards, forwarded)
         edit(path, "total = value + 501\n", f"total = value + 501\n    total += {number}\n")
-        started = time.perf_counter()
-        await services.run("bulk")
-        whole.append(time.perf_counter() - started)
+        seconds, _ = await run()
+        whole.append(seconds)
     ratio = statistics.median(scoped) / statistics.median(whole)
     say(
         f"one edited file: scoped {statistics.median(scoped):.3f} s, "
@@ -121,9 +133,5 @@ async def _compare_scoped(services: Indexing) -> tuple[float, float]:
     return ratio, forwards
 
 
-_JOIN = runs_pb2.CreateIndexRunRequest.IfRunning.IF_RUNNING_JOIN
-
-
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        print(json.dumps(measure(Path(folder))))  # noqa: T201 - the result
+    print_measured(measure)
