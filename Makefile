@@ -66,11 +66,12 @@ build/.tools:
 	  && { apt-get update -q && apt-get install -y -q --no-install-recommends strace prometheus || true; }; } || true
 	@touch $@
 
-# Most tests wait for services more than they work: three processes keep two cores busy, which two
-# leave idle for half the time. The tests of a file stay together, as they share a server, a cluster
-# or a converted model. Files are taken as they are found: the many short ones of `unit` come last,
-# so that all processes end together.
-TEST_WORKERS ?= 3
+# Most tests wait for services more than they work: two processes take half the time of one, and a
+# third saves a fifth more on two cores, but tests that time something then wait for each other. The
+# tests of a file stay together, as they share a server, a cluster or a converted model. Files are
+# taken as they are found: the many short ones of `unit` come last, so that all processes end
+# together.
+TEST_WORKERS ?= 2
 SHARED_OUT := --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: test test-fast
