@@ -212,17 +212,21 @@ def _ask(server: Prometheus, told: Told, again: Callable[[], object]) -> None:
     for query in (*promql.rule_queries(), *promql.scaler_queries()):
         queries |= set(alert_operands(query.expr))
 
-    def asked() -> bool:
-        again()
+    def ask() -> bool:
         told.answers.update(
             {expr: server.query(expr) for expr in queries if not has_data(told, expr)}
         )
         return all(has_data(told, expr) for expr in queries)
 
+    def asked() -> bool:
+        again()
+        return ask()
+
     with suppress(AssertionError):  # the tests say which has none
         wait_until(asked, 40, "every query has data")
     with suppress(AssertionError):  # the last work ended with a restart
         wait_until(partial(_all_up, server), 20, "all targets are scraped again")
+    ask()  # gauges of who had just been restarted whenever they were asked
     told.answers["ALERTS"] = server.query('ALERTS{alertstate="firing"}')
     told.targets = server.targets()
     told.rule_errors = server.rule_errors()
