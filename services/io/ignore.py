@@ -23,9 +23,8 @@ _PLAIN = re.compile(r"[^*?\[\]\\]+")
 _SUFFIX = re.compile(r"\*(\.[^*?\[\]\\/]+)")
 _LITERAL = re.compile(r"(?:[^*?\[\\]|\\.)*", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_AFTER_LITERAL = re.compile(r"[^*?\[\\]*[^*?\[\\/]\*\*+")
-"""The start of a glob whose first wildcard is a `**` in the midst of a part: git takes off what is
-literal before it matches, so that there it stands for folders too."""
+_BEFORE_WILDCARD = re.compile(r"[^*?\[\\]*")
+_STARS_WITHIN_PART = re.compile(r"[^/*]\*\*+/")
 _POSIX_CLASS = re.compile(r"\[:([^\]]*):\]")
 _POSIX_CLASSES = {
     "alpha": "a-zA-Z", "digit": "0-9", "alnum": "a-zA-Z0-9", "upper": "A-Z", "lower": "a-z",
@@ -152,7 +151,7 @@ def _filter_of(rules: Iterable[_Rule]) -> NameFilter:
     for rule in rules:
         # A bracket may hold a `/`, which matches none, and a `**/` within a part one or none: then
         # no part of the glob is one by itself.
-        is_whole = "[" in rule.glob or _AFTER_LITERAL.match(rule.glob)
+        is_whole = "[" in rule.glob or _STARS_WITHIN_PART.search(rule.glob)
         last = rule.glob if is_whole else rule.glob.rpartition("/")[2]
         if _PLAIN.fullmatch(last):
             names.add(last)
@@ -215,10 +214,14 @@ def glob_regex(glob: str) -> re.Pattern[str] | None:
     """
     tokens: list[str] = []
     position = 0
+    literal = _BEFORE_WILDCARD.match(glob)
+    assert literal is not None  # it matches the empty text
     while position < len(glob):
         character = glob[position]
         if character == "*":
-            token, position = _stars(glob, position)
+            # git takes off what is literal before it matches: what follows starts a part to it.
+            starts_part = position == literal.end() or glob[position - 1] == "/"
+            token, position = _stars(glob, position, starts_part=starts_part)
         elif character == "?":
             token, position = "[^/]", position + 1
         elif character == "[":
@@ -243,13 +246,12 @@ _STAR = "[^/]*"
 _FOLDERS = "(?:[^/]*+/)*"
 
 
-def _stars(glob: str, position: int) -> tuple[str, int]:
+def _stars(glob: str, position: int, *, starts_part: bool) -> tuple[str, int]:
     """Returns the expression of the stars at `position` and where they end."""
     end = position
     while end < len(glob) and glob[end] == "*":
         end += 1
-    crosses = position == 0 or glob[position - 1] == "/" or _AFTER_LITERAL.fullmatch(glob, 0, end)
-    if end - position >= 2 and crosses:
+    if end - position >= 2 and starts_part:
         if end == len(glob):
             return ".*", end
         if glob[end] == "/":

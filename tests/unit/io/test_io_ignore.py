@@ -132,8 +132,17 @@ def test_patterns_match_as_in_git(
 
 @pytest.mark.timeout(20)
 def test_a_hostile_ignore_file_cannot_hold_a_scan(tmp_path: Path) -> None:
-    """Each star as `[^/]*` tries every way to share the name among them: red, it never ends."""
-    lines = ["*a" * 40 + "*b", "**/a*/" * 40 + "b", "[^/]" + "*a" * 60 + "?b", "**" * 50 + "b"]
+    """Each star as `[^/]*` tries every way to share the name among them: red, it never ends.
+
+    Red too when what stands before each star is looked at from the start of its line.
+    """
+    lines = [
+        "a" * 100_000 + "*b" * 30_000,
+        "*a" * 40 + "*b",
+        "**/a*/" * 40 + "b",
+        "[^/]" + "*a" * 60 + "?b",
+        "**" * 50 + "b",
+    ]
     place = tmp_path.joinpath(*["a" * 60] * 40)
     place.mkdir(parents=True)
     (place / ("a" * 250)).write_text("x")
