@@ -324,9 +324,8 @@ class Embedder:
             return
         ready = [node for node in nodes if node.content_hash in contents]
         done = await self._nodes.complete(self._run, self._model.id, contents, ready, seconds)
-        if done.nodes_embedded + done.nodes_reused < len(
-            ready
-        ):  # what is still claimed, as a repair forgot its text, goes back
+        if done.nodes_embedded + done.nodes_reused < len(ready):
+            # What is still claimed, as a repair forgot its text, goes back.
             await self._nodes.release(self._run, ready)
         metrics.FORWARDS.inc(done.forwards)
         metrics.NODES.labels("embedded").inc(done.nodes_embedded)

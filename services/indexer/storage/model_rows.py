@@ -86,13 +86,16 @@ async def hold_node_set(connection: Connection, workspace_id: WorkspaceId) -> No
     await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR KEY SHARE", workspace_id)
 
 
-async def lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> None:
+async def lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> bool:
     """Locks a workspace's row against all who do so, but for those who hold its models alone.
 
     Whoever makes or ends a run does, before it locks the run's row; and whoever marks rows for a
-    repair, or takes marks up.
+    repair, or takes marks up. Returns whether the workspace is there.
     """
-    await connection.execute("SELECT FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id)
+    found = await connection.fetchval(
+        "SELECT true FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id
+    )
+    return found is not None
 
 
 async def queue_for_models(

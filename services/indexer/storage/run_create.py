@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from services.indexer.errors import RequestIdReusedError
 from services.indexer.run import RunMode
 from services.indexer.run_spec import IfRunning, RunSpec, RunTrigger, covers
-from services.indexer.storage.model_rows import find_model, require_model
+from services.indexer.storage.model_rows import find_model, lock_workspace, require_model
 from services.indexer.storage.run_rows import SELECT_RUNS, run_of
 from services.indexer.storage.run_scope import (
     MOST_RETRIED_FILES,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from uuid import UUID
 
-    from services.indexer.model import ModelId, WorkspaceId
+    from services.indexer.model import WorkspaceId
     from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
@@ -79,10 +79,10 @@ async def create_run(
         OverloadedError: too many runs of the workspace wait.
     """
     digest = _digest_of(spec)
-    await _lock_workspace(connection, workspace_id)
+    await _let_in(connection, workspace_id)
     if (earlier := await _earlier(connection, workspace_id, request_id, digest)) is not None:
         return earlier, False
-    spec = replace(spec, model_id=await _model_beside(connection, workspace_id, spec))
+    spec = await _with_model(connection, workspace_id, spec)
     unfinished = await connection.fetch(
         f"{SELECT_RUNS} WHERE r.workspace_id = $1 AND r.finished_at IS NULL "
         "AND r.model_id IS NOT DISTINCT FROM $3 ORDER BY (r.mode = $2) DESC, r.seq DESC",
@@ -133,7 +133,7 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
         RequestIdReusedError, OverloadedError: as `create_run`.
     """
     digest = hashlib.sha256(json.dumps(["retry", str(run.id)]).encode()).digest()
-    await _lock_workspace(connection, run.workspace_id)
+    await _let_in(connection, run.workspace_id)
     if (earlier := await _earlier(connection, run.workspace_id, request_id, digest)) is not None:
         return earlier, False
     if run.finished_at is None:
@@ -146,7 +146,7 @@ async def create_retry(connection: Connection, run: Run, request_id: UUID) -> tu
     )
     _refuse_too_many(waiting)
     spec = RunSpec(run.mode, run.exclude, run.paths, priority=run.priority, model_id=run.model_id)
-    spec = replace(spec, model_id=await _model_beside(connection, run.workspace_id, spec))
+    spec = await _with_model(connection, run.workspace_id, spec)
     paths = await failed_files(connection, run)
     if not run.nodes_total_final or len(paths) > MOST_RETRIED_FILES or run.model_id is not None:
         # What is left is not known, or too much to name: the same run again finds it.
@@ -195,19 +195,14 @@ async def _insert(
     return run_of(row)
 
 
-async def _lock_workspace(connection: Connection, workspace_id: WorkspaceId) -> None:
-    """Lets in one creator at a time per workspace: the row is the lock."""
-    held = await connection.fetchval(
-        "SELECT true FROM workspaces WHERE id = $1 FOR NO KEY UPDATE", workspace_id
-    )
-    if not held:
+async def _let_in(connection: Connection, workspace_id: WorkspaceId) -> None:
+    """Lets in one creator at a time per workspace."""
+    if not await lock_workspace(connection, workspace_id):
         raise NotFoundError("The workspace was deleted meanwhile.")
 
 
-async def _model_beside(
-    connection: Connection, workspace_id: WorkspaceId, spec: RunSpec
-) -> ModelId | None:
-    """Returns the model that a run is to embed with, None for the active one.
+async def _with_model(connection: Connection, workspace_id: WorkspaceId, spec: RunSpec) -> RunSpec:
+    """Returns what a run is to do with the model that it names looked up, None for the active one.
 
     The workspace is locked: no switch comes between this and the new run. Raises NotFoundError.
     """
@@ -216,11 +211,11 @@ async def _model_beside(
     elif spec.model_id is not None:
         await require_model(connection, workspace_id, wanted := spec.model_id)
     else:
-        return None
+        return spec
     active = await connection.fetchval(
         "SELECT active_model_id FROM workspaces WHERE id = $1", workspace_id
     )
-    return None if wanted == active else wanted
+    return replace(spec, model_id=None if wanted == active else wanted)
 
 
 async def _earlier(
