@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from services.indexer.storage.workspace_models import WorkspaceModels
 from services.indexer.storage.workspaces import WorkspaceStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from services.indexer.model import ClaimedNode, RegisteredModel, Workspace
     from services.indexer.run import Run
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 DIMENSIONS = 4
 MODEL = EmbedModel("models/test", "f" * 64, DIMENSIONS, 256, 64)
 LEASE_SECONDS = 30.0
+_WAITING = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 @dataclass
@@ -83,6 +88,18 @@ class Replica:
         """Returns one value of the database."""
         async with self.database.connection() as connection:
             return await connection.fetchval(sql, *arguments)
+
+
+async def until_waiting(
+    ask: Callable[[str], Awaitable[int]], callers: int = 1, unless: Callable[[], bool] | None = None
+) -> None:
+    """Waits until as many connections wait for another's lock, or `unless` is true.
+
+    `ask` returns a value of the database.
+    """
+    async with asyncio.timeout(10):
+        while not (unless and unless()) and await ask(_WAITING) < callers:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 def replica(database: Database) -> Replica:

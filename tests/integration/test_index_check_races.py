@@ -11,17 +11,19 @@ from services.indexer.run import RunMode
 from services.indexer.storage import marks as marks_module
 from services.indexer.storage.marks import Disagreement, Mark, MarkStore
 from services.indexer.storage.term_changes import note_changed
-from tests.integration.replicas import Replica, parsed_file, replica, workspace_with_model
+from tests.integration.replicas import (
+    Replica,
+    parsed_file,
+    replica,
+    until_waiting,
+    workspace_with_model,
+)
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel, Workspace
     from services.indexer.storage.database import Database
 
-_WAITS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
 _NODE = "SELECT id FROM nodes WHERE qualified_name = $1"
 
 
@@ -56,9 +58,7 @@ async def test_a_node_that_is_marked_while_others_are_put_back_stays_marked(
     async def note_and_mark(*arguments: Any) -> None:
         await note_changed(*arguments)
         late.append(asyncio.create_task(marks.mark(workspace.id, [second])))
-        async with asyncio.timeout(20):
-            while not late[0].done() and not await one.value(_WAITS):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until_waiting(one.value, unless=late[0].done)
 
     monkeypatch.setattr(marks_module, "note_changed", note_and_mark)
     await one.queue(workspace, RunMode.REPAIR)

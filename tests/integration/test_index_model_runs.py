@@ -15,7 +15,14 @@ from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
 from services.indexer.model import Failure
 from services.runtime.errors import NotFoundError
 from tests.integration.indexing import Mode
-from tests.integration.replicas import MODEL, Replica, parsed_file, replica, workspace_with_model
+from tests.integration.replicas import (
+    MODEL,
+    Replica,
+    parsed_file,
+    replica,
+    until_waiting,
+    workspace_with_model,
+)
 from tests.integration.two_models import SMALL, TREE, add_small, maintenance, runs_ended, two_models
 from tests.support.invariants import broken_rules
 
@@ -29,10 +36,6 @@ if TYPE_CHECKING:
 
 _SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64, dimensions=8)
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
-_WAITS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
 
 
 @pytest.fixture
@@ -142,9 +145,9 @@ async def test_a_model_that_is_named_is_looked_up_when_its_run_is_made(
                         models_pb2.ActivateWorkspaceModelRequest(parent=TREE, model=SMALL)
                     )
                 )
-                await _until_waiting(connection, 1)
+                await until_waiting(connection.fetchval)
                 creation = asyncio.ensure_future(services.runs.CreateIndexRun(request))
-                await _until_waiting(connection, 2)
+                await until_waiting(connection.fetchval, 2)
         finally:
             await connection.close()
         await switch
@@ -155,9 +158,3 @@ async def test_a_model_that_is_named_is_looked_up_when_its_run_is_made(
         assert (again.created, again.index_run.name) == (False, run.name)
         await services.wait(run)
         assert await broken_rules(services.url) == []
-
-
-async def _until_waiting(connection: asyncpg.Connection, callers: int) -> None:
-    async with asyncio.timeout(20):
-        while await connection.fetchval(_WAITS) < callers:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

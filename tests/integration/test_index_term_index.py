@@ -15,12 +15,12 @@ from services.indexer.storage import search, term_blocks
 from services.indexer.storage.search import PASSING, SearchStore, _filter_sql
 from services.indexer.storage.term_blocks import READ, TermBlocks
 from services.indexer.storage.term_index import spans_of
+from tests.integration.replicas import until_waiting
 from tests.integration.term_corpus import FILES, Corpus, filled, index, same
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
-    from tests.integration.replicas import Replica
 
 _ALL = SearchFilter()
 _FILL = """
@@ -161,7 +161,7 @@ async def test_what_changes_while_blocks_are_made_stays_noted(corpus: Corpus) ->
     async with stores.database.transaction() as connection:
         await connection.execute("LOCK TABLE term_blocks IN SHARE MODE")
         making = asyncio.create_task(index(corpus).step())
-        await _until_one_waits(stores)
+        await until_waiting(stores.value)
         await corpus.write(["late.py"])
         await corpus.remove(["f5.py"])
     assert await making == 1
@@ -305,12 +305,3 @@ def test_spans_join_neighbours_and_reach_to_the_ends() -> None:
     assert [span.blocks for span in spans] == [(1, 2), (4, 5)]
     assert (spans[0].last, spans[1].first) == (300, 400)
     assert spans[0].first < 0 < (1 << 62) < spans[1].last
-
-
-async def _until_one_waits(stores: Replica) -> None:
-    async with asyncio.timeout(10):
-        while not await stores.value(  # noqa: ASYNC110 - another process's lock
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        ):
-            await asyncio.sleep(0.01)

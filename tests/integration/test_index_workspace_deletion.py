@@ -11,18 +11,13 @@ from services.indexer.model import Tree
 from services.indexer.storage.partitions import add_partition, vectors_table
 from services.indexer.storage.queue_admin import ALL_WORKSPACES, QueueAdmin
 from services.indexer.storage.queue_depth import QueueDepth
-from tests.integration.replicas import MODEL, replica
+from tests.integration.replicas import MODEL, replica, until_waiting
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
-    from tests.integration.replicas import Replica
 
 _HELD = "lodestone_indexer_queue_holds"
-_WAITING = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
 
 
 async def test_a_workspace_deleted_while_its_first_run_begins_leaves_no_partition(
@@ -38,7 +33,7 @@ async def test_a_workspace_deleted_while_its_first_run_begins_leaves_no_partitio
     async with database.transaction() as connection:
         await connection.execute("SELECT FROM workspaces WHERE name = 'doomed' FOR NO KEY UPDATE")
         deleting = asyncio.create_task(one.workspaces.delete("doomed"))
-        await _until_one_waits(one)
+        await until_waiting(one.value)
         await add_partition(connection, vectors_table(model.id), workspace.id)
     await deleting
 
@@ -66,9 +61,3 @@ async def test_a_workspace_that_is_held_takes_its_holds_along(database: Database
 
     assert (before, REGISTRY.get_sample_value(_HELD)) == (5, 3)
     assert await one.value("SELECT count(*) FROM queue_holds WHERE kind = 'bulk_import'") == 1
-
-
-async def _until_one_waits(stores: Replica) -> None:
-    async with asyncio.timeout(10):
-        while not await stores.value(_WAITING):  # noqa: ASYNC110 - another process's lock
-            await asyncio.sleep(0.01)
