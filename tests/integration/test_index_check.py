@@ -16,7 +16,7 @@ from services.indexer.model import WorkspaceId
 from services.indexer.search.postings import RECIPE
 from services.indexer.storage.database import Database
 from services.indexer.storage.term_blocks import TermBlocks
-from tests.integration.checks import NODE, check_index, damage_rows
+from tests.integration.checks import NODE, check_index, damage_rows, indexed_tree
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import check
 from tests.integration.samples import write_many, write_tree
@@ -59,11 +59,7 @@ async def services(
     roots: Path, sockets: Path, migrated_url: str, hook: Hook
 ) -> AsyncIterator[Indexing]:
     """Services with an indexed tree."""
-    write_tree(roots / "tree")
-    async with indexing(roots, sockets, migrated_url, embed=hook.app) as running:
-        await running.create("tree", "tree")
-        await running.succeed("tree")
-        hook.calls.clear()
+    async with indexed_tree(roots, sockets, migrated_url, hook) as running:
         yield running
 
 

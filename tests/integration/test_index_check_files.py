@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from services.indexer.storage import marks as marks_module
-from tests.integration.checks import NODE, check_index, damage_rows
-from tests.integration.indexing import Mode, State, indexing
+from tests.integration.checks import NODE, check_index, damage_rows, indexed_tree
+from tests.integration.indexing import Mode, State
 from tests.integration.oracle import check
 from tests.integration.samples import edit, write_tree
 
@@ -55,11 +55,7 @@ async def services(
     roots: Path, sockets: Path, migrated_url: str, hook: Hook
 ) -> AsyncIterator[Indexing]:
     """Services with an indexed tree."""
-    write_tree(roots / "tree")
-    async with indexing(roots, sockets, migrated_url, embed=hook.app) as running:
-        await running.create("tree", "tree")
-        await running.succeed("tree")
-        hook.calls.clear()
+    async with indexed_tree(roots, sockets, migrated_url, hook) as running:
         yield running
 
 
