@@ -135,17 +135,23 @@ def test_a_window_is_filled_by_turns() -> None:
     assert before <= 20 + 2 * 11  # the window, and a turn or two
 
 
+async def _asked_for_many(model: ServedModel) -> list[asyncio.Task[Any]]:
+    """Has one caller ask for five thousand texts, which wait once it returns."""
+    many = [
+        asyncio.create_task(
+            model.embed([f"many {n} {m}" for m in range(250)], DOCUMENT, caller="many")
+        )
+        for n in range(20)
+    ]
+    await eventually(lambda: len(model._batcher._in_flight) == 5000)
+    return many
+
+
 async def test_texts_of_a_caller_with_few_run_before_the_rest_of_one_with_many() -> None:
     backend = GatedBackend()
     backend._info = replace(backend._info, token_budget=16)
     async with served(backend, batch_max_texts=4) as model:
-        many = [
-            asyncio.create_task(
-                model.embed([f"many {n} {m}" for m in range(250)], DOCUMENT, caller="many")
-            )
-            for n in range(20)
-        ]
-        await eventually(lambda: len(model._batcher._in_flight) == 5000)
+        many = await _asked_for_many(model)
         few = asyncio.create_task(model.embed(["few"], DOCUMENT, caller="few"))
         await eventually(lambda: len(model._batcher._in_flight) == 5001)
         backend.gate.set()
@@ -160,13 +166,7 @@ async def test_a_text_that_several_callers_want_runs_in_the_turn_that_comes_firs
     backend = GatedBackend()
     backend._info = replace(backend._info, token_budget=16)
     async with served(backend, batch_max_texts=4) as model:
-        many = [
-            asyncio.create_task(
-                model.embed([f"many {n} {m}" for m in range(250)], DOCUMENT, caller="many")
-            )
-            for n in range(20)
-        ]
-        await eventually(lambda: len(model._batcher._in_flight) == 5000)
+        many = await _asked_for_many(model)
         last = list(model._batcher._in_flight.values())[-1]
         (text,) = (f"many {n} {m}" for n in range(20) for m in range(250)
                    if ids_of(f"many {n} {m}").tolist() == last.ids.tolist())  # fmt: skip
