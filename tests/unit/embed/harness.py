@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend, HashingEncoder
@@ -167,6 +168,16 @@ async def service(address: str, **fields: Any) -> AsyncIterator[grpc.aio.Channel
         finally:
             run.stop()
             await task
+
+
+def engine_process() -> psutil.Process:
+    """Returns the process of the one engine of a service that runs in this process."""
+    (engine,) = (
+        child
+        for child in psutil.Process().children()
+        if "services.embed.hosting.child" in child.cmdline()
+    )
+    return engine
 
 
 async def eventually(condition: Callable[[], Any], timeout_seconds: float = 10.0) -> None:

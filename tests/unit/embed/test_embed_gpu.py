@@ -6,7 +6,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -24,7 +23,7 @@ from services.embed.canary import LEAST_SCORE_AGREEMENT, agreement
 from services.embed.model import EncodedText, Precision, Truncation
 from tests.support.random_models import WORDS, save_random_model, with_numbers_beyond_float16
 from tests.support.tiny_models import make_reranker
-from tests.unit.embed.harness import bundled_folder, service
+from tests.unit.embed.harness import bundled_folder, engine_process, service
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -316,12 +315,7 @@ async def test_an_engine_on_the_gpu_is_rebuilt_after_a_kill(address: str) -> Non
             texts=[f"def function_{n}(): return {n}" for n in range(64)],
         )
         before = await stub.Embed(request, timeout=60)
-        (engine,) = (
-            child
-            for child in psutil.Process().children()
-            if "services.embed.hosting.child" in child.cmdline()
-        )
-        engine.kill()
+        engine_process().kill()
         after = await stub.Embed(request, timeout=120)
 
     rows = [

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import psutil
 import pytest
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,7 +26,14 @@ from services.embed.model import Embedding, ModelId
 from services.embed.sharing import SharedBackend
 from services.embed.specs import specs_of
 from services.runtime.exits import StartError
-from tests.unit.embed.harness import DOCUMENT, eventually, ids_of, service, settings_of
+from tests.unit.embed.harness import (
+    DOCUMENT,
+    engine_process,
+    eventually,
+    ids_of,
+    service,
+    settings_of,
+)
 from tests.unit.embed.poison import (
     BREAKS,
     DIES,
@@ -248,15 +254,6 @@ async def _state(channel: grpc.aio.Channel) -> int:
     return int(answer.status)
 
 
-def _engine_pid() -> int:
-    (child,) = [
-        child
-        for child in psutil.Process().children()
-        if "services.embed.hosting.child" in child.cmdline()
-    ]
-    return child.pid
-
-
 async def test_health_says_not_serving_until_the_engine_is_back(address: str) -> None:
     """Red when health is not told: it stays SERVING while every text fails."""
     serving = health_pb2.HealthCheckResponse.SERVING
@@ -265,7 +262,7 @@ async def test_health_says_not_serving_until_the_engine_is_back(address: str) ->
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
         states = aiter(watch)
         assert (await anext(states)).status == serving
-        first = _engine_pid()
+        first = engine_process().pid
         os.kill(first, signal.SIGKILL)
 
         assert (await anext(states)).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -279,12 +276,12 @@ async def test_health_says_not_serving_until_the_engine_is_back(address: str) ->
         )
         response = await stub.Embed(request, timeout=20)
         assert response.results[0].HasField("embedding")
-        assert _engine_pid() != first
+        assert engine_process().pid != first
 
 
 async def test_the_engine_ends_with_the_service(address: str) -> None:
     async with service(address, isolation="process"):
-        process = psutil.Process(_engine_pid())
+        process = engine_process()
     await eventually(lambda: not process.is_running())
 
 
@@ -299,7 +296,7 @@ async def test_the_bundled_model_is_rebuilt_after_a_kill(address: str) -> None:
         )
         before = await stub.Embed(request, timeout=60)
         call = asyncio.ensure_future(stub.Embed(request, timeout=60))
-        await asyncio.to_thread(os.kill, _engine_pid(), signal.SIGKILL)
+        await asyncio.to_thread(os.kill, engine_process().pid, signal.SIGKILL)
         after = await call
 
     assert [r.embedding.vector for r in after.results] == [
