@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence  # noqa: TC003 - the fields of _Kind
@@ -172,8 +173,8 @@ class _Kind(Generic[RefT, ResultT]):
     """Most bytes that the items of a file ask for and are taken in the loop: at worst four
     milliseconds' work, and a tenth of that as a rule."""
     at_once_bytes: int
-    """Most bytes of a file, times its items, that are taken in the loop: an item may have to look
-    at the line before it as well."""
+    """Most bytes of a file, times its items, that are taken in the loop: a text may have to look
+    at the line before it as well, a range looks at its own bytes alone."""
 
 
 _PIECE_BYTES = 32
@@ -199,7 +200,7 @@ def _asked_content_bytes(items: Sequence[tuple[int, ContentRef]]) -> int:
 
 
 _SNIPPETS: _Kind[SnippetRef, bytes] = _Kind(
-    take_snippets, len, _asked_snippet_bytes, 2 << 20, 8 << 20
+    take_snippets, len, _asked_snippet_bytes, 2 << 20, sys.maxsize
 )
 _CONTENTS: _Kind[ContentRef, NodeContent] = _Kind(
     take_contents, text_bytes, _asked_content_bytes, 32 << 10, 512 << 10
