@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import uuid
 from typing import TYPE_CHECKING
 
@@ -71,6 +70,7 @@ from services.indexer.watch_client import WatchClient
 from services.runtime.channel import connect
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.garbage import collect_less
 
 if TYPE_CHECKING:
     import grpc
@@ -80,10 +80,6 @@ if TYPE_CHECKING:
 _LEAST_IDLE_SECONDS = 5.0
 """A transaction may stand still for so long even where leases are shorter: a loop that is late is
 no process that is frozen."""
-
-_OBJECTS_BETWEEN_COLLECTIONS = 10_000
-"""New objects after which the youngest are looked through for garbage. A search makes some
-thousands, none of them in cycles: Python's own 700 cost a 15th of its time."""
 
 
 class IndexerApp:
@@ -146,10 +142,7 @@ class IndexerApp:
             await tenancy.install(self._database)
         assert self._background is not None
         self._background.start()
-        # What the start made lives as long as the process: a search that meets a look through all
-        # of it for garbage waits for some 60 ms, several times as long as it takes by itself.
-        gc.freeze()
-        gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+        collect_less()
 
     async def drain(self) -> None:
         """Gives unfinished runs and live workspaces back, and ends watches of runs."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +42,7 @@ from services.io.settings import IoSettings, read_permits, watch_options
 from services.io.watch.watchers import Watchers
 from services.io.writer import Writer, WriteRules
 from services.runtime.exits import ExitCode, StartError
+from services.runtime.garbage import collect_less
 
 if TYPE_CHECKING:
     import grpc
@@ -136,9 +136,7 @@ class IoApp:
         except StateFolderError as error:
             folder = f"LODESTONE_IO_STATE_DIR={self._settings.state_dir}"
             raise StartError(ExitCode.DATA_FOLDER, f"{folder}: {error.message}") from None
-        # What the start made lives as long as the process: looking through it again and again for
-        # garbage takes a fifth of a scan, which makes many small objects.
-        gc.freeze()
+        collect_less()
         self.pool.start()
         self._upkeep.start()
 

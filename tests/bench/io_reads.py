@@ -10,7 +10,6 @@ Batches are read one after the other, which shows what the way to a thread and b
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import random
@@ -33,6 +32,7 @@ from services.io.parser.file import ParseLimits, parse_file
 from services.io.parser.grammars import Grammars
 from services.io.paths import Tree
 from services.io.reader import Reader
+from services.runtime.garbage import collect_less
 from tests.bench.figures import figure, say
 from tests.unit.io.harness import serve
 
@@ -71,7 +71,7 @@ def measure(scratch: Path) -> dict[str, dict[str, Any]]:
         paths = statistics.mean(len({ref.path for ref in batch}) for batch in batches)
         say(f"{shape}: {len(batches)} batches of {BATCH_NODES} nodes of {paths:.0f} files")
         socket = scratch / f"{shape}.sock"
-        gc.freeze()  # as the service does when it has started
+        collect_less()  # as the service does when it has started
         for name, ratio in asyncio.run(ratios(batches, socket)).items():
             is_goal = name in {"reader", "reader_in_flight"}
             goal = 0.5 if is_goal else None

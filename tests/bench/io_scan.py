@@ -8,7 +8,6 @@ turns; the ratio of a round is taken within it, and the median of the rounds is 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import random
@@ -28,6 +27,7 @@ from services.io.names import NameRules
 from services.io.paths import Tree
 from services.io.scanner import ScanRules, TreeScan
 from services.runtime.channel import connect
+from services.runtime.garbage import collect_less
 from tests.bench.figures import figure, say
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def make_tree(top: Path, folders: int = FOLDERS) -> int:
 
 
 async def _measure(scratch: Path, top: Path) -> dict[str, dict[str, Any]]:
-    gc.freeze()  # as the service does when it has started
+    collect_less()  # as the service does when it has started
     expected = _scan(top)
     named = _named(top)
     times: dict[str, list[float]] = {"scan": [], "named": [], "grpc": [], "find": [], "git": []}
