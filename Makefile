@@ -106,7 +106,12 @@ format: setup ## Formats code and contracts.
 bench: setup corpora ## Measures against the plain library; the last line is JSON.
 	@$(BIN)/python -m tests.bench.main
 
-bench-embed: setup corpora ## Measures the embed service; the last line is JSON.
+# A reference of the benchmark, not of the services: it stays out of their environment.
+build/onnx: tests/bench/onnx_runtime.txt $(SETUP_STAMP)
+	@$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ -r tests/bench/onnx_runtime.txt
+	@touch $@
+
+bench-embed: setup corpora build/onnx ## Measures the embed service; the last line is JSON.
 	@$(BIN)/python -m tests.bench.suite embed
 
 .PHONY: bench-io

