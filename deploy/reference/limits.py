@@ -49,7 +49,8 @@ Written by `make docs` from `protos/`. A request that breaks one of these ends w
 `INVALID_ARGUMENT` before anything is done; the status carries a `google.rpc.BadRequest` that
 names the field and the rule. A whole request has at most {DEFAULT_BYTES:,} bytes where no other
 number is named for its method; a larger one ends likewise before it is read, and the field that is
-named is `request`. Any message may have as many bytes as
+named is `request`. So does one above {DEFAULT_BYTES:,} bytes whose lists have more items together
+than their rules allow. Any message may have as many bytes as
 `LODESTONE_<SERVICE>_MAX_MESSAGE_BYTES` says, and a service handles as many calls at once as
 `LODESTONE_<SERVICE>_MAX_CONCURRENT_CALLS`; more of either ends with `RESOURCE_EXHAUSTED`. What a
 request names beyond these rules (a page, a budget) is in the contracts.

@@ -21,7 +21,6 @@ from services.runtime.errors import (
 )
 from services.runtime.log import get_logger
 from services.runtime.reading import readable, reader
-from services.runtime.request_sizes import most_request_bytes
 from services.runtime.status import failed_before, only_error_in, status_of, trailers_of
 from services.runtime.tokens import CALLS_REFUSED
 from services.runtime.validation import validate
@@ -115,7 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         answer = _stream_answers if handler.response_streaming else _answer
         return factory(
             self._wrap(getattr(handler, attribute), answer, kind, method),
-            request_deserializer=reader(handler.request_deserializer, most_request_bytes(method)),
+            request_deserializer=reader(handler.request_deserializer, method),
             response_serializer=handler.response_serializer,
         )
 

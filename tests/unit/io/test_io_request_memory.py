@@ -13,16 +13,16 @@ from services.runtime.status import read_rpc_error
 from tests.unit.io.service_process import running
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.unit.io.harness import MakeFiles
 
-READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
-PIECES = 30 << 20
-PIECE = b"\x12\x00"
-"""An empty piece of a text, as it is sent."""
+ITEM = b"\x12\x00"
+"""An empty item of a list, as it is sent: a piece of a text, or a file."""
 
 MOST_BYTES = 300 << 20
-"""Three copies of the request's 60 MiB, of gRPC's and Python's (179 MiB were seen), and some room.
-Read, the request takes 1,435 MiB."""
+"""Three copies of the request's bytes, of gRPC's and Python's (179 MiB were seen), and some room.
+Read, the pieces take 1,435 MiB, the files 1,818."""
 
 
 def peak_bytes(pid: int) -> int:
@@ -31,15 +31,31 @@ def peak_bytes(pid: int) -> int:
 
 
 def many_pieces() -> bytes:
-    """Returns a request of one text."""
-    length = len(PIECE) * PIECES
+    """Returns a request of one text in 60 MiB of pieces."""
+    length = 60 << 20
     digits = bytes((length >> 7 * i & 127) | 128 * (i < 3) for i in range(4))
-    return b"\x12" + digits + PIECE * PIECES
+    return b"\x12" + digits + ITEM * (length // len(ITEM))
+
+
+def many_files() -> bytes:
+    """Returns a request of as many files as the 44 MiB that it may have hold."""
+    return ITEM * ((44 << 20) // len(ITEM))
 
 
 @pytest.mark.slow
-async def test_a_request_of_millions_of_pieces_is_refused_before_it_is_read(
-    make_files: MakeFiles, tmp_path: Path
+@pytest.mark.parametrize(
+    ("method", "make", "problem"),
+    [
+        ("SnippetService/ReadContents", many_pieces, "has 62,914,565 bytes; at most 5,242,880"),
+        ("ScanService/CheckFiles", many_files, "has more items than the rules of its fields allow"),
+    ],
+)
+async def test_a_request_of_millions_of_items_is_refused_before_it_is_read(
+    make_files: MakeFiles,
+    tmp_path: Path,
+    method: str,
+    make: Callable[[], bytes],
+    problem: str,
 ) -> None:
     top = make_files({"a.py": "x = 1\n"})
     options = [("grpc.max_send_message_length", -1)]
@@ -50,15 +66,15 @@ async def test_a_request_of_millions_of_pieces_is_refused_before_it_is_read(
         roots = root_service_pb2_grpc.RootServiceStub(channel)
         listing = root_service_pb2.ListRootsRequest()
         await roots.ListRoots(listing, wait_for_ready=True)
-        call: Any = channel.unary_unary(READ_CONTENTS)
+        call: Any = channel.unary_unary(f"/lodestone.io.v1.{method}")
         before = peak_bytes(service.process.pid)
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await call(many_pieces())
+            await call(make())
         grown = peak_bytes(service.process.pid) - before
         after = await roots.ListRoots(listing)
 
     error = read_rpc_error(failure.value)
     assert (error.code, error.reason) == ("INVALID_ARGUMENT", "ERROR_REASON_INVALID_REQUEST")
-    assert error.fields["request"] == "has 62,914,565 bytes; at most 5,242,880"
+    assert error.fields["request"] == problem
     assert grown < MOST_BYTES
     assert len(after.roots) == 1

@@ -1,4 +1,4 @@
-"""A request of more bytes than its method takes is refused before it is read; no valid one is."""
+"""A request of more bytes or items than its method takes is not read; each valid one is."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ from google.rpc import error_details_pb2
 from lodestone.embed.v1 import embed_service_pb2 as embed_pb2
 from lodestone.io.v1 import scan_service_pb2 as scan_pb2
 from lodestone.limits.v1 import limits_pb2
+from services.runtime.errors import InvalidRequestError
 from services.runtime.interceptors import CallInterceptor, Gate
+from services.runtime.reading import readable, reader
 from services.runtime.request_sizes import DEFAULT_BYTES, most_request_bytes
 from services.runtime.settings import ServiceSettings
-from tests.support.contract_fields import SERVICES, methods_of
+from tests.support.contract_fields import (
+    FIELD_RULES,
+    SERVICES,
+    fields_of,
+    methods_of,
+    new_request,
+)
 from tests.support.request_sizes import largest_bytes
 from tests.unit.runtime.sample_calls import OPTIONS, TREE, failure_of, send_raw
 
@@ -27,6 +35,9 @@ if TYPE_CHECKING:
     from tests.unit.runtime.running import Running
 
 METHODS = dict(item for process in SERVICES for item in methods_of(process))
+LARGE = {name: each for name, each in METHODS.items() if most_request_bytes(name) > DEFAULT_BYTES}
+"""Methods that take more bytes than others."""
+
 READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
 SCAN_TREE = "/lodestone.io.v1.ScanService/ScanTree"
 SERVER_BYTES = ServiceSettings.model_fields["max_message_bytes"].default
@@ -168,3 +179,76 @@ async def test_each_request_of_a_call_is_held_to_the_number_of_its_method(
     assert [len(answer) for answer in got] == [LIMIT] * (1 + len(before))
     assert failure.code == "INVALID_ARGUMENT"
     assert "has 1,001 bytes; this method takes at most 1,000" in failure.message
+
+
+def most_items(method: Any) -> Any:
+    """Returns a request of as many items as its rules allow, and of more than 5 MiB if it may."""
+    request = new_request(method)
+    for field in method.input_type.fields:
+        if not field.is_repeated:
+            continue
+        count = field.GetOptions().Extensions[FIELD_RULES].repeated.max_items
+        items = getattr(request, field.name)
+        if field.is_packed:
+            items.extend([(1 << 63) - 1] * count)
+        elif field.message_type is None:
+            items.extend(["t" * ((6 << 20) // count) if count < 1000 else "p" * 600] * count)
+        else:
+            for _ in range(count):
+                items.add()
+    return request
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_as_many_items_as_the_rules_allow_are_read(name: str) -> None:
+    """Red when packed numbers count ten times, or items of one of several lists alone."""
+    request = most_items(LARGE[name])
+    data = padded(request, max(request.ByteSize() + 10, DEFAULT_BYTES + 1))
+
+    read = readable(reader(type(request).FromString, name)(data))
+
+    assert read.ByteSize() == len(data)
+
+
+TEXTS = b"\x1a\x00" * (3 << 20)
+"""Empty texts of `Embed` and `Rerank`, and edits of `ApplyEdits`."""
+
+IDS = b"\x3a\x80\x80\x80\x03" + b"\x01" * (6 << 20)
+"""Six million ids of nodes in one part."""
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "problem"),
+    [
+        ("embed.v1.EmbedService/Embed", TEXTS, "more items"),
+        ("embed.v1.RerankService/Rerank", TEXTS, "more items"),
+        ("io.v1.EditService/ApplyEdits", TEXTS, "more items"),
+        ("io.v1.ScanService/CheckFiles", b"\x12\x00" * (3 << 20), "more items"),
+        ("indexer.v1.IndexRunService/CreateIndexRun", b"\x22\x00" * (3 << 20), "more items"),
+        ("indexer.v1.IndexRunService/CreateIndexRun", IDS, "more items"),
+        ("embed.v1.EmbedService/Embed", b"\x08\x01" * (3 << 20), "more items"),
+        ("embed.v1.EmbedService/Embed", b"\x0b\x0c" + TEXTS, "not a valid message"),
+        ("embed.v1.EmbedService/Embed", b"\x1a\xff\xff\xff\x0f" + TEXTS, "not a valid message"),
+        ("embed.v1.EmbedService/Embed", b"\xff" * (6 << 20), "not a valid message"),
+    ],
+    ids=[
+        "texts", "reranked", "edits", "files", "paths", "packed", "unknown", "group", "cut", "tag",
+    ],
+)  # fmt: skip
+def test_a_request_of_more_items_than_the_rules_allow_is_not_read(
+    method: str, data: bytes, problem: str
+) -> None:
+    def parse(_: bytes) -> Any:
+        raise AssertionError("it was read")
+
+    with pytest.raises(InvalidRequestError) as refused:
+        readable(reader(parse, f"/lodestone.{method}")(data))
+
+    assert problem in refused.value.metadata["request"]
+
+
+@pytest.mark.parametrize("method", LARGE.values(), ids=LARGE)
+def test_what_takes_many_bytes_has_no_lists_in_lists(method: Any) -> None:
+    """Their items are counted as they lie in the request, outermost alone."""
+    for path in fields_of(method.input_type):
+        assert len(path) == 1 or not path[-1].is_repeated, path[-1].full_name
