@@ -54,7 +54,8 @@ def _text_bytes(field: Any, rules: Any) -> float:
     elif rules.string.uuid:
         most = 36
     elif rules.string.pattern:  # each is of ASCII alone
-        most = int(re._parser.parse(rules.string.pattern).getwidth()[1])  # type: ignore[attr-defined]
+        parser: Any = re._parser  # type: ignore[attr-defined]
+        most = parser.parse(rules.string.pattern).getwidth()[1]
     else:
         most = rules.string.max_bytes
     assert most or field.name in FREE, f"{field.full_name} has no bound that is known here"
