@@ -11,6 +11,7 @@ from google.protobuf import descriptor_pool
 from services.embed.app import EmbedApp
 from services.indexer.app import IndexerApp
 from services.io.app import IoApp
+from services.runtime.request_sizes import DEFAULT_BYTES, most_request_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -41,16 +42,22 @@ FREE = {
 }
 """Fields that no rule bounds from above, by name, with what does."""
 
-_HEAD = """\
+_HEAD = f"""\
 # Limits of requests
 
 Written by `make docs` from `protos/`. A request that breaks one of these ends with
 `INVALID_ARGUMENT` before anything is done; the status carries a `google.rpc.BadRequest` that
-names the field and the rule. A whole message may have as many bytes as
+names the field and the rule. A whole request has at most {DEFAULT_BYTES:,} bytes where no other
+number is named for its method; a larger one ends likewise before it is read, and the field that is
+named is `request`. So does one above {DEFAULT_BYTES:,} bytes whose lists have more items together
+than their rules allow. Any message may have as many bytes as
 `LODESTONE_<SERVICE>_MAX_MESSAGE_BYTES` says, and a service handles as many calls at once as
 `LODESTONE_<SERVICE>_MAX_CONCURRENT_CALLS`; more of either ends with `RESOURCE_EXHAUSTED`. What a
 request names beyond these rules (a page, a budget) is in the contracts.
 """
+_ANY_BYTES = 1 << 30
+"""What methods name that take as large a request as the server takes messages."""
+
 _PROCESSES = (("io", IoApp), ("embed", EmbedApp), ("indexer", IndexerApp))
 _VALIDATE: Any = validate_pb2
 _BYTES = {"min_bytes": "at least {} bytes", "max_bytes": "at most {} bytes", "len": "{} bytes"}
@@ -78,15 +85,29 @@ def page() -> str:
     parts = [_HEAD]
     for process, app in _PROCESSES:
         parts.append(f"\n## {process}\n")
-        requests = {
-            method.input_type.full_name: method.input_type
+        methods = [
+            method
             for service in app.service_names
             for method in pool.FindServiceByName(service).methods
             if service.startswith("lodestone.")
-        }
+        ]
+        parts += _sizes(methods)
+        requests = {method.input_type.full_name: method.input_type for method in methods}
         for message in sorted(_within(requests.values()), key=lambda each: each.full_name):
             parts += _section(message)
     return "".join(parts)
+
+
+def _sizes(methods: Iterable[Any]) -> Iterator[str]:
+    """Yields the table of methods that name how many bytes their requests may have."""
+    names = [f"{method.containing_service.full_name}/{method.name}" for method in methods]
+    sizes = {name: most_request_bytes(name) for name in sorted(names)}
+    named = {name: most for name, most in sizes.items() if most != DEFAULT_BYTES}
+    if named:
+        yield "\n| method | bytes of a request |\n|---|---|\n"
+    for name, most in named.items():
+        limit = "as long as the message may be" if most >= _ANY_BYTES else f"at most {most:,}"
+        yield f"| `{name}` | {limit} |\n"
 
 
 def _within(messages: Iterable[Any]) -> list[Any]:

@@ -33,6 +33,7 @@ from services.indexer.model import (
 )
 from services.indexer.remote import call_failure, item_failure, raise_unavailable
 from services.runtime.errors import DependencyUnavailableError
+from services.runtime.request_sizes import most_request_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -54,6 +55,7 @@ _REFERENCE_KINDS = {
     parse_service_pb2.REFERENCE_KIND_IMPORT: ReferenceKind.IMPORT,
 }
 _MOST_REFS = 1000
+_READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
 _HASH_BYTES = 32
 _PROBE_SECONDS = 5.0
 
@@ -183,6 +185,8 @@ class IoClient:
     async def read_contents(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
         """Returns the text of each node, or why it cannot be had, in their order.
 
+        Nodes of very many pieces are asked for in several requests.
+
         Raises:
             DependencyUnavailableError: io does not answer.
             PayloadMismatchError: a text is not the one that was asked for.
@@ -190,6 +194,10 @@ class IoClient:
         request = snippet_service_pb2.ReadContentsRequest(
             tree=_tree(tree), refs=[_content_ref(node) for node in nodes]
         )
+        if len(nodes) > 1 and request.ByteSize() > most_request_bytes(_READ_CONTENTS):
+            half = len(nodes) // 2
+            first = await self.read_contents(tree, nodes[:half])
+            return first + await self.read_contents(tree, nodes[half:])
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:

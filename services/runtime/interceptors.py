@@ -114,7 +114,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         answer = _stream_answers if handler.response_streaming else _answer
         return factory(
             self._wrap(getattr(handler, attribute), answer, kind, method),
-            request_deserializer=reader(handler.request_deserializer),
+            request_deserializer=reader(handler.request_deserializer, method),
             response_serializer=handler.response_serializer,
         )
 

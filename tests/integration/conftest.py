@@ -16,6 +16,7 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
+from tests.integration.replicas import replica
 from tests.integration.samples import write_tree
 from tests.integration.tenants import two_tenants
 from tests.support.invariants import broken_rules
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from tests.integration.indexing import Indexing
+    from tests.integration.replicas import Replica
     from tests.integration.tenants import Tenants
     from tests.support import postgres
 
@@ -77,6 +79,18 @@ async def database(migrated_url: str) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+@pytest.fixture
+def one(database: Database) -> Replica:
+    """The stores of a process."""
+    return replica(database)
+
+
+@pytest.fixture
+def other(database: Database) -> Replica:
+    """The stores of another one, over the same database."""
+    return replica(database)
 
 
 @pytest.fixture

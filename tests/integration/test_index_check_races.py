@@ -5,31 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from services.indexer.run import RunMode
 from services.indexer.storage import marks as marks_module
 from services.indexer.storage.marks import Disagreement, Mark, MarkStore
 from services.indexer.storage.term_changes import note_changed
-from tests.integration.replicas import (
-    Replica,
-    parsed_file,
-    replica,
-    until_waiting,
-    workspace_with_model,
-)
+from tests.integration.replicas import Replica, parsed_file, until_waiting, workspace_with_model
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
+    import pytest
+
     from services.indexer.model import RegisteredModel, Workspace
     from services.indexer.storage.database import Database
 
 _NODE = "SELECT id FROM nodes WHERE qualified_name = $1"
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _embedded(stores: Replica) -> tuple[Workspace, RegisteredModel]:

@@ -19,7 +19,6 @@ from tests.integration.replicas import (
     MODEL,
     Replica,
     parsed_file,
-    replica,
     until_waiting,
     workspace_with_model,
 )
@@ -36,11 +35,6 @@ if TYPE_CHECKING:
 
 _SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64, dimensions=8)
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _failed_run_of_second(stores: Replica) -> tuple[Workspace, RegisteredModel, Run]:

@@ -22,29 +22,18 @@ from services.runtime.errors import OverloadedError
 from tests.integration.hooks import Hook
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import check
-from tests.integration.replicas import parsed_file, replica, workspace_with_model
+from tests.integration.replicas import parsed_file, workspace_with_model
 from tests.integration.samples import write_many, write_tree
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from services.indexer.run import Run
-    from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
 _IF = runs_pb2.CreateIndexRunRequest.IfRunning
 _QUEUE = IfRunning.QUEUE
 _BACKGROUND, _NORMAL, _LIVE, _INTERACTIVE = RunPriority
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
-
-
-@pytest.fixture
-def other(database: Database) -> Replica:
-    return replica(database)
 
 
 async def test_runs_behind_one_another_are_taken_one_at_a_time(

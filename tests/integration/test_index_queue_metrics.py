@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 
 _EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 s' WHERE id = $1 RETURNING 1"
+_REFUSE_COMMITS = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+  $$ BEGIN RAISE EXCEPTION 'no commit'; END $$;
+CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON runs DEFERRABLE INITIALLY DEFERRED
+  FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+"""Transactions that write a run fail as they commit."""
 
 
 @pytest.fixture
@@ -174,3 +182,43 @@ async def test_a_run_that_nobody_finishes_counts_as_well(
         assert await stores.ledger.take(max_attempts=1) is None
 
     assert _value("runs_total", state=state) - ended == 1
+
+
+@pytest.mark.parametrize("state", ["succeeded", "cancelled", "stale"])
+async def test_a_run_counts_once_when_its_end_is_committed_and_never_before(
+    database: Database, state: str
+) -> None:
+    """Red when it counts as its row is written: an end that failed counts, and the next one too."""
+    stores = replica(database)
+    workspace, _ = await workspace_with_model(stores)
+    await stores.queue(workspace)
+    run = await stores.take()
+    if state == "cancelled":
+        await stores.ledger.release(run)
+    elif state == "stale":
+        await stores.value(_EXPIRE, run.id)
+
+    async def end() -> None:
+        if state == "succeeded":
+            await stores.ledger.finish(run, None)
+        elif state == "cancelled":
+            await stores.ledger.request_cancel(run)
+        else:
+            await stores.ledger.take(max_attempts=1)
+
+    def ends() -> float:
+        states = ("succeeded", "succeeded_with_warnings", "failed", "cancelled", "stale")
+        return sum(_value("runs_total", state=each) for each in states)
+
+    before, of_state = ends(), _value("runs_total", state=state)
+    async with database.connection() as connection:
+        await connection.execute(_REFUSE_COMMITS)
+    with pytest.raises(asyncpg.RaiseError, match="no commit"):
+        await end()
+    assert ends() == before
+
+    async with database.connection() as connection:
+        await connection.execute("DROP TRIGGER refuse ON runs")
+    await end()
+    assert ends() == before + 1
+    assert _value("runs_total", state=state) == of_state + 1

@@ -53,6 +53,20 @@ _TRANSIENT = (
 )
 
 
+_AFTER_COMMIT: dict[Connection, list[Callable[[], None]]] = {}
+"""What waits for the commit of each transaction that is open."""
+
+
+def after_commit(connection: Connection, work: Callable[[], None]) -> None:
+    """Has `work` called when the connection's transaction is committed, and not if it is not.
+
+    Args:
+        connection: of `Database.transaction`.
+        work: what is to be done outside of the database; it must not fail.
+    """
+    _AFTER_COMMIT[connection].append(work)
+
+
 class Database:
     """A pool whose connections know pgvector's types; `open` it before use."""
 
@@ -146,12 +160,16 @@ class Database:
     async def transaction(self) -> AsyncIterator[Connection]:
         """Yields a connection inside a transaction: all of the block is committed, or nothing."""
         with _translated():
-            async with (
-                self._acquired() as connection,
-                connection.transaction(),
-            ):
-                await _restrict_to_caller(connection)
-                yield connection
+            async with self._acquired() as connection:
+                work = _AFTER_COMMIT[connection] = []
+                try:
+                    async with connection.transaction():
+                        await _restrict_to_caller(connection)
+                        yield connection
+                finally:
+                    del _AFTER_COMMIT[connection]
+                for each in work:
+                    each()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Connection]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.indexer import metrics
 from services.indexer.model import CHANGED_REASONS
+from services.indexer.storage.database import after_commit
 from services.indexer.storage.run_scope import counted_nodes, queue_of, unfinished_nodes
 from services.indexer.transitions import (
     FINISHED_RUN_STATES,
@@ -125,10 +126,12 @@ async def release_nodes(connection: Connection, run: Run) -> None:
 async def end_run(
     connection: Connection, run: Run, failure: Failure | None, *, abandoned: bool = False
 ) -> RunState:
-    """Ends a run, and counts it, whoever it is that ends it; returns its last state.
+    """Ends a run, whoever it is that ends it; returns its last state.
+
+    It is counted when that is committed.
 
     Args:
-        connection: inside a transaction that has the run's row locked.
+        connection: inside a transaction of `Database` that has the run's row locked.
         run: the run as its row is now.
         failure: why it could not go on, or None.
         abandoned: whether its owners stopped again and again.
@@ -142,7 +145,7 @@ async def end_run(
     await connection.execute(_END, *key, state, *_end_values(run, state, counts, skipped, failure))
     if run.model_id is None:  # what search finds is not a work of the others
         await connection.execute("UPDATE workspaces SET last_run_id = $2 WHERE id = $1", *key)
-    metrics.RUNS.labels(state.value).inc()
+    after_commit(connection, metrics.RUNS.labels(state.value).inc)
     return state
 
 

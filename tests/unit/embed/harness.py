@@ -44,6 +44,9 @@ DOCUMENT = EmbedOptions(purpose=Purpose.DOCUMENT, truncation=Truncation.END)
 MARKER = "detonate"
 """A word that the backends below stumble over."""
 
+GOOD = [f"def function_{n}(): return {n}" for n in range(40)]
+"""Texts without it."""
+
 
 def bundled_folder() -> Path:
     """Returns the folder of the bundled model."""

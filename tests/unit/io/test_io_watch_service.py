@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import shutil
 import threading
 import time
 import uuid
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
 
-from lodestone.io.v1 import (
-    edit_service_pb2,
-    edit_service_pb2_grpc,
-    root_service_pb2,
-    root_service_pb2_grpc,
-    tree_pb2,
-    watch_service_pb2,
-    watch_service_pb2_grpc,
-)
+from lodestone.io.v1 import edit_service_pb2, edit_service_pb2_grpc, tree_pb2, watch_service_pb2
 from services.io.model import Root, SymlinkPolicy
 from services.io.origins import Origins
 from services.io.roots import Roots
@@ -31,75 +21,12 @@ from services.io.watch.model import EventType, WatchOptions
 from services.io.watch.stream import tell
 from services.io.watch.watchers import Watchers
 from services.runtime.status import read_rpc_error
-from tests.unit.io.harness import MakeFiles, serve, serve_app
-from tests.unit.io.watching import RULES, wait_for
+from tests.unit.io.harness import MakeFiles, serve_app
+from tests.unit.io.watch_calls import FILES, QUICK, RESCAN, WAIT_SECONDS, Watch, watching
+from tests.unit.io.watching import RULES
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-
-FILES = {"a.py": "a", "sub/b.py": "b"}
-QUICK = {"watch_quiet_seconds": 0.02, "watch_max_wait_seconds": 0.2, "watch_check_seconds": 0.05}
-WAIT_SECONDS = 20.0
-RESCAN = watch_service_pb2.FileEvent.TYPE_RESCAN
-
-
-class Watch:
-    """An open watch."""
-
-    def __init__(
-        self,
-        channel: grpc.aio.Channel,
-        directory: str = "",
-        root: str = "roots/test",
-        **request: Any,
-    ) -> None:
-        tree = tree_pb2.Tree(root=root, directory=directory)
-        message = watch_service_pb2.WatchTreeRequest(tree=tree, **request)
-        stub: Any = watch_service_pb2_grpc.WatchServiceStub(channel)
-        self.call: Any = stub.WatchTree(message)
-        self.token = request.get("resume_token", "")
-
-    async def next(self) -> list[tuple[int, str]]:
-        """Returns the events of the next message."""
-        message = await asyncio.wait_for(self.call.read(), WAIT_SECONDS)
-        if message is grpc.aio.EOF:
-            await self.end()
-        self.token = message.resume_token
-        return [(event.type, event.path) for event in message.events]
-
-    async def some(self) -> list[tuple[int, str]]:
-        """Returns the events of the next message that has any."""
-        while not (events := await self.next()):
-            pass
-        return events
-
-    async def paths(self, path: str) -> list[str]:
-        """Returns the paths told until one of them is `path`."""
-        told: list[str] = []
-        while path not in told:
-            told += [told_path for _, told_path in await self.some()]
-        return told
-
-    async def end(self) -> None:
-        """Raises how the call ended."""
-        code = await self.call.code()
-        metadata: Any = await self.call.trailing_metadata()
-        raise grpc.aio.AioRpcError(code, metadata, metadata, await self.call.details())
-
-    def cancel(self) -> None:
-        """Closes the watch."""
-        self.call.cancel()
-
-
-@asynccontextmanager
-async def watching(top: Path, folder: Path, **options: Any) -> AsyncIterator[grpc.aio.Channel]:
-    async with serve(top, folder / "s", **QUICK | options) as channel:
-        yield channel
-
-
-async def wait_until(condition: Any) -> None:
-    await asyncio.to_thread(wait_for, condition)
+    from pathlib import Path
 
 
 async def test_the_first_response_comes_at_once_and_all_after_it_is_told(
@@ -321,146 +248,3 @@ async def test_a_slow_caller_is_told_to_scan_and_holds_up_nobody(make_files: Mak
     assert len(set(told)) == 240
     assert [event.type for event in late.events] == [EventType.RESCAN]
     assert [event.path for event in after.events] == ["a.py"]
-
-
-async def test_watches_beyond_the_limits_are_refused_and_places_come_free(
-    make_files: MakeFiles, tmp_path: Path
-) -> None:
-    top = make_files(FILES | {"other/c.py": "c"})
-    async with watching(top, tmp_path, watch_max_streams=2, watch_max_trees=1) as channel:
-        first = Watch(channel)
-        await first.next()
-        for directory in ("sub", "other"):
-            with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await Watch(channel, directory).next()
-            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert read_rpc_error(refused.value).reason == "ERROR_REASON_OVERLOADED"
-        second = Watch(channel)
-        await second.next()
-        with pytest.raises(grpc.aio.AioRpcError):
-            await Watch(channel).next()
-        first.cancel()
-        second.cancel()
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED
-        while code is grpc.StatusCode.RESOURCE_EXHAUSTED:  # the server hears of it a little later
-            third = Watch(channel, "sub")
-            try:
-                await third.next()
-                break
-            except grpc.aio.AioRpcError as error:
-                code = error.code()
-
-
-@pytest.mark.parametrize("how", ["removed", "moved", "replaced", "folder above moved"])
-async def test_a_tree_that_is_gone_ends_its_watches(
-    make_files: MakeFiles, tmp_path: Path, how: str
-) -> None:
-    """Red when it is not asked whether the path still leads to the folder that is watched."""
-    top = make_files({"up/t/a.py": "a"})
-    async with watching(top, tmp_path) as channel:
-        watch = Watch(channel, "up/t")
-        await watch.next()
-        if how == "folder above moved":
-            (top / "up").rename(top / "down")
-        elif how == "removed":
-            shutil.rmtree(top / "up/t")
-        else:
-            (top / "up/t").rename(top / "moved")
-        if how == "replaced":
-            (top / "up/t").mkdir()
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            await watch.paths("never told")
-        assert ended.value.code() is grpc.StatusCode.NOT_FOUND
-        assert read_rpc_error(ended.value).reason == "ERROR_REASON_FILE_NOT_FOUND"
-        assert str(top) not in str(ended.value)
-        if how == "replaced":
-            again = Watch(channel, "up/t", resume_token=watch.token)
-            assert await again.next() == [(RESCAN, "")]
-
-
-async def test_a_root_that_is_removed_ends_its_watches(
-    make_files: MakeFiles, tmp_path: Path
-) -> None:
-    """Also when nothing happens in it."""
-    top = make_files({"added/a.py": "a"})
-    async with watching(top, tmp_path, root_parents=str(top)) as channel:
-        roots: Any = root_service_pb2_grpc.RootServiceStub(channel)
-        root = root_service_pb2.Root(
-            path=str(top / "added"), symlink_policy=root_service_pb2.SYMLINK_POLICY_DENY
-        )
-        await roots.CreateRoot(root_service_pb2.CreateRootRequest(root_id="added", root=root))
-        watch = Watch(channel, root="roots/added")
-        await watch.next()
-        await roots.DeleteRoot(root_service_pb2.DeleteRootRequest(name="roots/added"))
-        with pytest.raises(grpc.aio.AioRpcError) as ended:
-            await watch.paths("never told")
-    assert ended.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-@pytest.mark.parametrize("directory", ["none", "../up", "/etc", "a.py"])
-async def test_what_is_no_folder_of_the_root_is_not_watched(
-    make_files: MakeFiles, tmp_path: Path, directory: str
-) -> None:
-    async with watching(make_files(FILES), tmp_path) as channel:
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await Watch(channel, directory).next()
-    assert refused.value.code() in {
-        grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT,
-    }  # fmt: skip
-
-
-async def test_watches_end_at_once_when_the_server_drains(
-    make_files: MakeFiles, tmp_path: Path
-) -> None:
-    """Red when drain leaves them: they hold the server's stop for all of its grace."""
-    top = make_files(FILES)
-    async with serve_app(top, tmp_path / "s", **QUICK) as (channel, app):
-        watches = [Watch(channel), Watch(channel, "sub")]
-        for watch in watches:
-            await watch.next()
-        await app.drain()
-        for watch in watches:
-            with pytest.raises(grpc.aio.AioRpcError) as ended:
-                await watch.next()
-            assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
-            assert read_rpc_error(ended.value).reason == "ERROR_REASON_SHUTTING_DOWN"
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await Watch(channel).next()
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def open_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
-def watch_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("io-watch")]
-
-
-async def test_nothing_is_left_of_watches_that_were_cancelled(
-    make_files: MakeFiles, tmp_path: Path
-) -> None:
-    """Red when a source keeps its pipe, and when a watch that nobody uses stays."""
-    top = make_files(FILES)
-    async with watching(top, tmp_path, watch_grace_seconds=0) as channel:
-        await asyncio.wait_for(channel.channel_ready(), WAIT_SECONDS)
-        warm = Watch(channel)
-        await warm.next()
-        warm.cancel()
-        await wait_until(lambda: not watch_threads())
-        before = open_descriptors()
-        for number in range(20):
-            watch = Watch(channel, ("", "sub")[number % 2])
-            if number % 3:  # some are cancelled while they are set up
-                await watch.next()
-            watch.cancel()
-        await wait_until(lambda: not watch_threads())
-        await wait_until(lambda: open_descriptors() <= before)
-
-
-async def test_callers_of_one_tree_share_one_watch(make_files: MakeFiles, tmp_path: Path) -> None:
-    async with watching(make_files(FILES), tmp_path) as channel:
-        watches = [Watch(channel) for _ in range(5)]
-        for watch in watches:
-            await watch.next()
-        assert sorted(watch_threads()) == ["io-watch", "io-watch-read"]

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.io.atomic import PutOptions
 from services.io.changes import (
     Change,
     Durability,
@@ -25,6 +26,7 @@ from services.io.model import Root, SymlinkPolicy
 from services.io.names import is_temporary
 from services.io.origins import Origins
 from services.io.roots import Roots
+from services.io.temporaries import Sweeper
 from services.io.writer import Writer, WriteRules
 
 if TYPE_CHECKING:
@@ -95,6 +97,17 @@ def request(
         durability,
         origin_id,
     )
+
+
+async def write(top: Path | Roots, *changes: Change, directory: str = "") -> list[Outcome]:
+    """Returns what becomes of changes of a tree, by a writer of their own."""
+    async with opened_writer(top) as writer:
+        return await writer.write(request(*changes, directory=directory))
+
+
+def put_options() -> PutOptions:
+    """Returns how a file is put in place by itself."""
+    return PutOptions(is_strong=False, origin_id="", origins=Origins(), sweeper=Sweeper())
 
 
 def written(outcome: Outcome) -> WrittenFile:
