@@ -114,7 +114,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
             (rest,) = read_rest_token(request.page_token, (2,), *key)
             scores = {NodeId(int(node)): score for node, score in rest[:size]}
             places = {node: place for place, node in enumerate(scores)}
-            hits = await self._engine.hits(workspaces, scores)
+            hits = await self._engine.hits(workspaces, scores, only)
             page = sorted(hits, key=lambda hit: places[hit.node_id])
             left = rest[size:]
         else:

@@ -68,6 +68,54 @@ async def test_a_run_that_commits_while_a_search_waits_leaves_one_generation(
     assert len({hit.file_digest for hit in found}) == 1
 
 
+async def test_what_a_run_renames_while_a_search_waits_is_held_to_the_filter_again(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """A method stays the same node when its class is called otherwise, also between two pages.
+
+    Red when a filter is held against what the arms read alone.
+    """
+    file = roots / "tree" / "box.py"
+
+    def write(name: str) -> None:
+        methods = "".join(
+            f"\n    def canary_{number}(self):\n        return {number}\n" for number in range(3)
+        )
+        file.write_text(f"class {name}:\n{methods}", encoding="utf-8")
+
+    def request(token: str = "") -> search_pb2.SearchNodesRequest:
+        only = search_pb2.SearchFilter(symbols=[f"Old.canary_{number}" for number in range(3)])
+        return search_pb2.SearchNodesRequest(
+            parent="workspaces/tree", query="canary", filter=only, page_size=2, page_token=token
+        )
+
+    write_many(roots / "tree", 4)
+    write("Old")
+    hook = _HeldQuestions("canary")
+    async with indexing(roots, sockets, migrated_url, embed=hook.app) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        hook.answer.set()
+        first = await services.searches.SearchNodes(request())
+        hook.answer.clear()
+        hook.asked.clear()
+        searching = asyncio.ensure_future(services.searches.SearchNodes(request()))
+        await hook.asked.wait()
+        await asyncio.sleep(0.3)  # the other arms have ended
+        write("New")
+        await services.succeed("tree")
+        hook.answer.set()
+
+        held = await searching
+        later = await services.searches.SearchNodes(request(first.next_page_token))
+        now = await services.search("tree", "canary", k=50)
+
+    assert len(first.hits) == 2
+    assert {hit.node_id for hit in now} >= {hit.node_id for hit in first.hits}
+    assert [hit.qualified_name for hit in held.hits] == []
+    assert [hit.qualified_name for hit in later.hits] == []
+
+
 async def test_a_page_has_as_many_hits_as_were_asked_for_where_there_are_as_many(
     services: Indexing, roots: Path
 ) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
+from services.indexer.search.model import SearchFilter
 from services.indexer.search.postings import TermCounts
 from services.indexer.search.priors import FilePriors
 from services.indexer.search.question import read_question
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from services.indexer.embed_client import EmbedClient
     from services.indexer.io_client import IoClient
     from services.indexer.model import ModelId, RegisteredModel
-    from services.indexer.search.model import Hit, SearchFilter
+    from services.indexer.search.model import Hit
     from services.indexer.search.question import Question
     from services.indexer.search.ranking import Parts
     from services.indexer.search.reranking import Reranked, Reranker
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from services.indexer.storage.search import Scored, SearchStore
     from services.indexer.storage.workspaces import WorkspaceStore
 
+_ALL = SearchFilter()
 _MOST_SWITCHES = 5
 """Times that one search follows a switch of models."""
 
@@ -142,12 +144,17 @@ class SearchEngine:
         )
 
     async def hits(
-        self, workspaces: Sequence[Workspace], scores: Mapping[NodeId, float]
+        self,
+        workspaces: Sequence[Workspace],
+        scores: Mapping[NodeId, float],
+        only: SearchFilter = _ALL,
     ) -> list[Hit]:
-        """Returns nodes as hits of these scores, in no order; those that are gone are left out."""
-        return [
-            hit for each in workspaces for hit in await self._store.hits(each.id, each.name, scores)
-        ]
+        """Returns nodes as hits of these scores, in no order.
+
+        Those that are gone are left out, and those that may not be found by now.
+        """
+        found = [await self._store.hits(each.id, each.name, scores, only) for each in workspaces]
+        return [hit for hits in found for hit in hits]
 
     def priors(self, query: str, hit: Hit) -> dict[str, float]:
         """Returns the factors that ranking applies to a hit's file for itself alone, by name."""
@@ -180,7 +187,8 @@ class SearchEngine:
         """Returns what each arm finds in one workspace, and what is known of all of it.
 
         All of it is looked up at once when the last arm has ended, which may be long after the
-        first: a node that went meanwhile is left out, and hits of a file are of one generation.
+        first: a node that went meanwhile, or that the filter does not let through any more, is left
+        out, and hits of a file are of one generation.
         """
         arms = {
             "dense": self._dense(workspace, asked, vector, only, limit),
@@ -193,7 +201,7 @@ class SearchEngine:
         }
         found = await asyncio.gather(*arms.values())
         nodes = {item.node_id: 0.0 for arm in found for item in arm}
-        hits = await self._store.hits(workspace.id, workspace.name, nodes)
+        hits = await self._store.hits(workspace.id, workspace.name, nodes, only)
         return dict(zip(arms, found, strict=True)), {hit.node_id: hit for hit in hits}
 
     async def _counts(
