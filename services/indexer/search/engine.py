@@ -67,6 +67,10 @@ class SearchTrace:
     reranked: Reranked
 
 
+class _ModelSwitchedError(Exception):
+    """One of several workspaces got another model during the search."""
+
+
 class SearchEngine:
     """Searches workspaces."""
 
@@ -114,6 +118,25 @@ class SearchEngine:
         many hits if so many nodes may be found, where the settings take fewer of each arm.
         """
         limit = max(self._candidates, at_least)
+        for _ in range(_MOST_SWITCHES):
+            try:
+                return await self._trace(workspaces, query, only, rerank=rerank, limit=limit)
+            except _ModelSwitchedError:
+                workspaces = [await self._workspaces.get(each.name) for each in workspaces]
+        raise StateConflictError(
+            "The models of the workspaces are being switched: ask again.",
+            metadata={"state": "different models", "allowed": "one model"},
+        )
+
+    async def _trace(
+        self,
+        workspaces: Sequence[Workspace],
+        query: str,
+        only: SearchFilter,
+        *,
+        rerank: bool | None,
+        limit: int,
+    ) -> SearchTrace:
         model = _model_of_all(workspaces)
         asked = read_question(query)
         vector = asyncio.create_task(self._embedded(model, asked.text))
@@ -191,7 +214,7 @@ class SearchEngine:
         out, and hits of a file are of one generation.
         """
         arms = {
-            "dense": self._dense(workspace, asked, vector, only, limit),
+            "dense": self._dense(workspace, asked, vector, only, limit, is_alone=counts is None),
             "lexical": self._timed(
                 "lexical", self._store.lexical(workspace.id, asked.terms, only, limit, counts)
             ),
@@ -225,8 +248,14 @@ class SearchEngine:
         vector: Awaitable[bytes],
         only: SearchFilter,
         limit: int,
+        *,
+        is_alone: bool,
     ) -> list[Scored]:
-        """Searches anew when the model was switched meanwhile: none but the active one finds."""
+        """Searches anew when the model was switched meanwhile: none but the active one finds.
+
+        Raises:
+            _ModelSwitchedError: it was, and others are searched too: all are to have one model.
+        """
         values = await vector
         for _ in range(_MOST_SWITCHES):
             model = _model_of_all([workspace])
@@ -240,6 +269,8 @@ class SearchEngine:
             now = _model_of_all([workspace])
             if now.id == model.id:
                 return found
+            if not is_alone:
+                raise _ModelSwitchedError
             values = await self._embedded(now, asked.text)
         return []
 
