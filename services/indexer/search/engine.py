@@ -26,13 +26,16 @@ if TYPE_CHECKING:
     from services.indexer.model import ModelId, RegisteredModel
     from services.indexer.search.model import Hit
     from services.indexer.search.question import Question
-    from services.indexer.search.ranking import Parts
+    from services.indexer.search.ranking import Parts, Ranked
     from services.indexer.search.reranking import Reranked, Reranker
     from services.indexer.search.weights import Ranking
     from services.indexer.storage.search import Scored, SearchStore
     from services.indexer.storage.workspaces import WorkspaceStore
 
 _ALL = SearchFilter()
+_MOST_RANKED_AT_ONCE = 2500
+"""Hits that are ranked in some hundredths of a second."""
+
 _MOST_SWITCHES = 5
 """Times that one search follows a switch of models."""
 
@@ -154,7 +157,8 @@ class SearchEngine:
         joined = _as_arms(arms)
         known = {node: hit for _, each in found for node, hit in each.items()}
         # In one order, whichever arm was the first: equal ones then always stand alike.
-        ranked = rank(self._ranking, asked, joined, [known[node] for node in sorted(known)])
+        hits = [known[node] for node in sorted(known)]
+        ranked = await ranked_aside(self._ranking, asked, joined, hits)
         before = [item.hit for item in ranked]
         reranked = await self._reranker.rerank(workspaces, query, before, wanted=rerank)
         return SearchTrace(
@@ -287,6 +291,15 @@ class SearchEngine:
         found = await work
         metrics.SEARCH_SECONDS.labels(arm).observe(time.perf_counter() - started)
         return found
+
+
+async def ranked_aside(
+    ranking: Ranking, asked: Question, arms: Arms, hits: Sequence[Hit]
+) -> list[Ranked]:
+    """Returns what `rank` does, in a thread where that would hold the loop up: 20 ms a thousand."""
+    if len(hits) <= _MOST_RANKED_AT_ONCE:
+        return rank(ranking, asked, arms, hits)
+    return await asyncio.to_thread(rank, ranking, asked, arms, hits)
 
 
 def _as_arms(found: Mapping[str, Sequence[Scored]]) -> Arms:
