@@ -345,6 +345,8 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
 
         assert failed.state == State.STATE_FAILED
         assert "other weights" in failed.error.message
+        with pytest.raises(grpc.aio.AioRpcError, match="serve it, or index again"):
+            await again.search("tree", "function_7")
         assert await broken_rules(again.url) == []
         await add_small(stub)
         await _until(lambda: _twice(stub))
