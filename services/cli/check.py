@@ -14,6 +14,7 @@ from lodestone.indexer.v1.maintenance_service_pb2 import CheckIndexRequest
 from lodestone.indexer.v1.maintenance_service_pb2_grpc import MaintenanceServiceStub
 from services.cli.listing import connect
 from services.cli.rpc_errors import explain
+from services.cli.terminal import harmless
 from services.cli.trees import check_workspace_id
 from services.runtime.exits import ExitCode
 
@@ -96,7 +97,7 @@ def _print(checked: int, found: list[Disagreement], run: str, left_out: Sequence
         click.secho(f"  {count:,} {kind.replace('_', ' ')}", fg="yellow")
     for item in found[:_SHOWN]:
         of = f"with {item.model}" if item.model else ""
-        click.echo(f"    {item.path} {item.qualified_name} {of}".rstrip())
+        click.echo(harmless(f"    {item.path} {item.qualified_name} {of}".rstrip()))
     for model in left_out:
         click.secho(f"Vectors of {model} were not made again: it is not served.", fg="yellow")
     if run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from lodestone.indexer.v1.search_service_pb2 import BuildContextRequest, SearchN
 from services.cli.listing import connect
 from services.cli.reranking import tell_reranking
 from services.cli.scope import find_scope, other_workspaces
-from services.cli.terminal import note
+from services.cli.terminal import harmless, note
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -63,9 +64,16 @@ def run_context(options: ContextOptions) -> ExitCode:
     if options.as_json:
         click.echo(json.dumps(_json(found)))
     else:
-        click.echo(found.text, nl=bool(found.text))
+        _print(found.text)
         _tell(found)
     return ExitCode.OK
+
+
+def _print(text: str) -> None:
+    """Prints a context: a terminal obeys some signs that files hold, a prompt quotes all."""
+    if sys.stdout.isatty():
+        text = "\n".join(map(harmless, text.split("\n")))
+    click.echo(text, nl=bool(text))
 
 
 def _tell(found: BuildContextResponse) -> None:

@@ -14,6 +14,7 @@ from lodestone.indexer.v1.search_service_pb2_grpc import SearchServiceStub
 from services.cli.listing import connect
 from services.cli.rpc_errors import explain
 from services.cli.scope import Filters, find_scope
+from services.cli.terminal import harmless
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -146,8 +147,8 @@ def _print(found: search_pb2.ExpandNodesResponse) -> None:
     """Prints each edge as a line: who, how, whom, and on which line."""
     nodes = {hit.node_id: hit for hit in [*found.starts, *found.nodes]}
     for hit in found.starts:
-        click.secho(f"{hit.path}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
-        click.echo(f"  {hit.qualified_name}  {hit.kind}")
+        click.secho(f"{harmless(hit.path)}:{hit.start_line}-{hit.end_line}", fg="cyan", nl=False)
+        click.echo(f"  {harmless(hit.qualified_name)}  {hit.kind}")
     if not found.edges:
         click.echo("Nothing was found around it.")
     for edge in found.edges:
@@ -162,7 +163,7 @@ def _print(found: search_pb2.ExpandNodesResponse) -> None:
 
 
 def _place(hit: search_pb2.NodeHit, line: int) -> str:
-    return f"{hit.qualified_name or hit.kind} ({hit.path}:{line or hit.start_line})"
+    return harmless(f"{hit.qualified_name or hit.kind} ({hit.path}:{line or hit.start_line})")
 
 
 def _kind(edge: search_pb2.Edge) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import click
 
 from lodestone.indexer.v1.search_service_pb2 import NodeHit
 from services.cli.explain import print_explanation
+from services.cli.terminal import harmless
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from lodestone.indexer.v1.search_service_pb2 import ExplainHitResponse
 
 _SHOWN_LINES = 20
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _NOTES = {
     NodeHit.FRESHNESS_MOVED: "moved to lines {0.start_line}-{0.end_line}",
     NodeHit.FRESHNESS_CHANGED: "the file changed since",
@@ -53,10 +52,10 @@ def print_hits(
         click.echo("Nothing was found.")
     for hit in hits:
         workspace = f"[{hit.workspace.removeprefix('workspaces/')}] " if with_workspaces else ""
-        where = f"{workspace}{_harmless(hit.path)}:{hit.start_line}-{hit.end_line}"
+        where = f"{workspace}{harmless(hit.path)}:{hit.start_line}-{hit.end_line}"
         click.secho(where, fg="cyan", nl=False)
         note = f"  ({notes[hit.freshness].format(hit)})" if hit.freshness in notes else ""
-        name = f"  {hit.qualified_name}" if hit.qualified_name else ""
+        name = f"  {harmless(hit.qualified_name)}" if hit.qualified_name else ""
         click.echo(f"{name}  {hit.kind}  {hit.score:.3f}{note}")
         if told and hit.node_id in told:
             print_explanation(told[hit.node_id])
@@ -74,11 +73,6 @@ def places(hit: NodeHit) -> Iterator[tuple[int, int, int]]:
         yield data.count(b"\n", 0, match.start) + 1, column, column + length
 
 
-def _harmless(text: str) -> str:
-    """Returns a text without signs that a terminal obeys, such as those of colours and titles."""
-    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
 def _print_code(hit: NodeHit, most_lines: int | None) -> None:
     # At ends of lines as the index counts them: a form feed, say, is none.
     text = hit.text.removesuffix("\n")
@@ -89,7 +83,7 @@ def _print_code(hit: NodeHit, most_lines: int | None) -> None:
         from rich.syntax import Syntax
 
         code = Syntax(
-            "\n".join(map(_harmless, shown)),
+            "\n".join(map(harmless, shown)),
             hit.language or "text",
             line_numbers=True,
             start_line=max(hit.start_line, 1),

@@ -14,6 +14,7 @@ from lodestone.indexer.v1 import queue_service_pb2 as queue_pb2
 from lodestone.indexer.v1.queue_service_pb2_grpc import QueueServiceStub
 from services.cli.listing import connect, print_table
 from services.cli.rpc_errors import explain
+from services.cli.terminal import harmless
 from services.cli.trees import check_workspace_id
 from services.runtime.exits import ExitCode
 
@@ -70,7 +71,7 @@ def show_failed(root: Path, workspace: str, limit: int, *, as_json: bool) -> Exi
         click.echo(json.dumps([_failed_json(node) for node in nodes]))
         return ExitCode.OK
     for node in nodes:
-        where = f"{node.path} {node.qualified_name}".rstrip()
+        where = harmless(f"{node.path} {node.qualified_name}".rstrip())
         by = f", {node.model}" if node.model else ""
         click.echo(f"{node.node_id}  {where}: {node.error.message} ({node.attempts} attempts{by})")
     if not nodes:

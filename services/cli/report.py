@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
+from services.cli.terminal import harmless
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def print_failures(run: IndexRun, failures: Sequence[Outcome]) -> None:
     total = run.progress.files_failed + run.progress.nodes_failed
     click.secho(f"{total:,} failed:", fg="yellow")
     for outcome in failures[:SHOWN_FAILURES]:
-        where = f"{outcome.path} {outcome.qualified_name}".rstrip()
+        where = harmless(f"{outcome.path} {outcome.qualified_name}".rstrip())
         click.echo(f"  {where}: {_reason(outcome)} ({outcome.stage})")
     if total > SHOWN_FAILURES:
         click.echo(f"  ... all of them: lodestone run {run.name}")

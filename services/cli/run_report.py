@@ -18,6 +18,7 @@ from services.cli.report import (
     run_json,
     seconds_of,
 )
+from services.cli.terminal import harmless
 from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _print_failures(failures: Sequence[Outcome]) -> None:
         click.secho(f"{count:,} failed: {reason}", fg="yellow")
         examples = [outcome for outcome in failures if reason_of(outcome) == reason]
         for outcome in examples[:_SHOWN_EXAMPLES]:
-            where = f"{outcome.path} {outcome.qualified_name}".rstrip()
+            where = harmless(f"{outcome.path} {outcome.qualified_name}".rstrip())
             click.echo(f"  {where}: {outcome.error.message}")
         if len(examples) > _SHOWN_EXAMPLES:
             click.echo(f"  ... and {len(examples) - _SHOWN_EXAMPLES:,} more")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import click
 if TYPE_CHECKING:
     from rich.status import Status
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _QUIET_SECONDS = 0.4
 _QUIET_LINE_SECONDS = 2.0
 _REPEAT_SECONDS = 10.0
@@ -24,6 +26,14 @@ def note(text: str) -> None:
 def warn(text: str) -> None:
     """Prints one warning on standard error."""
     click.secho(f"Warning: {text}", err=True, fg="yellow")
+
+
+def harmless(text: str) -> str:
+    """Returns a text without signs that a terminal obeys, such as those of colours and titles.
+
+    Names of files hold any, and so do names that are taken from files, such as headings.
+    """
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 class Waiting:

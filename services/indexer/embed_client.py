@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _INFO_TIMEOUT_SECONDS = 30.0
 _BYTES_PER_VALUE = 2
+_SHOWN_DIGITS = 12
 _MOST_MODELS = 1000
 _MOST_TEXTS = 256
 """Most texts of one request, by the contract."""
@@ -120,6 +121,12 @@ class EmbedClient:
             result = (await self._call(model, [query], embed_service_pb2.PURPOSE_QUERY))[0]
         except BatchRefusedError as error:
             result = error.failure
+        except ModelNotLoadedError as error:
+            raise ModelNotLoadedError(
+                f"{error.message} What is indexed is of {model.name} with the fingerprint "
+                f"{model.fingerprint[:_SHOWN_DIGITS]}: serve it, or index again.",
+                metadata=error.metadata,
+            ) from None
         if isinstance(result, Failure):
             raise ModelNotLoadedError(
                 f"The query was not embedded: {result.message}", metadata={"model": model.name}

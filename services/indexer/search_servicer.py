@@ -13,6 +13,7 @@ from services.indexer.pages import page_size
 from services.indexer.rest_tokens import MOST_ROWS, make_rest_token, read_rest_token
 from services.indexer.search.reranking import RerankOutcome
 from services.runtime.errors import InvalidRequestError
+from services.runtime.yielding import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,7 +115,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
             (rest,) = read_rest_token(request.page_token, (2,), *key)
             scores = {NodeId(int(node)): score for node, score in rest[:size]}
             places = {node: place for place, node in enumerate(scores)}
-            hits = await self._engine.hits(workspaces, scores)
+            hits = await self._engine.hits(workspaces, scores, only)
             page = sorted(hits, key=lambda hit: places[hit.node_id])
             left = rest[size:]
         else:
@@ -150,20 +151,23 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
     ) -> Sequence[search_service_pb2.NodeHit]:
         if request.verify:
             verified = await self._truth.verify(workspace, page)
-            return [
-                convert_graph.verified_to_proto(
+            return await mapped(
+                lambda item: convert_graph.verified_to_proto(
                     item,
                     request.query,
                     with_text=request.with_text,
                     signatures=request.signatures,
-                )
-                for item in verified
-            ]
+                ),
+                verified,
+            )
         if request.with_text:
             found = await self._engine.read(workspace, page)
-            if request.signatures:
-                found = [item.headed() for item in found]
-            return [convert_search.hit_to_proto(item, request.query) for item in found]
+            return await mapped(
+                lambda item: convert_search.hit_to_proto(
+                    item.headed() if request.signatures else item, request.query
+                ),
+                found,
+            )
         return convert_graph.hits_to_proto(page)
 
     async def ExpandNodes(

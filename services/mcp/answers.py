@@ -50,8 +50,9 @@ def search_text(page: SearchPage, workspaces: Sequence[str]) -> str:
 
 def _hit_text(number: int, hit: Hit, *, with_workspace: bool) -> str:
     workspace = f"[{hit.workspace.removeprefix('workspaces/')}] " if with_workspace else ""
-    name = f"  {hit.name}" if hit.name else ""
-    head = f"{number}. {workspace}{hit.path}:{hit.start_line}-{hit.end_line}{name}  ({hit.kind})"
+    name = f"  {_one_line(hit.name)}" if hit.name else ""
+    path = _one_line(hit.path)
+    head = f"{number}. {workspace}{path}:{hit.start_line}-{hit.end_line}{name}  ({hit.kind})"
     if not hit.text:
         return f"{head}\n{_LOST.get(hit.freshness, 'its text cannot be read')}."
     lines = hit.text[:_HIT_CHARACTERS].split("\n")
@@ -59,7 +60,7 @@ def _hit_text(number: int, hit: Hit, *, with_workspace: bool) -> str:
     cut = len(shown) < len(lines) or len(hit.text) > _HIT_CHARACTERS
     rest = ""
     if cut:
-        rest = f"\n(cut; `read` {hit.path} lines {hit.start_line} to {hit.end_line} for all)"
+        rest = f"\n(cut; `read` {path} lines {hit.start_line} to {hit.end_line} for all)"
     return f"{head}\n{_fenced(chr(10).join(shown), hit.language)}{rest}"
 
 
@@ -81,11 +82,10 @@ def context_text(context: Context) -> str:
 
 def lines_text(lines: FileLines) -> str:
     """Returns lines of a file, numbered."""
-    where = f"{lines.path}:{lines.start_line}-{lines.end_line} of {lines.line_count} lines"
+    path = _one_line(lines.path)
+    where = f"{path}:{lines.start_line}-{lines.end_line} of {lines.line_count} lines"
     if lines.end_line < lines.start_line:
-        return (
-            f"{lines.path} has no such lines, or one that is too long; it has {lines.line_count}."
-        )
+        return f"{path} has no such lines, or one that is too long; it has {lines.line_count}."
     state = "as it was indexed"
     if lines.freshness is Freshness.CHANGED:
         state = "written since it was indexed: places that `search` told may have moved"
@@ -93,6 +93,13 @@ def lines_text(lines: FileLines) -> str:
     left = MOST_CHARACTERS - 500
     for number, line in enumerate(lines.text.removesuffix("\n").split("\n"), lines.start_line):
         left -= len(line) + 8
+        if left < 0 and not numbered:
+            numbered.append(f"{number:>6} {line[:left]}")
+            numbered.append(
+                f"(cut: line {number} has {len(line):,} characters; `read` from line "
+                f"{number + 1} on for what follows)"
+            )
+            break
         if left < 0:
             numbered.append(f"(cut; `read` from line {number} on for more)")
             break
@@ -144,6 +151,11 @@ def _ago(run: Run) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} seconds ago"
+
+
+def _one_line(text: str) -> str:
+    """Returns a text without ends of lines: names of files may hold them."""
+    return " ".join(text.splitlines())
 
 
 def _fenced(text: str, language: str) -> str:

@@ -13,8 +13,10 @@ from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
+from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
+from tests.integration.samples import write_many
 from tests.integration.two_models import TREE, add_small, maintenance, two_models
 
 if TYPE_CHECKING:
@@ -221,6 +223,34 @@ async def test_a_search_that_began_before_a_switch_ends_with_the_new_model(
     assert (hit.qualified_name, hit.score) == (fresh.qualified_name, fresh.score)
 
 
+async def test_a_search_of_several_workspaces_mixes_no_models_as_one_is_switched(
+    services: Indexing, models: Any, hook: Hook, roots: Path
+) -> None:
+    """Scores of two models say nothing of each other.
+
+    Red when the workspace that was switched is searched anew by itself.
+    """
+    write_many(roots / "other", 5)
+    await services.create("other", "other")
+    await services.succeed("other")
+    await add_small(models)
+    await _complete(services, models)
+    request = search_pb2.SearchNodesRequest(
+        parent=TREE, other_parents=["workspaces/other"], query="function_7", page_size=3
+    )
+    hook.hold()
+    searching = asyncio.ensure_future(services.searches.SearchNodes(request))
+    await hook.reached.wait()
+    await _activate(models, "small")
+    hook.go_on.set()
+
+    with pytest.raises(grpc.aio.AioRpcError, match="different models"):
+        await searching
+
+    await _activate(models, "hashing")
+    assert len((await services.searches.SearchNodes(request)).hits) == 3
+
+
 async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
     services: Indexing, models: Any, hook: Hook
 ) -> None:
@@ -315,6 +345,8 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
 
         assert failed.state == State.STATE_FAILED
         assert "other weights" in failed.error.message
+        with pytest.raises(grpc.aio.AioRpcError, match="serve it, or index again"):
+            await again.search("tree", "function_7")
         assert await broken_rules(again.url) == []
         await add_small(stub)
         await _until(lambda: _twice(stub))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from services.indexer.context.tokens import estimate_tokens
@@ -31,6 +32,9 @@ LEAST_TOKENS = 16
 """With fewer left no piece fits any more: its place and fence take that."""
 
 _LEAST_FENCE = 3
+_LAST_TOKENS = 2
+"""Of the two ends of lines that the last piece does not have."""
+
 _FENCES = re.compile(r"`{3,}")
 _DECLARATIONS = frozenset({NodeKind.FUNCTION, NodeKind.METHOD, NodeKind.CLASS})
 
@@ -88,13 +92,40 @@ class Pack:
     over_budget: int
 
 
+@dataclass(frozen=True)
+class _Placed:
+    """A piece that is given, with what is asked of it again and again."""
+
+    piece: Piece
+    end_byte: int
+    text_tokens: int
+    fence: int
+    """Backticks of its fence."""
+
+    @classmethod
+    def of(cls, piece: Piece) -> _Placed:
+        """Returns a piece, all of whose text is looked at."""
+        return cls(piece, piece.end_byte, estimate_tokens(piece.text), _fence_of(piece.text))
+
+    @cached_property
+    def content(self) -> str:
+        """Its text without what does not tell copies apart."""
+        return _content(self.piece.text)
+
+    @cached_property
+    def tokens(self) -> int:
+        """What it takes of the budget: no token crosses the end of a line."""
+        opening, closing = _frame(self.piece, self.fence)
+        return estimate_tokens(opening) + self.text_tokens + estimate_tokens(closing)
+
+
 class Packer:
     """Takes pieces while they fit."""
 
     def __init__(self, budget: int, *, allow_signatures: bool) -> None:
         self._budget = budget
         self._allow_signatures = allow_signatures
-        self._files: dict[tuple[str, str], list[Piece]] = {}
+        self._files: dict[tuple[str, str], list[_Placed]] = {}
         self._tokens = 0
         self._offered = 0
         self._misses = 0
@@ -129,13 +160,14 @@ class Packer:
         deferred, self._deferred = self._deferred, []
         for piece in deferred:
             self._offer(piece, may_defer=False)
+        files = [[each.piece for each in placed] for placed in self._files.values()]
         pieces = tuple(
             piece
-            for placed in sorted(self._files.values(), key=_best_first)
+            for placed in sorted(files, key=_best_first)
             for piece in sorted(placed, key=lambda each: each.start_byte)
         )
         text = "".join(map(render, pieces)).rstrip("\n")
-        tokens = estimate_tokens(text)
+        tokens = self._tokens - _LAST_TOKENS if pieces else 0
         assert tokens <= self._budget
         return Pack(text, pieces, tokens, self._duplicates, self._over_budget)
 
@@ -146,49 +178,56 @@ class Packer:
         if is_copy or self._is_given_beside(content, touched):
             self._duplicates += 1
             return Fate.DUPLICATE
-        merged = _join([*touched, piece])
-        cost = estimate_tokens(render(merged))
-        if may_defer and self._offered > 1 and not touched and cost > self._budget * LARGE_SHARE:
+        own = _Placed.of(piece)
+        merged = _merged(touched, own)
+        if (
+            may_defer
+            and self._offered > 1
+            and not touched
+            and own.tokens > self._budget * LARGE_SHARE
+        ):
             self._deferred.append(piece)
             return Fate.DEFERRED
-        if self._replace(touched, merged, cost):
+        if self._replace(touched, merged):
             self._contents.add(content)
+            self._lines.update(content.split("\n"))
             return Fate.MERGED if touched else Fate.TAKEN
         head = self._head(piece)
-        if head is not None and self._replace([], head, estimate_tokens(render(head))):
+        if head is not None and self._replace([], _Placed.of(head)):
             self._contents.add(content)
+            self._lines.update(_content(head.text).split("\n"))
             return Fate.SIGNATURE
         self._over_budget += 1
         return Fate.OVER_BUDGET
 
-    def _touched(self, piece: Piece) -> list[Piece]:
+    def _touched(self, piece: Piece) -> list[_Placed]:
         """Returns the pieces that share bytes with one."""
+        end = piece.end_byte
         return [
             other
             for other in self._files.get(piece.file, ())
-            if other.start_byte < piece.end_byte and piece.start_byte < other.end_byte
+            if other.piece.start_byte < end and piece.start_byte < other.end_byte
         ]
 
-    def _replace(self, old: list[Piece], new: Piece, cost: int) -> bool:
+    def _replace(self, old: list[_Placed], new: _Placed) -> bool:
         """Puts a piece in the place of others, unless the budget does not allow it."""
-        tokens = self._tokens + cost - sum(estimate_tokens(render(each)) for each in old)
+        tokens = self._tokens + new.tokens - sum(each.tokens for each in old)
         if tokens > self._budget:
             return False
-        placed = [each for each in self._files.get(new.file, ()) if each not in old]
-        self._files[new.file] = [*placed, new]
+        placed = [each for each in self._files.get(new.piece.file, ()) if each not in old]
+        self._files[new.piece.file] = [*placed, new]
         self._tokens = tokens
-        self._lines.update(_content(new.text).split("\n"))
         return True
 
-    def _is_given_beside(self, content: str, touched: Sequence[Piece]) -> bool:
+    def _is_given_beside(self, content: str, touched: Sequence[_Placed]) -> bool:
         """Tells whether a text is a part of what is given elsewhere, such as a copied class."""
         if not self._lines.issuperset(content.split("\n")):
             return False  # that is quick, and enough for most
         return any(
-            f"\n{content}\n" in f"\n{_content(piece.text)}\n"
+            f"\n{content}\n" in f"\n{each.content}\n"
             for placed in self._files.values()
-            for piece in placed
-            if piece not in touched
+            for each in placed
+            if each not in touched
         )
 
     def _head(self, piece: Piece) -> Piece | None:
@@ -203,7 +242,13 @@ class Packer:
 
 def render(piece: Piece) -> str:
     """Returns a piece as text: where it is, then its code in a fence."""
-    fence = "`" * max([_LEAST_FENCE, *(len(run) + 1 for run in _FENCES.findall(piece.text))])
+    opening, closing = _frame(piece, _fence_of(piece.text))
+    return f"{opening}{piece.text}{closing}"
+
+
+def _frame(piece: Piece, fence_size: int) -> tuple[str, str]:
+    """Returns what is before and behind a piece's text, in a fence of so many backticks."""
+    fence = "`" * fence_size
     names = ", ".join(dict.fromkeys(hit.qualified_name for hit in piece.hits if hit.qualified_name))
     note = " (signature only)" if piece.signature_only else ""
     label = f"[{piece.label}] " if piece.label else ""
@@ -211,7 +256,35 @@ def render(piece: Piece) -> str:
     head = _one_line(f"{where} {names}".rstrip() + note)
     language = "" if piece.language == "text" else piece.language
     newline = "" if piece.text.endswith("\n") else "\n"
-    return f"{head}\n{fence}{language}\n{piece.text}{newline}{fence}\n\n"
+    return f"{head}\n{fence}{language}\n", f"{newline}{fence}\n\n"
+
+
+def _fence_of(text: str) -> int:
+    """Returns how many backticks fence a text: more than it has in a row."""
+    return max([_LEAST_FENCE, *(len(run) + 1 for run in _FENCES.findall(text))])
+
+
+def _merged(touched: Sequence[_Placed], own: _Placed) -> _Placed:
+    """Returns the union of a piece and of those that share bytes with it.
+
+    Where all begin and end with lines only the text of the new one is looked at: a long file grows
+    by one piece after the other.
+    """
+    if not touched:
+        return own
+    union = _join([*(each.piece for each in touched), own.piece])
+    data, base = union.text.encode(), union.start_byte
+    parts = [*touched, own]
+    edges = {edge - base for each in parts for edge in (each.piece.start_byte, each.end_byte)}
+    if any(0 < at < len(data) and b"\n" not in data[at - 1 : at + 1] for at in edges):
+        return _Placed.of(union)
+    text_tokens = own.text_tokens
+    for each in touched:
+        first = max(each.piece.start_byte, own.piece.start_byte) - base
+        last = min(each.end_byte, own.end_byte) - base
+        text_tokens += each.text_tokens - estimate_tokens(data[first:last].decode())
+    fence = max(each.fence for each in parts)
+    return _Placed(union, base + len(data), text_tokens, fence)
 
 
 def _join(pieces: list[Piece]) -> Piece:

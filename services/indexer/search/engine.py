@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
+from services.indexer.search.model import SearchFilter
 from services.indexer.search.postings import TermCounts
 from services.indexer.search.priors import FilePriors
 from services.indexer.search.question import read_question
@@ -23,13 +24,17 @@ if TYPE_CHECKING:
     from services.indexer.embed_client import EmbedClient
     from services.indexer.io_client import IoClient
     from services.indexer.model import ModelId, RegisteredModel
-    from services.indexer.search.model import Hit, SearchFilter
+    from services.indexer.search.model import Hit
     from services.indexer.search.question import Question
-    from services.indexer.search.ranking import Parts
+    from services.indexer.search.ranking import Parts, Ranked
     from services.indexer.search.reranking import Reranked, Reranker
     from services.indexer.search.weights import Ranking
     from services.indexer.storage.search import Scored, SearchStore
     from services.indexer.storage.workspaces import WorkspaceStore
+
+_ALL = SearchFilter()
+_MOST_RANKED_AT_ONCE = 2500
+"""Hits that are ranked in some hundredths of a second."""
 
 _MOST_SWITCHES = 5
 """Times that one search follows a switch of models."""
@@ -63,6 +68,10 @@ class SearchTrace:
     before: list[Hit]
     """The hits in their order before reranking, with their own scores."""
     reranked: Reranked
+
+
+class _ModelSwitchedError(Exception):
+    """One of several workspaces got another model during the search."""
 
 
 class SearchEngine:
@@ -112,6 +121,25 @@ class SearchEngine:
         many hits if so many nodes may be found, where the settings take fewer of each arm.
         """
         limit = max(self._candidates, at_least)
+        for _ in range(_MOST_SWITCHES):
+            try:
+                return await self._trace(workspaces, query, only, rerank=rerank, limit=limit)
+            except _ModelSwitchedError:
+                workspaces = [await self._workspaces.get(each.name) for each in workspaces]
+        raise StateConflictError(
+            "The models of the workspaces are being switched: ask again.",
+            metadata={"state": "different models", "allowed": "one model"},
+        )
+
+    async def _trace(
+        self,
+        workspaces: Sequence[Workspace],
+        query: str,
+        only: SearchFilter,
+        *,
+        rerank: bool | None,
+        limit: int,
+    ) -> SearchTrace:
         model = _model_of_all(workspaces)
         asked = read_question(query)
         vector = asyncio.create_task(self._embedded(model, asked.text))
@@ -129,7 +157,8 @@ class SearchEngine:
         joined = _as_arms(arms)
         known = {node: hit for _, each in found for node, hit in each.items()}
         # In one order, whichever arm was the first: equal ones then always stand alike.
-        ranked = rank(self._ranking, asked, joined, [known[node] for node in sorted(known)])
+        hits = [known[node] for node in sorted(known)]
+        ranked = await ranked_aside(self._ranking, asked, joined, hits)
         before = [item.hit for item in ranked]
         reranked = await self._reranker.rerank(workspaces, query, before, wanted=rerank)
         return SearchTrace(
@@ -142,12 +171,17 @@ class SearchEngine:
         )
 
     async def hits(
-        self, workspaces: Sequence[Workspace], scores: Mapping[NodeId, float]
+        self,
+        workspaces: Sequence[Workspace],
+        scores: Mapping[NodeId, float],
+        only: SearchFilter = _ALL,
     ) -> list[Hit]:
-        """Returns nodes as hits of these scores, in no order; those that are gone are left out."""
-        return [
-            hit for each in workspaces for hit in await self._store.hits(each.id, each.name, scores)
-        ]
+        """Returns nodes as hits of these scores, in no order.
+
+        Those that are gone are left out, and those that may not be found by now.
+        """
+        found = [await self._store.hits(each.id, each.name, scores, only) for each in workspaces]
+        return [hit for hits in found for hit in hits]
 
     def priors(self, query: str, hit: Hit) -> dict[str, float]:
         """Returns the factors that ranking applies to a hit's file for itself alone, by name."""
@@ -180,10 +214,11 @@ class SearchEngine:
         """Returns what each arm finds in one workspace, and what is known of all of it.
 
         All of it is looked up at once when the last arm has ended, which may be long after the
-        first: a node that went meanwhile is left out, and hits of a file are of one generation.
+        first: a node that went meanwhile, or that the filter does not let through any more, is left
+        out, and hits of a file are of one generation.
         """
         arms = {
-            "dense": self._dense(workspace, asked, vector, only, limit),
+            "dense": self._dense(workspace, asked, vector, only, limit, is_alone=counts is None),
             "lexical": self._timed(
                 "lexical", self._store.lexical(workspace.id, asked.terms, only, limit, counts)
             ),
@@ -193,7 +228,7 @@ class SearchEngine:
         }
         found = await asyncio.gather(*arms.values())
         nodes = {item.node_id: 0.0 for arm in found for item in arm}
-        hits = await self._store.hits(workspace.id, workspace.name, nodes)
+        hits = await self._store.hits(workspace.id, workspace.name, nodes, only)
         return dict(zip(arms, found, strict=True)), {hit.node_id: hit for hit in hits}
 
     async def _counts(
@@ -217,8 +252,14 @@ class SearchEngine:
         vector: Awaitable[bytes],
         only: SearchFilter,
         limit: int,
+        *,
+        is_alone: bool,
     ) -> list[Scored]:
-        """Searches anew when the model was switched meanwhile: none but the active one finds."""
+        """Searches anew when the model was switched meanwhile: none but the active one finds.
+
+        Raises:
+            _ModelSwitchedError: it was, and others are searched too: all are to have one model.
+        """
         values = await vector
         for _ in range(_MOST_SWITCHES):
             model = _model_of_all([workspace])
@@ -232,6 +273,8 @@ class SearchEngine:
             now = _model_of_all([workspace])
             if now.id == model.id:
                 return found
+            if not is_alone:
+                raise _ModelSwitchedError
             values = await self._embedded(now, asked.text)
         return []
 
@@ -248,6 +291,15 @@ class SearchEngine:
         found = await work
         metrics.SEARCH_SECONDS.labels(arm).observe(time.perf_counter() - started)
         return found
+
+
+async def ranked_aside(
+    ranking: Ranking, asked: Question, arms: Arms, hits: Sequence[Hit]
+) -> list[Ranked]:
+    """Returns what `rank` does, in a thread where that would hold the loop up: 20 ms a thousand."""
+    if len(hits) <= _MOST_RANKED_AT_ONCE:
+        return rank(ranking, asked, arms, hits)
+    return await asyncio.to_thread(rank, ranking, asked, arms, hits)
 
 
 def _as_arms(found: Mapping[str, Sequence[Scored]]) -> Arms:

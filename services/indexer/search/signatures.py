@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST_LINES = 40
 """Longer heads are no summary of anything."""
@@ -23,16 +28,15 @@ _NO_SINGLE_QUOTES = frozenset({"rust", "swift", "scala"})
 
 _NO_CODE = ("#", "//", "/*", "@")
 
-_TOKEN = re.compile(
-    r"(?P<comment>//[^\n]*|/\*.*?(?:\*/|\Z))"
-    r"|(?P<hash>\#[^\n]*)"
-    r'|(?P<long>"{3}.*?(?:"{3}|\Z)|\'{3}.*?(?:\'{3}|\Z))'
-    r'|(?P<double>"(?:\\.|[^"\\\n])*"?)'
-    r"|(?P<single>'(?:\\.|[^'\\\n])*'?)"
-    r"|(?P<back>`(?:\\.|[^`\\])*`?)"
-    r"|(?P<mark>[(){}\[\]:;\n])",
-    re.DOTALL,
+_SLASHES = r"//[^\n]*|/\*.*?(?:\*/|\Z)"
+_HASH = r"\#[^\n]*"
+_SINGLE = r"'(?:\\.|[^'\\\n])*'?"
+_STRINGS = (
+    r'"{3}.*?(?:"{3}|\Z)|\'{3}.*?(?:\'{3}|\Z)',
+    r'"(?:\\.|[^"\\\n])*"?',
+    r"`(?:\\.|[^`\\])*`?",
 )
+_MARK = r"(?P<mark>[(){}\[\]:;\n])"
 
 
 class _Rule(StrEnum):
@@ -59,7 +63,7 @@ def _head_end(text: str, language: str) -> int | None:
     rule = _rule(language)
     depth = 0
     last_line = None
-    for match in _tokens(text, language):
+    for match in _marks(text, language):
         mark = match[0]
         if rule is _Rule.BRACE and mark in {"{", ";"} and depth == 0:
             return match.start()
@@ -69,34 +73,34 @@ def _head_end(text: str, language: str) -> int | None:
             depth += 1
         elif mark in {")", "]", "}"}:
             depth = max(0, depth - 1)
-        elif mark == "\n" and depth == 0 and _has_code(text[: match.start()]):
+        elif mark == "\n" and depth == 0 and _ends_code(text, match.start()):
             if rule is _Rule.LINE:
                 return match.start()
             last_line = last_line or match.start()
     return last_line if rule is _Rule.BRACE else None
 
 
-def _tokens(text: str, language: str) -> list[re.Match[str]]:
-    """Returns the brackets and ends of lines that stand outside strings and comments."""
-    found = []
-    position = 0
-    while match := _TOKEN.search(text, position):
-        position = match.end()
-        kind = match.lastgroup
-        if (
-            (kind == "comment" and language in _HASH_COMMENTS - {"php"})
-            or (kind == "hash" and language not in _HASH_COMMENTS)
-            or (kind == "single" and language in _NO_SINGLE_QUOTES)
-        ):
-            position = match.start() + 1  # means something else in this language
-        elif kind == "mark":
-            found.append(match)
-    return found
+def _marks(text: str, language: str) -> Iterator[re.Match[str]]:
+    """Yields the brackets and ends of lines that stand outside strings and comments."""
+    return (match for match in _tokens(language).finditer(text) if match["mark"])
 
 
-def _has_code(text: str) -> bool:
-    """Tells whether the last line of a text holds more than a comment or an attribute."""
-    line = text.rpartition("\n")[2].strip()
+@cache
+def _tokens(language: str) -> re.Pattern[str]:
+    """Returns what a language has: no sign is read twice as what means something else in it."""
+    kinds = [
+        () if language in _HASH_COMMENTS - {"php"} else (_SLASHES,),
+        (_HASH,) if language in _HASH_COMMENTS else (),
+        _STRINGS,
+        () if language in _NO_SINGLE_QUOTES else (_SINGLE,),
+        (_MARK,),
+    ]
+    return re.compile("|".join(part for kind in kinds for part in kind), re.DOTALL)
+
+
+def _ends_code(text: str, end: int) -> bool:
+    """Tells whether the line of a text that ends there holds more than a comment or attribute."""
+    line = text[text.rfind("\n", 0, end) + 1 : end].strip()
     return bool(line) and not line.startswith(_NO_CODE) and not line.endswith("*/")
 
 

@@ -30,19 +30,23 @@ _FIRST_PIECE, _PIECE_GROWTH = 1000, 4
 _MOST_DEFINITIONS = 50
 """Most nodes that are found by their name alone."""
 
+_ALL = SearchFilter()
 _KINDS = {kind.value: kind for kind in NodeKind}
 
-_FILTER = """
-  AND EXISTS (SELECT 1 FROM nodes n JOIN files f
-    ON f.workspace_id = n.workspace_id AND f.id = n.file_id
-    WHERE n.workspace_id = x.workspace_id AND n.id = x.node_id
+_PASSES = """
       AND (cardinality({0}::text[]) = 0 OR n.kind = ANY ({0}))
       AND (cardinality({1}::text[]) = 0 OR f.language = ANY ({1}))
       AND (cardinality({2}::text[]) = 0 OR n.qualified_name = ANY ({2}))
       AND ({3}::text IS NULL OR f.path ~ {3})
-      AND ({4}::timestamptz IS NULL OR n.status_since >= {4}))
+      AND ({4}::timestamptz IS NULL OR n.status_since >= {4})
 """
+"""What a filter says of a node `n` and its file `f`."""
 
+_FILTER = f"""
+  AND EXISTS (SELECT 1 FROM nodes n JOIN files f
+    ON f.workspace_id = n.workspace_id AND f.id = n.file_id
+    WHERE n.workspace_id = x.workspace_id AND n.id = x.node_id {_PASSES})
+"""
 
 _ACTIVE = "AND EXISTS (SELECT FROM workspaces WHERE id = $1 AND active_model_id = {})"
 
@@ -159,7 +163,7 @@ class SearchStore:
             limit: most nodes.
         """
         query = HalfVector(np.frombuffer(vector, dtype="<f2"))
-        if only == SearchFilter() and self._indexes is not None:
+        if only == _ALL and self._indexes is not None:
             found = await self._by_index(workspace_id, model_id, query, limit)
             if found is not None:
                 return found
@@ -266,7 +270,7 @@ class SearchStore:
         self, workspace_id: WorkspaceId, candidates: Candidates, only: SearchFilter, limit: int
     ) -> list[Scored]:
         """Returns the best candidates that a filter lets through; as many as there are."""
-        if only == SearchFilter():
+        if only == _ALL:
             return list(map(Scored._make, candidates.best(limit)))
         found: list[Scored] = []
         statement = PASSING.format(filter=_filter_sql(only, 4))
@@ -301,16 +305,25 @@ class SearchStore:
         return [Scored(NodeId(row["id"]), 1.0) for row in rows]
 
     async def hits(
-        self, workspace_id: WorkspaceId, workspace_name: str, scores: Mapping[NodeId, float]
+        self,
+        workspace_id: WorkspaceId,
+        workspace_name: str,
+        scores: Mapping[NodeId, float],
+        only: SearchFilter = _ALL,
     ) -> list[Hit]:
-        """Returns what is known of nodes, in no order; those that are gone by now are left out."""
+        """Returns what is known of nodes, in no order.
+
+        Those that are gone by now are left out, and those that a filter does not let through: a
+        node whose text stays may be called otherwise since it was found.
+        """
         if not scores:
             return []
         async with self._database.connection() as connection:
             rows = await connection.fetch(
-                HITS,
+                HITS + _filter_sql(only, 3, _PASSES),
                 workspace_id,
                 list(scores),
+                *_filter_values(only),
             )
         # All at once: to look columns up by their names takes longer than all the rest.
         return [
@@ -332,14 +345,14 @@ class SearchStore:
         ]
 
 
-def _filter_sql(only: SearchFilter, first: int) -> str:
-    if only == SearchFilter():
+def _filter_sql(only: SearchFilter, first: int, conditions: str = _FILTER) -> str:
+    if only == _ALL:
         return ""
-    return _FILTER.format(*(f"${first + number}" for number in range(5)))
+    return conditions.format(*(f"${first + number}" for number in range(5)))
 
 
 def _filter_values(only: SearchFilter) -> tuple[Any, ...]:
-    if only == SearchFilter():
+    if only == _ALL:
         return ()
     return (
         list(only.kinds),

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from lodestone.indexer.v1.maintenance_service_pb2 import Disagreement
 from lodestone.indexer.v1.search_service_pb2 import NodeHit, TextRange
+from services.cli import check, context, graph, report, run_report
 from services.cli.explain import explanation_json, print_explanation
 from services.cli.hits import places, print_hits
 from services.cli.reranking import tell_reranking
 from services.cli.scope import Filters, Scope, around, existing_path
 from services.runtime.exits import StartError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _ROOTS = "local=/,other=/srv"
 _TREES = [
@@ -132,6 +139,53 @@ def test_a_path_cannot_command_a_terminal(capsys: pytest.CaptureFixture[str]) ->
     print_hits([hit], "none")
 
     assert capsys.readouterr().out == "a\ufffd]0;t\ufffd\ufffdb.py:1-9:7-9  function  0.000\n"
+
+
+_TITLE = "Title > \x1b]0;t\x07"
+"""A name as a heading of a document gives it."""
+
+
+def _outcome() -> runs_pb2.Outcome:
+    return runs_pb2.Outcome(path="a\x9b.md", qualified_name=_TITLE)
+
+
+_PRINTS: dict[str, Callable[[], None]] = {
+    "hit": lambda: print_hits([NodeHit(path="a.md", qualified_name=_TITLE)], "none"),
+    "graph": lambda: graph._print(
+        search_pb2.ExpandNodesResponse(
+            starts=[NodeHit(node_id=1, path="a\x9b.md", qualified_name=_TITLE)],
+            nodes=[NodeHit(node_id=2, path="a\x9b.md", qualified_name=_TITLE)],
+            edges=[search_pb2.Edge(from_node_id=1, to_node_id=2)],
+        )
+    ),
+    "failures": lambda: report.print_failures(runs_pb2.IndexRun(), [_outcome()]),
+    "report": lambda: run_report._print_failures([_outcome()]),
+    "check": lambda: check._print(1, [Disagreement(path="a\x9b.md", qualified_name=_TITLE)], ""),
+    "context": lambda: context._print(f"a.md:1-2 {_TITLE}\n```\n\t{_TITLE}\n```"),
+}
+
+
+@pytest.mark.parametrize("printed", _PRINTS)
+def test_a_name_out_of_a_file_cannot_command_a_terminal(
+    printed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when a name is printed as the file has it."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+
+    _PRINTS[printed]()
+
+    told = capsys.readouterr().out
+    assert "Title > \ufffd]0;t\ufffd" in told
+    assert not {"\x07", "\x9b"} & set(told)
+    assert "\x1b]" not in told
+
+
+def test_a_context_that_goes_to_a_program_is_as_files_have_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    context._print(f"a.md:1-2\n```\n{_TITLE}\n```")
+
+    assert capsys.readouterr().out == f"a.md:1-2\n```\n{_TITLE}\n```\n"
 
 
 def test_a_path_with_a_nul_is_none() -> None:

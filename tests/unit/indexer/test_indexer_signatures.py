@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sysconfig
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,3 +115,25 @@ def test_strings_and_comments_of_a_head_open_and_close_nothing(
 )
 def test_what_has_no_head_or_a_long_one_has_no_signature(text: str, language: str) -> None:
     assert signature_of(text, language) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("first()" + "\n" * 400_000 + "second()", "javascript"),
+        ("fn f() " + "'a \\" * 20_000, "rust"),
+        ("f(" + "#" * 100_000, "go"),
+        ("def f()\n" + "/*a" * 15_000, "python"),
+    ],
+    ids=["blank lines", "lifetimes", "hashes", "slashes"],
+)
+def test_a_long_text_costs_little(text: str, language: str) -> None:
+    """Each took seconds when a line, or a sign, was read together with all before or behind it.
+
+    The time is of this process alone.
+    """
+    started = time.process_time()
+
+    signature_of(text, language)
+
+    assert time.process_time() - started < 1.0
