@@ -82,6 +82,16 @@ def test_a_file_beneath_an_ignored_folder_cannot_be_taken_back(tmp_path: Path) -
     assert "src/a.py" not in scanned(tmp_path)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_pattern(tmp_path: Path) -> None:
+    """Editors of Windows write one, and git passes over it. Red where it is read as a letter."""
+    subprocess.run(["git", "init", "-q", "--template=", "."], cwd=tmp_path, check=True)
+    fill(tmp_path, {})
+    (tmp_path / ".gitignore").write_bytes(b"\xef\xbb\xbflib\n*.txt\n")
+    assert scanned(tmp_path) == git_sees(tmp_path) == [
+        ".gitignore", "a b.py", "a.py", "src/a.py", "src/sub/a.py", "x[1].py",
+    ]  # fmt: skip
+
+
 def test_later_kinds_of_ignore_files_go_first(tmp_path: Path) -> None:
     fill(tmp_path, {"": ["*.py"]})
     (tmp_path / ".lodestoneignore").write_text("!a.py\nlib/\n")
