@@ -89,7 +89,7 @@ class TreeScan:
         top = IgnoreStack.of_request(self._rules.exclude)
         stack: list[_Folder] = []
         try:
-            self._enter(stack, os.dup(self._tree.fd), "", top, included=not self._rules.include)
+            self._enter(stack, self._top(), "", top, included=not self._rules.include)
             while stack:
                 if self._is_cancelled():
                     return
@@ -100,6 +100,12 @@ class TreeScan:
             for folder in stack:
                 os.close(folder.fd)
         yield self._last_batch()
+
+    def _top(self) -> int:
+        try:
+            return os.dup(self._tree.fd)
+        except OSError as error:
+            raise file_error(error, self._tree.directory) from None
 
     def _take_batch(self) -> ScanBatch:
         batch = ScanBatch(self._files[:BATCH_FILES], self._warnings)
