@@ -69,7 +69,10 @@ def read_lines(folder_fd: int, name: str) -> list[str]:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return []
-        text = file.read(MAX_IGNORE_FILE_BYTES).decode(errors="surrogateescape")
+        raw = file.read(MAX_IGNORE_FILE_BYTES + 1)
+        if len(raw) > MAX_IGNORE_FILE_BYTES:
+            raw = raw[: raw.rfind(b"\n") + 1]  # half a pattern may match anything
+        text = raw.decode(errors="surrogateescape")
         return text.removeprefix(_BYTE_ORDER_MARK).split("\n")
 
 
