@@ -152,8 +152,9 @@ class IoApp:
         await self._upkeep.close()
         await self._writer.close()
         await self.pool.close()
-        self._write_threads.shutdown(wait=True, cancel_futures=True)
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._write_threads, self._threads):
+            # Not in the loop: one may wait for a disk that does not answer.
+            await asyncio.to_thread(threads.shutdown, wait=True, cancel_futures=True)
 
 
 def make_journal(settings: IoSettings) -> DiskJournal | MemoryJournal:

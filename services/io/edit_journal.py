@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from services.io.content import file_digest
@@ -142,7 +143,7 @@ class DiskJournal:
                 if _is_at(path, status):
                     if self._clock() - status.st_mtime > self._limits.kept_seconds:
                         os.ftruncate(fd, 0)
-                    return DiskEntry(shard, fd, fingerprint)
+                    return DiskEntry(path, fd, fingerprint)
             except BaseException:
                 os.close(fd)
                 raise
@@ -169,8 +170,8 @@ class DiskJournal:
 class DiskEntry:
     """A request under way, in a locked file."""
 
-    def __init__(self, shard: Path, fd: int, fingerprint: bytes) -> None:
-        self._shard = shard
+    def __init__(self, path: Path, fd: int, fingerprint: bytes) -> None:
+        self._path = path
         self._fd = fd
         self._fingerprint = fingerprint
         data = _read(fd)
@@ -186,7 +187,7 @@ class DiskEntry:
         """Makes what was noted outlast the machine; see `JournalEntry`."""
         try:
             os.fsync(self._fd)
-            _flush_folder(self._shard)
+            _flush_folder(self._path.parent)
         except OSError as error:
             raise journal_error(error) from None
 
@@ -195,7 +196,10 @@ class DiskEntry:
         self._append(outcome_line(self._fingerprint, outcomes, unmade))
 
     def close(self) -> None:
-        """Lets the next request of this id in."""
+        """Lets the next request of this id in; one of which nothing was noted takes no room."""
+        if not self._end:
+            with suppress(OSError):  # it goes when it is old
+                self._path.unlink()
         os.close(self._fd)
 
     def _append(self, line: bytes) -> None:

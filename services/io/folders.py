@@ -11,6 +11,7 @@ from services.io.ignore import IGNORE_FILES, MAX_IGNORE_FILE_BYTES
 REPOSITORY = ".git"
 
 _TELLING = frozenset({*IGNORE_FILES, REPOSITORY, f"{REPOSITORY}/"})
+_BYTE_ORDER_MARK = "\ufeff"
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -57,7 +58,7 @@ def list_folder(fd: int) -> Listing:
 def read_lines(folder_fd: int, name: str) -> list[str]:
     """Returns the lines of an ignore file, none for what is no regular file.
 
-    A link is not followed: git does not either.
+    A link is not followed, and a byte order mark is no part of the first line: as in git.
 
     Raises:
         OSError: the file cannot be read.
@@ -68,7 +69,11 @@ def read_lines(folder_fd: int, name: str) -> list[str]:
     with os.fdopen(fd, "rb") as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return []
-        return file.read(MAX_IGNORE_FILE_BYTES).decode(errors="surrogateescape").split("\n")
+        raw = file.read(MAX_IGNORE_FILE_BYTES + 1)
+        if len(raw) > MAX_IGNORE_FILE_BYTES:
+            raw = raw[: raw.rfind(b"\n") + 1]  # half a pattern may match anything
+        text = raw.decode(errors="surrogateescape")
+        return text.removeprefix(_BYTE_ORDER_MARK).split("\n")
 
 
 def _is_utf8(name: str) -> bool:

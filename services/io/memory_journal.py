@@ -47,7 +47,12 @@ class MemoryJournal:
             if entry is None or self._is_old(entry):
                 self._entries.pop(key, None)
                 self._make_room()
-                entry = MemoryEntry(Record(fingerprint), self._clock(), partial(self._noted, key))
+                entry = MemoryEntry(
+                    Record(fingerprint),
+                    self._clock(),
+                    partial(self._noted, key),
+                    partial(self._drop, key),
+                )
                 self._entries[key] = entry
             elif entry.record.fingerprint != fingerprint:
                 raise RequestIdReusedError(
@@ -74,6 +79,11 @@ class MemoryJournal:
         with self._lock:
             self._entries[key].noted_at = self._clock()
             self._entries.move_to_end(key)
+
+    def _drop(self, key: str) -> None:
+        """Forgets a request of which nothing was noted."""
+        with self._lock:
+            del self._entries[key]
 
     def _is_old(self, entry: MemoryEntry) -> bool:
         return self._clock() - entry.noted_at > self._limits.kept_seconds
@@ -104,11 +114,14 @@ class MemoryEntry:
     record: Record
     noted_at: float
     noted: Callable[[], None]
+    drop: Callable[[], None]
     is_open: bool = field(default=False)
+    is_noted: bool = field(default=False)
 
     def intend(self, record: Record) -> None:
         """Notes what is about to be put in place; see `JournalEntry`."""
         self.record = record
+        self.is_noted = True
         self.noted()
 
     def flush(self) -> None:
@@ -118,11 +131,15 @@ class MemoryEntry:
         """Notes how each change ended; see `JournalEntry`."""
         kept = tuple(_kept(outcome) if is_final(outcome) else None for outcome in outcomes)
         self.record = replace(self.record, outcomes=kept).without_intents(unmade)
+        self.is_noted = True
         self.noted()
 
     def close(self) -> None:
-        """Lets the next request of this id in."""
-        self.is_open = False
+        """Lets the next request of this id in; one of which nothing was noted takes no room."""
+        if self.is_noted:
+            self.is_open = False
+        else:
+            self.drop()
 
 
 def _kept(outcome: Outcome) -> Outcome:

@@ -241,13 +241,14 @@ class Tree:
         return real_path(self.fd)
 
     def _open_folder(self) -> int:
-        if not self.directory:
-            return os.dup(self._root_fd)
-        check_path(self.directory)
+        if self.directory:
+            check_path(self.directory)
         resolve = IN_ROOT if self._whole_system else BENEATH
         if self.root.symlink_policy is SymlinkPolicy.DENY and not self._whole_system:
             resolve |= NO_SYMLINKS
         try:
+            if not self.directory:
+                return os.dup(self._root_fd)
             return open_at(self._root_fd, self.directory, _FOLDER_FLAGS, resolve | self._at_once)
         except OSError as error:
             raise file_error(error, self.directory) from None

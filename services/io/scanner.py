@@ -89,7 +89,7 @@ class TreeScan:
         top = IgnoreStack.of_request(self._rules.exclude)
         stack: list[_Folder] = []
         try:
-            self._enter(stack, os.dup(self._tree.fd), "", top, included=not self._rules.include)
+            self._enter(stack, self._top(), "", top, included=not self._rules.include)
             while stack:
                 if self._is_cancelled():
                     return
@@ -100,6 +100,12 @@ class TreeScan:
             for folder in stack:
                 os.close(folder.fd)
         yield self._last_batch()
+
+    def _top(self) -> int:
+        try:
+            return os.dup(self._tree.fd)
+        except OSError as error:
+            raise file_error(error, self._tree.directory) from None
 
     def _take_batch(self) -> ScanBatch:
         batch = ScanBatch(self._files[:BATCH_FILES], self._warnings)
@@ -139,6 +145,7 @@ class TreeScan:
         """Takes files, at most a batch of them, up to an entry that is something else.
 
         The loop of the scan: it runs once a file, and every call in it takes a tenth of its time.
+        It ends early when the scan is left: patterns may make a name take a second.
         """
         names, entries, prefix, included = (
             folder.names, folder.entries, folder.prefix, folder.included,
@@ -149,7 +156,7 @@ class TreeScan:
         append, new_tuple, max_bytes = self._files.append, _new_tuple, folder.max_plain_bytes
         taken = 0
         for name in islice(reversed(names), BATCH_FILES):
-            if name[-1] == "/":
+            if name[-1] == "/" or (globs and taken % 16 == 15 and self._is_cancelled()):
                 break
             reason, language = known.get(name) or verdict_of(name)
             entry = entries[name]
@@ -160,7 +167,8 @@ class TreeScan:
                 or name.endswith(ignored_suffixes)
                 or (globs and ignored.may_match(name))
             ):
-                if not entry.is_file(follow_symlinks=False):
+                is_left = reason is None and self._is_cancelled()
+                if is_left or not entry.is_file(follow_symlinks=False):
                     break
                 reason = reason or self._exclusion(folder, name, prefix + name)
                 if reason is not None:

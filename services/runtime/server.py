@@ -118,12 +118,14 @@ def run_service(settings: ServiceSettings, app: App) -> int:
         app.name, settings.otlp_endpoint, settings.span_files(app.name)
     )
     try:
-        return asyncio.run(_run_until_signal(settings, app))
+        return asyncio.run(_run_until_signal(settings, app, stop_traces))
     finally:
         stop_traces()
 
 
-async def _run_until_signal(settings: ServiceSettings, app: App) -> int:
+async def _run_until_signal(
+    settings: ServiceSettings, app: App, stop_traces: Callable[[], None]
+) -> int:
     run = ServiceRun(settings, app)
 
     def on_signal() -> None:
@@ -136,7 +138,14 @@ async def _run_until_signal(settings: ServiceSettings, app: App) -> int:
     for number in _SIGNALS:  # before anything else: a stop during the start must not be lost
         loop.add_signal_handler(number, on_signal)
     async with process_observed(app.name):
-        return await run.serve()
+        code = await run.serve()
+    if run.is_stuck:
+        # Python waits for every thread before it ends, and one may wait for a disk for ever.
+        stop_traces()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 class ServiceRun:
@@ -150,6 +159,8 @@ class ServiceRun:
         self._stop = asyncio.Event()
         self._variable = f"LODESTONE_{app.name.upper()}_LISTEN"
         self._failed = False
+        self.is_stuck = False
+        """Whether something that the service built could not be released in time."""
 
     @property
     def stopping(self) -> bool:
@@ -346,7 +357,8 @@ class ServiceRun:
                 await work
         except TimeoutError:
             log.get_logger().warning("stop_step_timed_out", step=name)
-            self._failed = self._failed or name == "close"
+            self.is_stuck = name == "close"
+            self._failed = self._failed or self.is_stuck
         except Exception as error:  # noqa: BLE001 - the steps after this one must be done as well
             log.get_logger().error("stop_step_failed", step=name, exc_info=error)
             self._failed = True

@@ -37,6 +37,8 @@ CPU_GRACE_SECONDS = 1.0
 DEATH_SECONDS = 1.0
 """Longest time between a worker's last word and its end."""
 
+_LEAVE_FRAME = POSITION.pack(0)
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
@@ -202,6 +204,8 @@ class _Slot:
     async def run(self, task: _Task) -> None:
         """Parses the files of a task; each that is answered leaves it.
 
+        When the caller is gone the file that is begun is finished, or the next one, and no more.
+
         Raises:
             WorkerStartError: no worker starts.
             TimeoutError: the first file left takes too long, or the worker to take the job.
@@ -212,6 +216,7 @@ class _Slot:
         async with asyncio.timeout(self._options.timeout_seconds):
             process.stdin.write(_job_frame(task))
             await process.stdin.drain()
+        is_left = False
         while True:
             async with asyncio.timeout(self._options.timeout_seconds):
                 kind, answer = await _read_frame(process)
@@ -222,6 +227,9 @@ class _Slot:
             assert POSITION.unpack_from(answer)[0] == file.index
             task.tries = 0
             task.answer(answer[POSITION.size :])
+            if task.call.is_cancelled and not is_left:
+                process.stdin.write(_LEAVE_FRAME)
+                is_left = True
 
     async def stop(self, death_seconds: float = 0.0) -> int | None:
         """Kills the worker, if it does not end by itself, and waits until it is gone.

@@ -3,7 +3,8 @@
 A job is a frame of JSON. Each file of it is answered by a frame as soon as it is done, in order, so
 that the other side knows which file a worker died on. Frames are a letter, the length of the
 payload in four bytes, and the payload: `h` says that the process is ready, `r` is an answer (the
-file's position, then a ParseFilesResponse), `d` ends a job.
+file's position, then a ParseFilesResponse), `d` ends a job. An empty job, sent when an answer has
+come, has the files left that are not begun; it may come too late, and says nothing then.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import resource
+import select
 import signal
 import struct
 import sys
@@ -48,7 +50,9 @@ def main() -> int:
     grammars.warm()
     gc.freeze()  # what the start made is never garbage, and a parse makes many small objects
     _send(answers, READY, b"")
-    while job := _receive(sys.stdin.buffer):
+    while (job := _receive(sys.stdin.buffer)) is not None:
+        if not job:
+            continue
         for position, answer in _answers(json.loads(job), grammars, options["cpu_seconds"]):
             _send(answers, RESULT, POSITION.pack(position) + answer)
         _send(answers, DONE, b"")
@@ -58,7 +62,7 @@ def main() -> int:
 def _answers(
     job: dict[str, Any], grammars: Grammars, cpu_seconds: float
 ) -> Iterator[tuple[int, bytes]]:
-    """Yields each file's position and response, in order."""
+    """Yields each file's position and response, in order, until more comes on standard input."""
     limits = ParseLimits(**job["limits"])
     files = [FileToParse(index, path, bytes.fromhex(known)) for index, path, known in job["files"]]
     roots = [_root(root) for root in job["roots"]]
@@ -71,6 +75,8 @@ def _answers(
         return
     with tree:
         for file in files:
+            if select.select((0,), (), (), 0)[0]:
+                return  # nobody waits for the rest
             _limit_time(cpu_seconds)
             yield file.index, _answer(tree, file, limits, grammars)
 
@@ -124,9 +130,9 @@ def _limit_time(cpu_seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard < 0 else min(soft, hard), hard))
 
 
-def _receive(source: BinaryIO) -> bytes:
+def _receive(source: BinaryIO) -> bytes | None:
     header = source.read(POSITION.size)
-    return source.read(POSITION.unpack(header)[0]) if header else b""
+    return source.read(POSITION.unpack(header)[0]) if header else None
 
 
 def _send(target: BinaryIO, kind: bytes, payload: bytes) -> None:

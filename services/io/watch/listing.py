@@ -18,12 +18,16 @@ from services.io.scanner import MAX_DEPTH, ScanRules
 from services.io.watch.inotify import is_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Callable, Container
 
     from services.io.paths import Tree
     from services.io.watch.folders import Folder
 
 FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class WatchStopped(Exception):  # noqa: N818 - it is no error
+    """The watch was ended while it looked through the tree."""
 
 
 class Version(NamedTuple):
@@ -62,14 +66,16 @@ class Listing:
 class Lister:
     """Applies the rules of a scan to single folders and files."""
 
-    def __init__(self, rules: ScanRules) -> None:
+    def __init__(self, rules: ScanRules, is_stopped: Callable[[], bool]) -> None:
         self._rules = rules
+        self._is_stopped = is_stopped
 
     def list(self, tree: Tree, fd: int, folder: Folder, above: IgnoreStack) -> Listing:
         """Lists an open folder; `above` are the ignore files that hold in its parent.
 
         Raises:
             OSError: the folder cannot be read.
+            WatchStopped: the watch was ended meanwhile.
         """
         found = list_folder(fd)
         if found.is_repository and folder.parent is not None:
@@ -126,7 +132,12 @@ class Lister:
             listing.unknown.add(name)
 
     def walks(self, folder: Folder, ignores: IgnoreStack, name: str) -> bool:
-        """Tells whether a scan walks a folder of this name beneath `folder`."""
+        """Tells whether a scan walks a folder of this name beneath `folder`.
+
+        Raises:
+            WatchStopped: the watch was ended meanwhile.
+        """
+        self._go_on()
         path = folder.prefix + name
         return (
             name not in VCS_FOLDERS
@@ -137,7 +148,12 @@ class Lister:
         )
 
     def names(self, ignores: IgnoreStack, path: str, name: str) -> bool:
-        """Tells whether the name of a file is one that a scan takes."""
+        """Tells whether the name of a file is one that a scan takes.
+
+        Raises:
+            WatchStopped: the watch was ended meanwhile.
+        """
+        self._go_on()
         return (
             self._rules.names.verdict(name)[0] is None
             and not (
@@ -145,6 +161,11 @@ class Lister:
             )
             and (len(path) <= MAX_PATH_BYTES // 4 or len(path.encode()) <= MAX_PATH_BYTES)
         )
+
+    def _go_on(self) -> None:
+        """Ends a watch that is stopped: patterns may make a name take a second."""
+        if self._is_stopped():
+            raise WatchStopped
 
     def takes(self, name: str, status: os.stat_result) -> bool:
         """Tells whether a scan takes what a file of a taken name turned out to be."""

@@ -21,6 +21,7 @@ from services.io.watch.listing import (
     Lister,
     Listing,
     Version,
+    WatchStopped,
     open_linked,
 )
 from services.io.watch.model import RescanCause
@@ -39,10 +40,6 @@ MAX_FOLLOWED = 10_000
 """Most links and names of files with several that are looked at again and again in one tree."""
 
 
-class WatchStopped(Exception):  # noqa: N818 - it is no error
-    """The watch was ended while it walked."""
-
-
 class Walk:
     """The folders of one tree and their watches; for one thread.
 
@@ -52,7 +49,7 @@ class Walk:
     def __init__(
         self, source: Source, rules: ScanRules, changes: Changes, is_stopped: Callable[[], bool]
     ) -> None:
-        self.lister = Lister(rules)
+        self.lister = Lister(rules, is_stopped)
         self.top = Folder(None, "", _nothing_ignored())
         self.by_wd: dict[int, Folder] = {}
         self.followed: dict[str, Version | None] = {}

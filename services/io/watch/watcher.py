@@ -6,10 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from services.io import metrics
+from services.io.watch.listing import WatchStopped
 from services.io.watch.log import EventLog
 from services.io.watch.loop import WatchLoop
 from services.io.watch.source import Source
-from services.io.watch.walk import WatchStopped
 from services.runtime.errors import LodestoneError
 from services.runtime.log import get_logger
 

@@ -18,11 +18,14 @@ from blake3 import blake3
 from lodestone.io.v1 import edit_service_pb2, edit_service_pb2_grpc, snippet_service_pb2, tree_pb2
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 
 class Service:
     """The io service as a process of its own."""
+
+    command: Sequence[str] = ()
+    """What runs it, before Python."""
 
     def __init__(self, top: Path, folder: Path, **settings: object) -> None:
         self.address = f"unix:{folder / 's'}"
@@ -34,7 +37,7 @@ class Service:
         self._log = folder / "log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.io"], env=environment, stderr=log
+                [*self.command, sys.executable, "-m", "services.io"], env=environment, stderr=log
             )
 
     def metric(self, series: str) -> float:

@@ -52,6 +52,14 @@ def test_a_file_is_read_once_while_it_stays_as_it_is(
     assert (served("cached"), served("read")) == (before[0] + 1, before[1] + 1)
 
 
+def test_the_metric_tells_what_the_cache_holds(make_files: MakeFiles, cache: FileCache) -> None:
+    loader = FileLoader(1000, cache)
+    with open_tree(make_files({"a": "text", "b": "more"})) as tree:
+        for path in ("a", "b", "a"):
+            loader.load(tree, path)
+            assert metrics.CACHE_BYTES._value.get() == cache.held_bytes > 0
+
+
 def test_an_edit_of_the_same_size_with_the_old_time_put_back_is_noticed(
     make_files: MakeFiles, cache: FileCache
 ) -> None:

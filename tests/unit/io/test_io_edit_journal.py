@@ -356,6 +356,8 @@ async def test_the_upkeep_sweeps_what_the_dead_left_and_forgets_what_is_old(
         assert entry is not None
         if name == "dead":
             entry.intend(Record(FINGERPRINT, "roots/test", "sub", folders, (intent(b"", b"x"),)))
+        else:
+            entry.finish([])
         entry.close()
     old = min(entries(tmp_path / "state"), key=lambda path: path.stat().st_size)
     os.utime(old, (0, 0))

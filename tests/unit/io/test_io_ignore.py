@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from services.io.ignore import IgnoreRules, glob_regex
+from services.io.ignore import MAX_IGNORE_FILE_BYTES, MAX_PATTERNS, IgnoreRules, glob_regex
 from services.io.names import NameRules
 from services.io.scanner import ScanRules, TreeScan
-from tests.unit.io.harness import open_tree
+from tests.unit.io.harness import open_tree, unprivileged
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +80,51 @@ def test_a_nested_ignore_file_can_take_back_what_its_parent_ignored(tmp_path: Pa
 def test_a_file_beneath_an_ignored_folder_cannot_be_taken_back(tmp_path: Path) -> None:
     fill(tmp_path, {"": ["src/", "!src/a.py"]})
     assert "src/a.py" not in scanned(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_pattern(tmp_path: Path) -> None:
+    """Editors of Windows write one, and git passes over it. Red where it is read as a letter."""
+    subprocess.run(["git", "init", "-q", "--template=", "."], cwd=tmp_path, check=True)
+    fill(tmp_path, {})
+    (tmp_path / ".gitignore").write_bytes(b"\xef\xbb\xbflib\n*.txt\n")
+    assert scanned(tmp_path) == git_sees(tmp_path) == [
+        ".gitignore", "a b.py", "a.py", "src/a.py", "src/sub/a.py", "x[1].py",
+    ]  # fmt: skip
+
+
+def test_of_an_ignore_file_beyond_the_limits_whole_patterns_hold(tmp_path: Path) -> None:
+    """Red where it is read to its end, and where the limit makes `*` of `*.log`."""
+    fill(tmp_path, {})
+    left = sorted({*TREE} - {"a.py", "src/a.py", "src/sub/a.py"})
+    comment = "#".ljust(MAX_IGNORE_FILE_BYTES - len("a.py\n\n*"), "-")
+    (tmp_path / ".gitignore").write_text(f"a.py\n{comment}\n*.log\n*.txt\n")
+    assert scanned(tmp_path) == left
+    many = ["a.py", *(f"x{number}" for number in range(MAX_PATTERNS - 1)), "*.txt"]
+    (tmp_path / ".gitignore").write_text("\n".join(many))
+    assert scanned(tmp_path) == sorted([*left, ".gitignore"])
+
+
+def test_a_link_is_no_ignore_file(tmp_path: Path) -> None:
+    """As in git. Red where it is followed, or told as one that cannot be read."""
+    fill(tmp_path, {})
+    (tmp_path / "rules.txt").write_text("*.py\n")
+    (tmp_path / ".gitignore").symlink_to("rules.txt")
+    with open_tree(tmp_path) as tree:
+        batches = list(TreeScan(tree, ScanRules(1 << 20, NameRules())).batches())
+    assert [file.path for batch in batches for file in batch.files] == sorted([*TREE, "rules.txt"])
+    assert not [warning for batch in batches for warning in batch.warnings]
+
+
+def test_an_ignore_file_that_may_not_be_read_is_a_warning(tmp_path: Path) -> None:
+    top = tmp_path / "tree"
+    fill(top, {"src": ["*.py"]})
+    (top / "src/.gitignore").chmod(0)
+    with open_tree(top) as tree, unprivileged():
+        batches = list(TreeScan(tree, ScanRules(1 << 20, NameRules())).batches())
+    files = [file.path for batch in batches for file in batch.files]
+    assert files == sorted([*TREE, "src/.gitignore"])
+    warnings = [(w.path, w.is_directory) for batch in batches for w in batch.warnings]
+    assert warnings == [("src/.gitignore", False)]
 
 
 def test_later_kinds_of_ignore_files_go_first(tmp_path: Path) -> None:

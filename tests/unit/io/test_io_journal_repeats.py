@@ -17,8 +17,10 @@ from services.io.changes import Intent, NewFile
 from services.io.content import file_digest
 from services.io.edit_journal import SHARDS, DiskJournal
 from services.io.edit_records import Record
-from services.io.errors import ContentChangedError, NotProvenDurableError
+from services.io.errors import ContentChangedError, NotProvenDurableError, PathNotFoundError
+from services.io.journal_room import JournalLimits
 from services.io.journal_upkeep import JournalUpkeep
+from services.io.memory_journal import MemoryJournal
 from services.io.model import Root, SymlinkPolicy
 from services.io.roots import Roots
 from services.io.temporaries import create_temporary
@@ -206,3 +208,21 @@ async def test_an_attempt_that_could_not_look_leaves_what_is_known_of_the_one_be
             patch.setattr(writer_module, "look", overloaded)
             failed((await writer.write(asked))[0], OverloadedError)
         written((await writer.write(asked))[0])
+
+
+@pytest.mark.parametrize("kept", ["on disk", "in memory"])
+async def test_a_request_of_which_nothing_was_noted_takes_no_room(
+    make_files: MakeFiles, tmp_path: Path, kept: str
+) -> None:
+    """Red where calls to a folder that is not there fill the journal and shut all writers out."""
+    top, limits = make_files({"a": "a"}), JournalLimits(entries=3)
+    state = tmp_path / "state"
+    journal = DiskJournal(state, limits) if kept == "on disk" else MemoryJournal(limits)
+    async with opened_writer(top, journal=journal) as writer:
+        for _ in range(600):
+            with pytest.raises(PathNotFoundError):
+                await writer.write(request(replacing("a", b"a", b"b"), directory="no/such"))
+        again = request(replacing("a", b"a", b"b"))
+        [first] = await writer.write(again)
+        assert await writer.write(again) == [written(first)]
+    assert len([path for path in state.rglob("*") if path.is_file()]) == (kept == "on disk")

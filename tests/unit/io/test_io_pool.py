@@ -191,6 +191,47 @@ async def test_a_caller_that_leaves_frees_the_worker(make_files: MakeFiles) -> N
         assert await results(pool, job(top, "f1.py")) == {"f1.py": "parsed"}
 
 
+@pytest.mark.parametrize("answers", [0, 1])
+async def test_what_a_caller_left_keeps_no_other_waiting(
+    make_files: MakeFiles, answers: int
+) -> None:
+    """Red where a worker goes through all files of the job that it has in hand.
+
+    It is left before its first file is done, or after that.
+    """
+    heavy = [f"f{number}.py" for number in range(8)]
+    top = make_files(dict.fromkeys(heavy, HEAVY) | {"a.py": "x = 1\n"})
+    async with running() as pool:
+        pid = await worker_pid(pool)
+        await results(pool, job(top, "a.py"))  # it has started
+        began = busy_seconds(pid)
+        await results(pool, job(top, heavy[0]))
+        of_one = busy_seconds(pid) - began
+        leaving = asyncio.create_task(first_of(pool, job(top, *heavy), answers))
+        while busy_seconds(pid) < began + 1.3 * of_one:  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(0.01)
+        if not answers:
+            leaving.cancel()
+        await asyncio.wait((leaving,))
+        assert await results(pool, job(top, "a.py")) == {"a.py": "parsed"}
+        assert await worker_pid(pool) == pid
+        assert busy_seconds(pid) - began < (3.7 + answers) * of_one
+        # What was left behind is not taken for the next job's.
+        assert await results(pool, job(top, "a.py", heavy[0])) == {
+            "a.py": "parsed", heavy[0]: "parsed",
+        }  # fmt: skip
+
+
+async def first_of(pool: WorkerPool, work: ParseJob, count: int) -> None:
+    """Leaves a job after some answers; with none it waits for the first one."""
+    answers = pool.parse(work)
+    try:
+        for _ in range(max(1, count)):
+            await anext(answers)
+    finally:
+        await answers.aclose()  # type: ignore[attr-defined]
+
+
 async def test_a_closed_pool_leaves_no_process(make_files: MakeFiles) -> None:
     async with running(count=2) as pool:
         await results(pool, job(make_files({"a.py": "a = 1\n"}), "a.py"))

@@ -48,3 +48,18 @@ def test_links_that_lead_nowhere_are_skipped(make_files: MakeFiles) -> None:
     assert paths == ["a.py"]
     assert summary.skipped[SkipReason.SYMLINK] == 3
     assert not [warning for batch in batches for warning in batch.warnings]
+
+
+def test_a_folder_that_two_links_lead_to_is_walked_once(make_files: MakeFiles) -> None:
+    """Red where each is walked: links among folders outside then multiply without end."""
+    top = make_files({"tree/z.py": ""})
+    for place in ("one", "two"):
+        (top / place).mkdir()
+        (top / place / "a.py").touch()
+        (top / "tree" / f"to-{place}").symlink_to(f"../{place}")
+    (top / "tree/to-one-again").symlink_to("../one")
+    (top / "one/to-two").symlink_to("../two")
+    (top / "two/to-one").symlink_to("../one")
+    paths, summary, _ = scan(top, directory="tree")
+    assert paths == ["to-one/a.py", "to-one/to-two/a.py", "z.py"]
+    assert summary.skipped == {SkipReason.SYMLINK: 3}
