@@ -71,7 +71,10 @@ class EmbedApp:
         self._memory = MemoryBound(settings.max_memory_bytes)
         self._devices = Devices()
         self._embed = EmbedServicer(self._registry, stream_groups=settings.stream_groups)
-        self._tokenizers = ThreadPoolExecutor(settings.tokenizer_threads, "tokenize")
+        self._tokenizers = {
+            lane: ThreadPoolExecutor(settings.tokenizer_threads, f"tokenize-{lane}")
+            for lane in Lane
+        }
         self._engine_health = EngineHealth()
 
     def report_health(self, tell: Callable[[bool], None]) -> None:
@@ -207,7 +210,8 @@ class EmbedApp:
     async def close(self) -> None:
         """Unloads all models."""
         await self._loader.close()
-        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+        for executor in self._tokenizers.values():
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 def _tell_nobody(_serving: bool, /) -> None:  # noqa: FBT001 - a callback's one argument
