@@ -48,6 +48,8 @@ def test_a_folder_gets_its_name_as_id_unless_one_is_set(tmp_path: Path) -> None:
         {"model": "minilmm"},
         {"model": "/nowhere/at/all"},
         {"model": "/etc"},
+        {"model": "~nobody-of-this-name/model"},
+        {"model": "/tmp/" + "x" * 300},
         {"model": "hashing:0"},
         {"model": "hashing:many"},
         {"model": "hashing", "backend": "openvino"},
@@ -125,6 +127,23 @@ def test_a_folder_that_holds_no_model_ends_with_one_line_and_its_code(tmp_path: 
     assert "does not convert" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.slow
+def test_a_folder_whose_weights_are_not_there_ends_with_one_line_and_its_code(
+    tmp_path: Path,
+) -> None:
+    """Red when the error of a file ends the start: folders of a cache of downloads hold links."""
+    folder = tmp_path / "pruned"
+    folder.mkdir()
+    (folder / "modules.json").write_text("[]")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+
+    ended = _start(tmp_path, MODEL=str(folder), CACHE_DIR=str(tmp_path / "cache"))
+
+    assert ended.returncode == ExitCode.MODEL
+    assert "No such file" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.slow
