@@ -41,6 +41,7 @@ from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import grpc
 
@@ -71,7 +72,10 @@ class EmbedApp:
         self._memory = MemoryBound(settings.max_memory_bytes)
         self._devices = Devices()
         self._embed = EmbedServicer(self._registry, stream_groups=settings.stream_groups)
-        self._tokenizers = ThreadPoolExecutor(settings.tokenizer_threads, "tokenize")
+        self._tokenizers = {
+            lane: ThreadPoolExecutor(settings.tokenizer_threads, f"tokenize-{lane}")
+            for lane in Lane
+        }
         self._engine_health = EngineHealth()
 
     def report_health(self, tell: Callable[[bool], None]) -> None:
@@ -118,7 +122,7 @@ class EmbedApp:
         folder = source.folder if isinstance(source, FolderSource) else None
         declared: Sequence[int] = ()
         if folder is not None:
-            self._memory.check(await asyncio.to_thread(estimate_bytes, folder))
+            self._memory.check(await asyncio.to_thread(_estimated, folder))
             declared = await asyncio.to_thread(declared_sizes, folder)
         # Searches do without a reranker: that it is away takes no replica out of service.
         tell = _tell_nobody if spec.reranks else self._engine_health.teller_of(spec.model_id)
@@ -207,7 +211,17 @@ class EmbedApp:
     async def close(self) -> None:
         """Unloads all models."""
         await self._loader.close()
-        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+        for executor in self._tokenizers.values():
+            executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _estimated(folder: Path) -> int:
+    """Returns what a model in a folder will probably take. Raises StartError."""
+    try:
+        return estimate_bytes(folder)
+    except OSError as error:
+        why = f"A file of the model cannot be read ({error.strerror}). The model is {folder}."
+        raise StartError(ExitCode.MODEL, why) from None
 
 
 def _tell_nobody(_serving: bool, /) -> None:  # noqa: FBT001 - a callback's one argument

@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 from opentelemetry.context import Context
 
 from services.embed import metrics, vectors
@@ -199,6 +200,17 @@ class Engine:
             return
         self._forward_suspects(works[: len(works) // 2], run)
         self._forward_suspects(works[len(works) // 2 :], run)
+        if all(isinstance(run.results.get(work), np.ndarray) for work in works):
+            self._note_too_large(works)
+
+    def _note_too_large(self, works: Sequence[Work]) -> None:
+        """Has later batches be smaller than one that ended an engine, though no text of it does.
+
+        The kernel kills a process that takes too much memory, and nothing tells of it.
+        """
+        tokens = self._cost([work.tokens for work in works])
+        self._budget.shrink(tokens)
+        get_logger().warning("batch_ends_engine", tokens=tokens, budget=self._budget.tokens)
 
     def _note_failure(self, works: Sequence[Work], error: BaseException) -> None:
         if isinstance(error, OutOfMemoryError):

@@ -20,7 +20,7 @@ from services.runtime.errors import (
 from services.runtime.telemetry import start_as_current_span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Executor
 
     from services.embed.admission import Admission, Ticket
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _CHARS_PER_TOKEN = 3
 """Code has three to four characters a token; the guess holds until the text is tokenized."""
+_PART_CHARS = 1 << 16
+"""Characters that a call has tokenized at a time. A megabyte of code takes less than a second, but
+one without a blank takes longer: other calls and a cancel wait for no more than that."""
 
 Row: TypeAlias = "tuple[EncodedText, Vectors]"
 """A text as the model read it, and its row."""
@@ -40,12 +43,12 @@ Row: TypeAlias = "tuple[EncodedText, Vectors]"
 class Order:
     """What is asked of a model, once per call.
 
-    `encode` runs on a thread and returns one outcome per text; `count` is told of texts that did
-    not get that far, with how they ended.
+    `encode` runs on a thread and returns one outcome per text that it is given; `count` is told of
+    texts that did not get that far, with how they ended.
     """
 
     texts: Sequence[str]
-    encode: Callable[[], list[EncodedText | LodestoneError]]
+    encode: Callable[[Sequence[str]], list[EncodedText | LodestoneError]]
     count: Callable[[str, int], None]
     lane: Lane
     extra_chars: int = 0
@@ -62,8 +65,8 @@ class Parts:
     backend: Backend
     batcher: Batcher
     admission: Admission
-    executor: Executor
-    """Where texts are tokenized."""
+    executors: Mapping[Lane, Executor]
+    """Where texts of each lane are tokenized."""
 
 
 class ForwardingModel:
@@ -74,7 +77,7 @@ class ForwardingModel:
         self._backend = parts.backend
         self._batcher = parts.batcher
         self._admission = parts.admission
-        self._executor = parts.executor
+        self._executors = parts.executors
 
     @property
     def queued_tokens(self) -> int:
@@ -159,11 +162,25 @@ class ForwardingModel:
         ]
 
     async def _encode(self, order: Order) -> list[EncodedText | LodestoneError]:
+        """Tokenizes part by part, each behind those of other calls that wait by then."""
+        loop, executor = asyncio.get_running_loop(), self._executors[order.lane]
+        encoded: list[EncodedText | LodestoneError] = []
         started = time.perf_counter()
         with start_as_current_span("lodestone.embed.tokenize"):
-            encoded = await asyncio.get_running_loop().run_in_executor(self._executor, order.encode)
+            for part in _parts(order.texts):
+                encoded += await loop.run_in_executor(executor, order.encode, part)
         metrics.TOKENIZE_SECONDS.observe(time.perf_counter() - started)
         return encoded
+
+
+def _parts(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yields all texts in order, in parts of some characters; a long text is alone, or the last."""
+    start = chars = 0
+    for end, text in enumerate(texts, start=1):
+        chars += len(text)
+        if chars >= _PART_CHARS or end == len(texts):
+            yield texts[start:end]
+            start, chars = end, 0
 
 
 def end_of(outcome: object, *, bad: str = "bad_vector") -> str:

@@ -47,7 +47,7 @@ class ServedReranker(ForwardingModel):
         """
         order = Order(
             texts=texts,
-            encode=partial(self._encoder.encode_pairs, query, texts),
+            encode=partial(self._encoder.encode_pairs, query),
             count=_count,
             lane=Lane.INTERACTIVE,
             extra_chars=len(query),

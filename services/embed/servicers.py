@@ -19,7 +19,7 @@ from services.embed import convert
 from services.embed.errors import ForbiddenError
 from services.embed.model import MODEL_ID
 from services.embed.specs import admitted
-from services.embed.streaming import EmbedSession, StreamText
+from services.embed.streaming import EmbedSession, HeldTexts, StreamText
 from services.runtime.access import caller_name
 from services.runtime.errors import PageTokenError
 from services.runtime.failpoints import failpoint
@@ -42,6 +42,7 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
         self._registry = registry
         self._stream_groups = stream_groups
         self._sessions: set[EmbedSession] = set()
+        self._held_by_streams = HeldTexts()
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         """Embeds a batch: one result per text, in order."""
@@ -64,7 +65,10 @@ class EmbedServicer(embed_service_pb2_grpc.EmbedServiceServicer):
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         """Embeds texts as they arrive, and answers in any order."""
         session = EmbedSession(
-            self._registry, max_groups=self._stream_groups, caller=_caller(context)
+            self._registry,
+            max_groups=self._stream_groups,
+            caller=_caller(context),
+            held=self._held_by_streams,
         )
         self._sessions.add(session)
         try:

@@ -56,7 +56,7 @@ class ServedModel(ForwardingModel):
         route = self._backend.info.route_of(options.purpose)
         order = Order(
             texts=texts,
-            encode=partial(self._encoder.encode, texts, options.truncation, route, prompt),
+            encode=lambda part: self._encoder.encode(part, options.truncation, route, prompt),
             count=partial(_count, options.lane),
             lane=options.lane,
             route=route,

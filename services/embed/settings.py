@@ -132,7 +132,7 @@ class EmbedSettings(ServiceSettings):
     """Time after which a batch that is ready goes next, whatever its lane."""
 
     tokenizer_threads: Annotated[int, Field(ge=1, le=64)] = 2
-    """Threads that tokenize."""
+    """Threads that tokenize texts of one lane: those of queries wait for none of bulk."""
 
     stream_groups: Annotated[int, Field(ge=1, le=64)] = 4
     """Groups of texts in flight of one EmbedStream call; further texts are not read meanwhile."""

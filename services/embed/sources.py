@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,21 @@ def resolve_source(settings: EmbedSettings) -> Source:
     if settings.model == BUNDLED:
         folder, model_id = _bundled_folder(settings), _BUNDLED_ID
     else:
-        folder = Path(settings.model).expanduser()
+        folder = expanded(settings.model)
         model_id = _slug(folder.resolve().name)
-    if not folder.is_dir():
-        raise _refusal(settings, "there is no such model or folder")
-    if not any((folder / mark).is_file() for mark in _MARKS):
-        raise _refusal(settings, f"the folder has neither {_MARKS[0]} nor {_MARKS[1]}")
+    try:
+        if not folder.is_dir():
+            raise _refusal(settings, "there is no such model or folder")
+        if not any((folder / mark).is_file() for mark in _MARKS):
+            raise _refusal(settings, f"the folder has neither {_MARKS[0]} nor {_MARKS[1]}")
+    except OSError as error:
+        raise _refusal(settings, f"the folder cannot be read ({error.strerror})") from None
     return FolderSource(ModelId(settings.model_id or model_id), folder.resolve())
+
+
+def expanded(path: str) -> Path:
+    """Returns a path with the home of a user in it; a user who is not there stays a name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path raises an error of its own
 
 
 def _hashing_source(settings: EmbedSettings, argument: str) -> HashingSource:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, get_args
 
 from services.embed.model import ModelId, ModelSpec
 from services.embed.settings import EmbedSettings
-from services.embed.sources import BUNDLED, resolve_source
+from services.embed.sources import BUNDLED, expanded, resolve_source
 from services.runtime.errors import InvalidRequestError
 from services.runtime.exits import ExitCode, StartError
 
@@ -49,7 +49,7 @@ def specs_of(settings: EmbedSettings) -> list[ModelSpec]:
 
 def _reranker(settings: EmbedSettings, taken: Container[ModelId]) -> ModelSpec:
     """Returns the reranker that the settings name. Raises StartError."""
-    folder = str(Path(settings.reranker).expanduser().resolve())
+    folder = str(expanded(settings.reranker).resolve())
     backend = settings.backend if settings.backend in _RERANKING_BACKENDS else "auto"
     asked = {"model": folder, "model_id": "", "backend": backend}
     try:
@@ -129,7 +129,7 @@ def _spec(model_id: ModelId, source: str, settings: EmbedSettings) -> ModelSpec:
 
 
 def _canonical(source: str) -> str:
-    return source if _is_name(source) else str(Path(source).expanduser().resolve())
+    return source if _is_name(source) else str(expanded(source).resolve())
 
 
 def _ordered(sizes: Iterable[int]) -> tuple[int, ...]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _GROUP_TEXTS = 128
 _MOST_BYTES = 16 << 20
 """Bytes of texts that a stream holds; one text more is read when it holds less."""
+_MOST_BYTES_OF_ALL = 16 * _MOST_BYTES
+"""Bytes of texts that all streams hold together, but for a text of each."""
 _RETRY_SECONDS = 1.0
 
 
@@ -40,6 +42,33 @@ class StreamAnswer:
     fingerprint: str
 
 
+class HeldTexts:
+    """Bytes of texts that all streams hold; one alone may hold its most, many a part each.
+
+    A stream may hold as much as is left (dynamic thresholds, Choudhury and Hahne 1998), so that
+    some that nobody answers do not keep another from being read.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._fewer = asyncio.Event()
+
+    def change(self, size: int) -> None:
+        """Adds to what is held; negative when something left."""
+        self.bytes += size
+        if size < 0:
+            self._fewer.set()
+
+    def has_room_beside(self, own: int) -> bool:
+        """Tells whether a stream that holds so much may read one text more."""
+        return own == 0 or own < min(_MOST_BYTES, _MOST_BYTES_OF_ALL - self.bytes)
+
+    async def wait_for_fewer(self) -> None:
+        """Returns when something has left."""
+        self._fewer.clear()
+        await self._fewer.wait()
+
+
 class EmbedSession:
     """One stream: reads while there is room, answers in any order, and can be asked to end.
 
@@ -49,8 +78,16 @@ class EmbedSession:
     than a stream may hold, or does not read its answers, is held back by the transport.
     """
 
-    def __init__(self, registry: ModelRegistry, *, max_groups: int, caller: str = "") -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        *,
+        max_groups: int,
+        caller: str = "",
+        held: HeldTexts | None = None,
+    ) -> None:
         self._registry = registry
+        self._held_by_all = held or HeldTexts()
         self._caller = caller
         self._slots = asyncio.Semaphore(max_groups)
         self._unread = asyncio.Semaphore(max_groups + 1)
@@ -59,7 +96,6 @@ class EmbedSession:
         self._outbox: asyncio.Queue[list[StreamAnswer] | None] = asyncio.Queue()
         self._held: StreamText | None = None
         self._bytes = 0
-        self._fewer_bytes = asyncio.Event()
         self._reader: asyncio.Task[None] | None = None
         self._stopped = False
 
@@ -85,6 +121,7 @@ class EmbedSession:
         finally:
             pump.cancel()
             await asyncio.wait((pump,))
+            self._hold(-self._bytes)
         if self._stopped:
             raise ShuttingDownError("The server is stopping.", retry_after_seconds=_RETRY_SECONDS)
 
@@ -102,15 +139,18 @@ class EmbedSession:
     async def _read(self, texts: AsyncIterator[StreamText]) -> None:
         try:
             async for text in texts:
-                self._bytes += sys.getsizeof(text.text)
+                self._hold(sys.getsizeof(text.text))
                 await self._inbox.put(text)
-                while self._bytes >= _MOST_BYTES:
-                    self._fewer_bytes.clear()
-                    await self._fewer_bytes.wait()
+                while not self._held_by_all.has_room_beside(self._bytes):
+                    await self._held_by_all.wait_for_fewer()
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
         await self._inbox.put(None)
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        self._held_by_all.change(size)
 
     async def _next_group(self) -> list[StreamText]:
         """Waits for a slot and a text, then takes all that fit with it; empty at the end."""
@@ -150,8 +190,7 @@ class EmbedSession:
             outcomes = [error] * len(group)
         finally:
             self._slots.release()
-            self._bytes -= sum(sys.getsizeof(item.text) for item in group)
-            self._fewer_bytes.set()
+            self._hold(-sum(sys.getsizeof(item.text) for item in group))
         self._outbox.put_nowait(
             [
                 StreamAnswer(item.text_id, outcome, fingerprint)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from services.embed.model import Vectors
 
 _EXAMPLE_TOKENS = 8
+_RANDOM = "?" * 8
+"""What `tempfile` puts behind a prefix."""
 
 
 def main(arguments: list[str]) -> int:
@@ -53,12 +56,29 @@ def main(arguments: list[str]) -> int:
 
 
 def _convert_atomically(source: Path, target: Path, *, reranks: bool) -> None:
-    """Fills a folder under another name and renames it: no half-written one is ever read."""
+    """Fills a folder under another name and renames it: no half-written one is ever read.
+
+    What a conversion left behind that was killed goes; nobody else fills one of this name now.
+    """
+    for left in target.parent.glob(f".{target.name}-{_RANDOM}"):
+        shutil.rmtree(left)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as name:
         work = Path(name) / "model"
         work.mkdir()
         (_convert_reranker if reranks else _convert)(source, work)
+        for path in (*work.iterdir(), work):
+            _flush(path)
         work.rename(target)
+        _flush(target.parent)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _convert(source: Path, work: Path) -> None:

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 
 from services.embed.backends.converted import OFFLINE, ensure_converted
 from services.embed.backends.hashing import load_hashing
+from services.embed.backends.memory import memory_errors_told
+from services.embed.backends.protocol import OutOfMemoryError
 from services.embed.sources import HashingSource, RemoteSource
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from services.embed.backends.protocol import LoadedModel
     from services.embed.settings import EmbedSettings
     from services.embed.sources import FolderSource, Source
@@ -43,18 +47,31 @@ async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
         timeout_seconds=settings.convert_timeout_seconds,
         reranks=source.reranks,
     )
+    return await asyncio.to_thread(_load_converted, folder, settings)
+
+
+def _load_converted(folder: Path, settings: EmbedSettings) -> LoadedModel:
     # Imported where it is used: the other backends do without OpenVINO.
     from services.embed.backends.openvino import load_openvino  # noqa: PLC0415
 
-    return await asyncio.to_thread(
-        load_openvino,
-        folder,
-        precision=settings.precision,
-        streams=settings.streams,
-        threads=settings.threads,
-        token_budget=settings.token_budget,
-        max_text_chars=settings.max_text_chars,
-    )
+    try:
+        with memory_errors_told():
+            return load_openvino(
+                folder,
+                precision=settings.precision,
+                streams=settings.streams,
+                threads=settings.threads,
+                token_budget=settings.token_budget,
+                max_text_chars=settings.max_text_chars,
+            )
+    except (StartError, OutOfMemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001 - each file has a reader that raises its own
+        raise StartError(
+            ExitCode.MODEL,
+            f"The converted model does not load ({type(error).__name__}). To have it converted "
+            f"again, remove the folder {folder}.",
+        ) from None
 
 
 async def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedModel:

@@ -10,8 +10,15 @@ from services.embed.backends.protocol import OutOfMemoryError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIGNS: Final = ("bad_alloc", "allocate", "alloc_failed", "out of memory", "not enough memory")
-"""What engines that have no class for it say: C++'s own word, oneDNN's, cuBLAS's, OpenVINO's,
+_SIGNS: Final = (
+    "bad_alloc",
+    "allocate",
+    "can't alloc",
+    "alloc_failed",
+    "out of memory",
+    "not enough memory",
+)
+"""What engines that have no class for it say: C++'s own word, oneDNN's, two of OpenVINO, cuBLAS's,
 torch's."""
 
 

@@ -18,6 +18,7 @@ from services.embed.backends.protocol import (
 )
 from services.embed.canary import CANARY_TEXTS, agreement
 from services.embed.hosting.life import Call, Life, LoadRequest
+from services.embed.hosting.patience import Patience
 from services.embed.model import EncodedText, Truncation
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.log import get_logger
@@ -32,9 +33,6 @@ _SAME_COSINE = 0.9999
 """A rebuilt engine gives the vectors of the first one, beyond rounding."""
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
-_SLOWER_THAN_EVER = 20.0
-"""A forward that takes this many times what its tokens took so far may be taken as hung."""
-_RATE_WEIGHT = 0.1
 
 
 class EngineProcess:
@@ -67,7 +65,7 @@ class EngineProcess:
         self._refused: StartError | None = None
         self._facts: tuple[BackendInfo, TextEncoder] | None = None
         self._canary: Vectors | None = None
-        self._seconds_per_token = 0.0
+        self._patience = Patience(hang_seconds)
         self._thread = threading.Thread(target=self._supervise, name="engine", daemon=True)
         self._thread.start()
 
@@ -162,16 +160,12 @@ class EngineProcess:
     def _answer(self, life: Life, call: Call, batch: Sequence[TokenIds]) -> Vectors:
         tokens = sum(map(len, batch))
         started = time.monotonic()
-        if not call.wait(self._patience_seconds(tokens)):
+        if not call.wait(self._patience.seconds(tokens)):
             life.kill("hung")
             raise EngineLostError(hung=True)
         rows = call.rows()
-        seconds_per_token = (time.monotonic() - started) / max(tokens, 1)
-        self._seconds_per_token += _RATE_WEIGHT * (seconds_per_token - self._seconds_per_token)
+        self._patience.note_answer(tokens, time.monotonic() - started)
         return rows
-
-    def _patience_seconds(self, tokens: int) -> float:
-        return max(self._hang_seconds, _SLOWER_THAN_EVER * self._seconds_per_token * tokens)
 
     def _good(self, rows: Vectors) -> Sequence[bool]:
         info = self.info

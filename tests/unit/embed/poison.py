@@ -8,6 +8,7 @@ id: each engine has another.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from dataclasses import dataclass, replace
@@ -27,6 +28,9 @@ HANGS = "hangplease"
 MOST_TOKENS = 48
 """Padded tokens for which a poisoned engine has memory, where the text says so."""
 GREEDY = "greedyplease"
+HEAVY = "heavyplease"
+"""Ends an engine that has it in a batch of more than twice that, as a kernel does which has no
+memory left."""
 EXHAUSTS = "exhaustplease"
 """After a text with this word an engine has no memory for anything."""
 BREAKS = "breakplease"
@@ -51,8 +55,8 @@ def _id_of(word: str) -> int:
 
 def _poison() -> None:
     plain = HashingBackend.infer
-    words = (DIES, HANGS, GREEDY, EXHAUSTS, BREAKS, SPOILS, GARBLES)
-    dies, hangs, greedy, exhausts, breaks, spoils, garbles = map(_id_of, words)
+    words = (DIES, HANGS, GREEDY, HEAVY, EXHAUSTS, BREAKS, SPOILS, GARBLES)
+    dies, hangs, greedy, heavy, exhausts, breaks, spoils, garbles = map(_id_of, words)
     lasting = {exhausts, breaks, spoils}
     seen: set[int] = {spoils} if SPOILED in os.environ else set()
 
@@ -64,8 +68,11 @@ def _poison() -> None:
                 threading.Event().wait()
             if garbles in ids:
                 os.write(int(sys.argv[1]), b"\x05\xff\xff\0\0\0\0\0\0")
-            if greedy in ids and max(map(len, batch)) * len(batch) > MOST_TOKENS:
+            padded = max(map(len, batch)) * len(batch)
+            if greedy in ids and padded > MOST_TOKENS:
                 raise MemoryError
+            if heavy in ids and padded > 2 * MOST_TOKENS:
+                os.kill(os.getpid(), signal.SIGKILL)
             seen.update(lasting.intersection(ids.tolist()))
         if exhausts in seen:
             raise MemoryError

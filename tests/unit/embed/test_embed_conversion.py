@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from services.embed.backends.converted import OFFLINE, folder_for, read_canary, read_facts
 from services.embed.canary import CANARY_TEXTS
+from tests.support.tiny_models import make_model
 from tests.unit.embed.harness import bundled_folder
+from tests.unit.io.test_io_write_faults import why_not_traced
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+_FLUSH = re.compile(r"fsync\(\d+<(.*)>\) += 0")
 _QUIET = """
 import sys
 def refuse(event, arguments):
@@ -31,9 +32,12 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_two_starts_at_once_convert_once_and_touch_no_network(tmp_path: Path) -> None:
-    """Red when OpenVINO's telemetry is left on: it resolves a host and writes into the home."""
+    """Red when OpenVINO's telemetry is left on: it resolves a host and writes into the home.
+
+    Also red when what a conversion left behind that was killed stays for ever.
+    """
     target = tmp_path / "cache" / "model"
-    target.parent.mkdir()
+    (tmp_path / "cache" / ".model-k1ll3d__" / "model").mkdir(parents=True)
     home = tmp_path / "home"
     home.mkdir()
     command = [sys.executable, "-c", _QUIET, str(bundled_folder()), str(target)]
@@ -50,6 +54,31 @@ def test_two_starts_at_once_convert_once_and_touch_no_network(tmp_path: Path) ->
     facts = read_facts(target)
     assert (facts.dimensions, facts.identity.max_tokens, facts.token_types) == (384, 256, True)
     assert read_canary(target).shape == (len(CANARY_TEXTS), 384)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(why_not_traced()), reason=why_not_traced() or "traced")
+def test_a_converted_model_is_on_the_disk_before_it_has_its_name(tmp_path: Path) -> None:
+    """Red without flushes: after a loss of power the folder is there, and its files are empty."""
+    target, trace = tmp_path / "model", tmp_path / "trace"
+    source = make_model(tmp_path / "source", bundled_folder())
+    calls = "fsync,rename,renameat,renameat2"
+    command = ["strace", "-f", "-y", "--seccomp-bpf", "-e", f"trace={calls}", "-o", str(trace)]
+    conversion = [sys.executable, "-m", "services.embed.backends.conversion"]
+
+    subprocess.run(
+        [*command, *conversion, str(source), str(target)],
+        env={**os.environ, **OFFLINE},
+        check=True,
+        capture_output=True,
+        timeout=100,
+    )
+
+    lines = trace.read_text().splitlines()
+    renamed = next(at for at, line in enumerate(lines) if f'"{target}"' in line)
+    flushed = {Path(found[1]).name for found in map(_FLUSH.search, lines[:renamed]) if found}
+    assert flushed >= {path.name for path in target.iterdir()} | {"model"}
+    assert any(f"<{tmp_path}>" in line for line in lines[renamed:])
 
 
 @pytest.mark.slow

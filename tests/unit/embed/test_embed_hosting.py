@@ -41,6 +41,7 @@ from tests.unit.embed.poison import (
     GARBLES,
     GREEDY,
     HANGS,
+    HEAVY,
     MOST_TOKENS,
     SPOILED,
     SPOILS,
@@ -212,6 +213,21 @@ async def test_a_batch_that_finds_no_memory_is_halved_and_the_next_ones_are_smal
     assert all(isinstance(outcome, Embedding) for outcome in [*outcomes, *again])
     assert budget <= 2 * MOST_TOKENS
     assert engine.pid == first
+
+
+async def test_batches_that_end_the_engine_are_followed_by_smaller_ones() -> None:
+    """Red when only what an engine says of memory counts: each later batch is killed as well."""
+    texts = [f"{HEAVY} number {n} of them" for n in range(32)]
+    async with hosted() as (model, engine):
+        first = engine.pid
+        outcomes = await model.embed(texts, DOCUMENT)
+        second = engine.pid
+        again = await model.embed([f"{text} again" for text in texts], DOCUMENT)
+        last = engine.pid
+
+    assert all(isinstance(outcome, Embedding) for outcome in [*outcomes, *again])
+    assert first != second
+    assert second == last
 
 
 async def test_a_text_that_finds_no_memory_alone_fails_alone() -> None:

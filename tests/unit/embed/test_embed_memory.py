@@ -61,6 +61,7 @@ def test_a_batch_beyond_the_memory_is_told_and_a_small_one_runs_after(backend: s
         RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[CPU] ReduceL2 node with name 'vector_norm/ReduceL2' can't alloc\n"),
     ],
 )
 def test_what_engines_say_about_memory_becomes_one_error(error: Exception) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.embed.backends.converted import folder_for
 from services.embed.settings import EmbedSettings
 from services.embed.sources import FolderSource, HashingSource, resolve_source
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.settings import load_settings
-from tests.unit.embed.harness import settings_of
+from tests.unit.embed.harness import bundled_folder, settings_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +49,8 @@ def test_a_folder_gets_its_name_as_id_unless_one_is_set(tmp_path: Path) -> None:
         {"model": "minilmm"},
         {"model": "/nowhere/at/all"},
         {"model": "/etc"},
+        {"model": "~nobody-of-this-name/model"},
+        {"model": "/tmp/" + "x" * 300},
         {"model": "hashing:0"},
         {"model": "hashing:many"},
         {"model": "hashing", "backend": "openvino"},
@@ -125,6 +128,37 @@ def test_a_folder_that_holds_no_model_ends_with_one_line_and_its_code(tmp_path: 
     assert "does not convert" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr
     assert not [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.slow
+def test_a_folder_whose_weights_are_not_there_ends_with_one_line_and_its_code(
+    tmp_path: Path,
+) -> None:
+    """Red when the error of a file ends the start: folders of a cache of downloads hold links."""
+    folder = tmp_path / "pruned"
+    folder.mkdir()
+    (folder / "modules.json").write_text("[]")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+
+    ended = _start(tmp_path, MODEL=str(folder), CACHE_DIR=str(tmp_path / "cache"))
+
+    assert ended.returncode == ExitCode.MODEL
+    assert "No such file" in ended.stderr.splitlines()[-1]
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.slow
+def test_a_converted_model_that_is_damaged_is_named(tmp_path: Path) -> None:
+    """Red when the model's process dies of it: the start tells of too little memory."""
+    model = bundled_folder()
+    folder = folder_for(model, cache_dir=tmp_path / "cache", model_id="all-minilm-l6-v2")
+    folder.mkdir(parents=True)
+
+    ended = _start(tmp_path, CACHE_DIR=str(tmp_path / "cache"))
+
+    assert ended.returncode == ExitCode.MODEL
+    assert ended.stderr.splitlines()[-1].endswith(f"remove the folder {folder}.")
+    assert "Traceback" not in ended.stderr
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from services.embed.model import EmbedOptions, ModelId, Purpose
-from services.embed.streaming import EmbedSession, StreamText
+from services.embed.streaming import EmbedSession, HeldTexts, StreamText
+from tests.unit.embed.harness import eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -104,3 +105,55 @@ async def test_a_stream_holds_no_more_of_large_texts_than_of_small_ones(sign: st
 
     assert held <= 16
     assert answered == models.embedded == count
+
+
+async def test_many_streams_hold_no_more_than_some_and_each_holds_a_part() -> None:
+    """Red when each stream holds what one may: so many calls, so many times 16 MiB."""
+    models, held = CountingModels(), HeldTexts()
+    options = EmbedOptions(purpose=Purpose.DOCUMENT)
+    streams, count, read = 64, 20, [0] * 64
+    large = "x" * (1 << 20)
+
+    async def texts(stream: int) -> AsyncIterator[StreamText]:
+        for number in range(count):
+            read[stream] += 1
+            yield StreamText(number, ModelId("m"), options, large)
+
+    async def answered(stream: int) -> int:
+        session = EmbedSession(
+            cast("ModelRegistry", models), max_groups=_GROUPS, caller="c", held=held
+        )
+        return len([answer async for answer in session.run(texts(stream))])
+
+    tasks = [asyncio.create_task(answered(stream)) for stream in range(streams)]
+    quiet, before = 0, -1
+    while quiet < _ROUNDS:
+        await asyncio.sleep(0)
+        quiet, before = (quiet + 1, before) if sum(read) == before else (0, sum(read))
+    most, least = sum(read), min(read)
+    models.may_embed.set()
+    answers = await asyncio.gather(*tasks)
+
+    assert most <= 256 + streams
+    assert least >= 1
+    assert answers == [count] * streams
+    assert held.bytes == 0
+
+
+async def test_a_stream_that_is_cancelled_holds_nothing_any_more() -> None:
+    """Red when what it had read counts for ever: streams that come later are read less and less."""
+    models, held = CountingModels(), HeldTexts()
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS, caller="c", held=held)
+    options = EmbedOptions(purpose=Purpose.DOCUMENT)
+
+    async def texts() -> AsyncIterator[StreamText]:
+        for number in range(_TEXTS):
+            yield StreamText(number, ModelId("m"), options, "text")
+
+    async with aclosing(cast("Any", session.run(texts()))) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        await eventually(lambda: held.bytes)
+        first.cancel()
+        await asyncio.wait((first,))
+
+    assert held.bytes == 0

@@ -12,6 +12,7 @@ from services.embed.backends.remote.circuit import Circuit, CircuitOpenError
 from services.embed.backends.remote.failures import CallFailedError, FailureKind
 from services.embed.backends.remote.rate_limit import RateLimit, WaitTooLongError
 from services.embed.backends.remote.retrying import MOST_TRIES, RetryBudget, backoff_seconds
+from services.embed.backends.remote.texts import BYTES_PER_ID
 from services.embed.errors import RemoteModelUnavailableError
 from services.runtime.log import get_logger
 
@@ -28,6 +29,8 @@ _HARMLESS_TEXT = "ok"
 _HARMLESS_TOKENS = 1
 _HARMLESS_SECONDS = 5.0
 _DENIED_RETRY_SECONDS = 30.0
+_SPECIAL_TOKENS = 8
+"""Most tokens that a provider counts for a text beside those of its bytes."""
 _LEAST_RETRY_SECONDS = 1.0
 
 
@@ -111,7 +114,8 @@ class Provider:
         self._note_success()
         metrics.REMOTE_REQUESTS.labels("ok").inc()
         if answer.tokens is not None:
-            self._limit.correct(reserved=tokens, used=answer.tokens)
+            most = tokens * BYTES_PER_ID + _SPECIAL_TOKENS * len(texts)  # a token is a byte or more
+            self._limit.correct(reserved=tokens, used=min(answer.tokens, most))
         return answer
 
     def _enter(self, deadline: float, tokens: int) -> None:
