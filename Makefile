@@ -126,9 +126,13 @@ bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; s
 bench-indexer: setup ## Measures the indexer on generated trees; the last line is JSON.
 	@$(BIN)/python -m tests.bench.suite indexer
 
+.PHONY: reranker
+reranker: setup corpora ## Trains a cross-encoder on pinned packages into build/reranker: an hour at most, once its questions are made.
+	@$(BIN)/python -m tests.eval.train_reranker
+
 .PHONY: eval eval-labelled
-eval: setup corpora ## Measures search by tasks made of pinned packages; WRITE=1 renews the page; RERANKER=folder adds a cross-encoder; SHAPES=1 asks by code and paths.
-	@$(BIN)/python -m $(if $(SHAPES),tests.eval.shapes $(if $(TRY),--try),tests.eval.offline $(if $(WRITE),--write) $(if $(RERANKER),--reranker "$(RERANKER)"))
+eval: setup corpora ## Measures search by tasks made of pinned packages; WRITE=1 renews the page; RERANKER=folder adds a cross-encoder, TRY=1 with shares of its order; SHAPES=1 asks by code and paths.
+	@$(BIN)/python -m $(if $(SHAPES),tests.eval.shapes $(if $(TRY),--try),tests.eval.$(if $(and $(RERANKER),$(TRY)),shares,offline) $(if $(WRITE),--write) $(if $(RERANKER),--reranker "$(RERANKER)"))
 
 QUESTIONS ?= ../shared/retrieval/dev
 SET ?= dev

@@ -1,7 +1,8 @@
 """Runs the tasks of `tests.eval.tasks` over pinned packages: `python -m tests.eval.offline`.
 
 `--write` renews the table and the plot in `docs/search-quality.md`, and the recorded scores.
-`--reranker` names the folder of a cross-encoder, whose stage is run too.
+`--reranker` names the folder of a cross-encoder, whose stage is run too; the recorded scores, which
+are of searches without one, stay as they are then.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def main() -> int:
         before, after = page.partition(BEGIN)[0], page.partition(END)[2]
         PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
         PLOT.write_text(bars("NDCG@10 by package and stage", means), encoding="utf-8")
-        gate.write_record(asyncio.run(gate.measure()))
+        if options.reranker is None:
+            gate.write_record(asyncio.run(gate.measure()))
     sys.stdout.write(json.dumps(means) + "\n")
     return 0
 

@@ -88,14 +88,28 @@ class Searcher:
 
     async def ask(self, workspace: str, query: str) -> list[Target]:
         """Returns the places of the first hits; fails when they are not reranked and should be."""
+        response = await self._search(workspace, query, page_size=AT)
+        return [_target(hit) for hit in response.hits]
+
+    async def ask_for_orders(self, workspace: str, query: str) -> list[tuple[Target, int, int]]:
+        """Returns all hits that are reranked, each with its rank before and by the reranker."""
+        response = await self._search(workspace, query, page_size=RERANKED_HITS, explain=True)
+        return [
+            (_target(each.hit), each.rerank.rank_before, each.rerank.rank)
+            for each in response.explanations
+        ]
+
+    async def _search(self, workspace: str, query: str, **fields: Any) -> Any:
         response = await self.stub.SearchNodes(
-            search_pb2.SearchNodesRequest(
-                parent=f"workspaces/{workspace}", query=query, page_size=AT
-            )
+            search_pb2.SearchNodesRequest(parent=f"workspaces/{workspace}", query=query, **fields)
         )
         done = response.reranking == search_pb2.RERANKING_DONE
         assert done == self.reranked, search_pb2.Reranking.Name(response.reranking)
-        return [Target(hit.path, hit.start_line, hit.end_line) for hit in response.hits]
+        return response
+
+
+def _target(hit: Any) -> Target:
+    return Target(hit.path, hit.start_line, hit.end_line)
 
 
 @contextlib.asynccontextmanager

@@ -41,6 +41,15 @@ class Task:
 
 def make_tree(source: Path, target: Path) -> list[Task]:
     """Copies a tree without its docstrings; returns the tasks, the same ones each time."""
+    found, imports = strip_tree(source, target)
+    return [*chosen(_tasks(found)), *chosen(_import_tasks(imports, target))]
+
+
+def strip_tree(source: Path, target: Path) -> tuple[list[Definition], list[tuple[str, str]]]:
+    """Copies a tree without its docstrings; returns what it defines, and what it imports.
+
+    An import is the end of a path, and the statement.
+    """
     shutil.copytree(source, target, ignore=shutil.ignore_patterns(*_IGNORED))
     found: list[Definition] = []
     imports: list[tuple[str, str]] = []
@@ -58,7 +67,7 @@ def make_tree(source: Path, target: Path) -> list[Task]:
             file.write_text(text, encoding="utf-8")
             found += definitions
             imports += commented.imports(path, text)
-    return [*chosen(_tasks(found)), *chosen(_import_tasks(imports, target))]
+    return found, imports
 
 
 def definitions(root: Path) -> list[Definition]:

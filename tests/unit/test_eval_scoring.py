@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from services.indexer.model import NodeId, NodeKind
+from services.indexer.search.blending import blended, rerank_places
+from services.indexer.search.model import Hit
 from services.indexer.search.weights import DEFAULTS, WEIGHTS, read_weights
 from tests.eval.offline import Package, table
 from tests.eval.scoring import Target, interval, score
 from tests.eval.shapes import make_shapes
+from tests.eval.shares import joined
 from tests.eval.stages import ABLATIONS, RERANKED, SHARES, setting, without
 from tests.eval.tasks import Task, make_tree
 
@@ -209,3 +213,23 @@ def test_a_tree_is_asked_by_pieces_of_code_and_by_paths(tmp_path: Path) -> None:
     assert asked["module"].targets == (Target("app/store.py"),)
     names = [task.query for task in make_shapes(tmp_path) if task.kind.endswith("name")]
     assert {"app/store.py Store.get", "app.store.Store.get", "app/store.py Store"} <= set(names)
+
+
+def test_shares_are_tried_by_the_order_that_search_would_give() -> None:
+    """Red when what is tried is another blend than that of `services.indexer.search.blending`."""
+    hits = [
+        Hit(
+            "w", NodeId(at), f"{at}.py", b"", NodeKind.FUNCTION, "f", "python", 0, 1, 1, 1, 9.0 - at
+        )
+        for at in range(5)
+    ]
+    scores = {NodeId(0): 0.1, NodeId(2): 0.9, NodeId(3): 0.5}
+    ranks = rerank_places(hits, scores)
+    orders = [
+        (Target(hit.path), place, ranks.get(hit.node_id, 0)) for place, hit in enumerate(hits, 1)
+    ]
+
+    for share in (0.0, 0.3, 0.5, 1.0):
+        expected = [Target(hit.path) for hit in blended(hits, scores, share, 60)]
+        assert joined(orders, share) == expected
+    assert joined(orders, 1.0) != joined(orders, 0.0)
