@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.cli.accounts import command_as
-from services.cli.files import sync_folder, write_atomic
+from services.cli.files import write_atomic
+from services.runtime.durable import flush_folder
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def create_cluster(layout: PostgresLayout, account: Account | None) -> None:
         _single(layout, half, DATABASE, extensions, account)
         _sync(layout, half, account)
         half.rename(layout.data)
-        sync_folder(layout.data.parent)
+        flush_folder(layout.data.parent)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise

@@ -21,6 +21,7 @@ from services.io.errors import DiskFullError, RequestIdReusedError
 from services.io.interruptions import insist
 from services.io.journal_room import JournalLimits, JournalRoom
 from services.io.temporaries import same_file, try_lock
+from services.runtime.durable import flush_folder
 from services.runtime.errors import DependencyUnavailableError, LodestoneError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ SHARDS = 256
 in one step."""
 
 _ENTRY_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _RACE_RETRIES = 16
 _RETRY_AFTER_SECONDS = 1.0
 
@@ -163,7 +163,7 @@ class DiskJournal:
         insist(lambda: shard.mkdir(mode=0o700, parents=True, exist_ok=True))
         above = () if self._durable else self._folder.parents[:2]  # both may be new as well
         for folder in (self._folder, *above):
-            _flush_folder(folder)
+            flush_folder(folder)
         self._durable.add(shard)
 
 
@@ -187,7 +187,7 @@ class DiskEntry:
         """Makes what was noted outlast the machine; see `JournalEntry`."""
         try:
             os.fsync(self._fd)
-            _flush_folder(self._path.parent)
+            flush_folder(self._path.parent)
         except OSError as error:
             raise journal_error(error) from None
 
@@ -235,11 +235,3 @@ def _is_at(path: Path, status: os.stat_result) -> bool:
         return same_file(path.lstat(), status)
     except FileNotFoundError:
         return False
-
-
-def _flush_folder(folder: Path) -> None:
-    fd = os.open(folder, _FOLDER_FLAGS)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

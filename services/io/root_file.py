@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from services.io.errors import StateFolderError
 from services.io.model import ROOT_ID, Root, SymlinkPolicy
 from services.io.signatures import proves_unchanged, signature_of
+from services.runtime.durable import flush_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -104,19 +105,11 @@ class RootFile:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._path)
-            _sync_folder(self._folder)
+            flush_folder(self._folder)
         except OSError as error:
             with suppress(OSError):
                 new.unlink()
             raise StateFolderError.of(error, "cannot be written to") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _lock(fd: int, timeout_seconds: float) -> None:

@@ -28,6 +28,7 @@ from services.embed.backends.padding import pad
 from services.embed.backends.suitability import UnsupportedModelError
 from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.model import EncodedText, Truncation
+from services.runtime.durable import flush_file, flush_folder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -66,19 +67,11 @@ def _convert_atomically(source: Path, target: Path, *, reranks: bool) -> None:
         work = Path(name) / "model"
         work.mkdir()
         (_convert_reranker if reranks else _convert)(source, work)
-        for path in (*work.iterdir(), work):
-            _flush(path)
+        for path in work.iterdir():
+            flush_file(path)
+        flush_folder(work)
         work.rename(target)
-        _flush(target.parent)
-
-
-def _flush(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush_folder(target.parent)
 
 
 def _convert(source: Path, work: Path) -> None:
