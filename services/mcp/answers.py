@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from services.client import Freshness
+from services.runtime.lines import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +51,8 @@ def search_text(page: SearchPage, workspaces: Sequence[str]) -> str:
 
 def _hit_text(number: int, hit: Hit, *, with_workspace: bool) -> str:
     workspace = f"[{hit.workspace.removeprefix('workspaces/')}] " if with_workspace else ""
-    name = f"  {_one_line(hit.name)}" if hit.name else ""
-    path = _one_line(hit.path)
+    name = f"  {one_line(hit.name)}" if hit.name else ""
+    path = one_line(hit.path)
     head = f"{number}. {workspace}{path}:{hit.start_line}-{hit.end_line}{name}  ({hit.kind})"
     if not hit.text:
         return f"{head}\n{_LOST.get(hit.freshness, 'its text cannot be read')}."
@@ -82,7 +83,7 @@ def context_text(context: Context) -> str:
 
 def lines_text(lines: FileLines) -> str:
     """Returns lines of a file, numbered."""
-    path = _one_line(lines.path)
+    path = one_line(lines.path)
     where = f"{path}:{lines.start_line}-{lines.end_line} of {lines.line_count} lines"
     if lines.end_line < lines.start_line:
         return f"{path} has no such lines, or one that is too long; it has {lines.line_count}."
@@ -151,11 +152,6 @@ def _ago(run: Run) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size} {unit} ago"
     return f"{seconds} seconds ago"
-
-
-def _one_line(text: str) -> str:
-    """Returns a text without ends of lines: names of files may hold them."""
-    return " ".join(text.splitlines())
 
 
 def _fenced(text: str, language: str) -> str:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from services.indexer.context.tokens import estimate_tokens
 from services.indexer.model import NodeKind
 from services.indexer.search.signatures import signature_of
+from services.runtime.lines import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -253,7 +254,7 @@ def _frame(piece: Piece, fence_size: int) -> tuple[str, str]:
     note = " (signature only)" if piece.signature_only else ""
     label = f"[{piece.label}] " if piece.label else ""
     where = f"{label}{piece.path}:{piece.start_line}-{piece.end_line}"
-    head = _one_line(f"{where} {names}".rstrip() + note)
+    head = one_line(f"{where} {names}".rstrip() + note)
     language = "" if piece.language == "text" else piece.language
     newline = "" if piece.text.endswith("\n") else "\n"
     return f"{head}\n{fence}{language}\n", f"{newline}{fence}\n\n"
@@ -309,8 +310,3 @@ def _best_first(placed: list[Piece]) -> tuple[float, tuple[str, str]]:
 def _content(text: str) -> str:
     """Returns a text without what does not tell copies apart: its indentation, blank lines."""
     return "\n".join(line for each in text.splitlines() if (line := each.strip()))
-
-
-def _one_line(text: str) -> str:
-    """Returns a text without ends of lines: names of files may hold them."""
-    return " ".join(text.splitlines())
