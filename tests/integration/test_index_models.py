@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +12,23 @@ from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
-from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
-from tests.integration.samples import write_many
-from tests.integration.two_models import TREE, add_small, maintenance, two_models
+from tests.integration.two_models import (
+    TREE,
+    activate,
+    add_small,
+    complete,
+    list_models,
+    maintenance,
+    remove,
+    runs_of_models,
+    two_models,
+    until,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.integration.hooks import Hook
@@ -47,50 +55,6 @@ async def services(
 @pytest.fixture
 def models(services: Indexing) -> Any:
     return maintenance(services)
-
-
-async def _activate(models: Any, name: str, **fields: Any) -> models_pb2.WorkspaceModel:
-    request = models_pb2.ActivateWorkspaceModelRequest(
-        parent=TREE, model=f"models/{name}", **fields
-    )
-    response: models_pb2.ActivateWorkspaceModelResponse = await models.ActivateWorkspaceModel(
-        request
-    )
-    return response.model
-
-
-async def _remove(models: Any, name: str) -> None:
-    await models.RemoveWorkspaceModel(
-        models_pb2.RemoveWorkspaceModelRequest(parent=TREE, model=f"models/{name}")
-    )
-
-
-async def _listed(models: Any) -> dict[str, models_pb2.WorkspaceModel]:
-    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=TREE))
-    return {item.model.removeprefix("models/"): item for item in response.models}
-
-
-async def _runs_of_models(services: Indexing) -> list[runs_pb2.IndexRun]:
-    response = await services.runs.ListIndexRuns(runs_pb2.ListIndexRunsRequest(parent=TREE))
-    return [run for run in response.index_runs if run.model]
-
-
-async def _until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(30):
-        while not await holds():  # noqa: ASYNC110 - what it waits for is in the database
-            await asyncio.sleep(0.01)
-
-
-async def _complete(services: Indexing, models: Any) -> None:
-    """Returns once no node waits for the second model, and no run does."""
-
-    async def done() -> bool:
-        listed = (await _listed(models)).get("small")
-        runs = await _runs_of_models(services)
-        waits = any(not run.HasField("end_time") for run in runs)
-        return listed is not None and not listed.nodes_pending and not waits
-
-    await _until(done)
 
 
 async def _vectors(url: str, workspace: str) -> list[tuple[Any, ...]]:
@@ -124,15 +88,15 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
 ) -> None:
     """The oracle: an index built from scratch with the new model alone is the same, row for row."""
     before = _changes()
-    first = (await _listed(models))["hashing"]
+    first = (await list_models(models))["hashing"]
     added = await add_small(models)
     assert (added.active, added.nodes_total, added.dimensions) == (False, _NODES, 32)
-    await _complete(services, models)
-    beside = (await _listed(models))["small"]
-    (run,) = await _runs_of_models(services)
+    await complete(services, models)
+    beside = (await list_models(models))["small"]
+    (run,) = await runs_of_models(services)
     assert await broken_rules(services.url) == []
 
-    activated = await _activate(models, "small")
+    activated = await activate(models, "small")
 
     assert (first.active, first.nodes_embedded, first.serving) == (
         True,
@@ -151,13 +115,13 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
     assert (run.progress.nodes_embedded, run.progress.nodes_total) == (_NODES, _NODES)
     assert activated.active
     assert await services.search("tree", "function_7")
-    await _remove(models, "hashing")
+    await remove(models, "hashing")
     assert {name: value - before[name] for name, value in _changes().items()} == {
         "added": 1,
         "activated": 1,
         "removed": 1,
     }
-    assert set(await _listed(models)) == {"small"}
+    assert set(await list_models(models)) == {"small"}
     assert (await services.succeed("tree")).forwards == 0
     assert await broken_rules(services.url) == []
     found = await _vectors(services.url, "tree"), await rows_of(services.url, "tree")
@@ -175,82 +139,6 @@ async def test_a_model_is_embedded_beside_the_other_and_then_searched(
         ) == found
 
 
-async def test_every_search_beside_a_switch_finds_its_node(services: Indexing, models: Any) -> None:
-    """Whenever it looks, one model is active and complete."""
-    await add_small(models)
-    await _complete(services, models)
-    stopping, found = asyncio.Event(), []
-
-    async def search() -> None:
-        while not stopping.is_set():
-            hits = await services.search("tree", "function_7", k=1)
-            found.append(hits[0].qualified_name if hits else None)
-
-    searching = [asyncio.create_task(search()) for _ in range(2)]
-    for _ in range(4):
-        await _activate(models, "small")
-        await _activate(models, "hashing")
-    await _activate(models, "small")
-    await _remove(models, "hashing")
-    stopping.set()
-    await asyncio.gather(*searching)
-
-    assert len(found) > 10
-    assert len(set(found)) == 1
-    assert await broken_rules(services.url) == []
-
-
-async def test_a_search_that_began_before_a_switch_ends_with_the_new_model(
-    services: Indexing, models: Any, hook: Hook
-) -> None:
-    """Its model is gone by the time that its question is a vector.
-
-    Red when the dense arm does not look again, as the model that it looked at is not the active
-    one: the hit has the score of the lexical arm alone.
-    """
-    await add_small(models)
-    await _complete(services, models)
-    hook.hold()
-    searching = asyncio.create_task(services.search("tree", "function_7", k=1))
-    await hook.reached.wait()
-    await _activate(models, "small")
-    await _remove(models, "hashing")
-    hook.go_on.set()
-
-    (hit,) = await searching
-
-    (fresh,) = await services.search("tree", "function_7", k=1)
-    assert (hit.qualified_name, hit.score) == (fresh.qualified_name, fresh.score)
-
-
-async def test_a_search_of_several_workspaces_mixes_no_models_as_one_is_switched(
-    services: Indexing, models: Any, hook: Hook, roots: Path
-) -> None:
-    """Scores of two models say nothing of each other.
-
-    Red when the workspace that was switched is searched anew by itself.
-    """
-    write_many(roots / "other", 5)
-    await services.create("other", "other")
-    await services.succeed("other")
-    await add_small(models)
-    await _complete(services, models)
-    request = search_pb2.SearchNodesRequest(
-        parent=TREE, other_parents=["workspaces/other"], query="function_7", page_size=3
-    )
-    hook.hold()
-    searching = asyncio.ensure_future(services.searches.SearchNodes(request))
-    await hook.reached.wait()
-    await _activate(models, "small")
-    hook.go_on.set()
-
-    with pytest.raises(grpc.aio.AioRpcError, match="different models"):
-        await searching
-
-    await _activate(models, "hashing")
-    assert len((await services.searches.SearchNodes(request)).hits) == 3
-
-
 async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
     services: Indexing, models: Any, hook: Hook
 ) -> None:
@@ -259,10 +147,10 @@ async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
     await hook.reached.wait()
 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _activate(models, "small")
-    refused = await _listed(models)
-    await _activate(models, "small", force=True)
-    forced = await _listed(models)
+        await activate(models, "small")
+    refused = await list_models(models)
+    await activate(models, "small", force=True)
+    forced = await list_models(models)
     hook.go_on.set()
 
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -272,9 +160,9 @@ async def test_a_model_with_nodes_to_embed_is_activated_by_force_alone(
     assert (forced["hashing"].nodes_embedded, forced["hashing"].nodes_pending) == (_NODES, 0)
 
     async def done() -> bool:
-        return (await _listed(models))["small"].nodes_embedded == _NODES
+        return (await list_models(models))["small"].nodes_embedded == _NODES
 
-    await _until(done)
+    await until(done)
     await services.succeed("tree")
     await check(services, "tree", "tree")
 
@@ -284,7 +172,7 @@ async def test_changes_reach_both_models_the_active_one_first(
 ) -> None:
     """A run over files neither joins nor waits for the background: that gives way to it."""
     await add_small(models)
-    await _complete(services, models)
+    await complete(services, models)
     tree = roots / "tree"
     changed, gone, *_ = sorted(tree.rglob("*.py"))
     changed.write_text("def brand_new(value):\n    return value * 42\n")
@@ -292,14 +180,14 @@ async def test_changes_reach_both_models_the_active_one_first(
     hook.calls.clear()
 
     progress = await services.succeed("tree")
-    await _complete(services, models)
+    await complete(services, models)
 
     assert progress.forwards == 1
     assert [len(call) for call in hook.calls] == [1, 1]
-    listed = await _listed(models)
+    listed = await list_models(models)
     assert listed["hashing"].nodes_embedded == listed["small"].nodes_embedded == _NODES - 9
     await check(services, "tree", "tree")
-    await _activate(models, "small")
+    await activate(models, "small")
     assert (await services.search("tree", "brand_new", k=1))[0].qualified_name == "brand_new"
     assert await broken_rules(services.url) == []
 
@@ -311,21 +199,21 @@ async def test_an_indexer_that_stops_in_the_middle_of_a_model_goes_on_with_it(
     await add_small(models)
     await hook.reached.wait()
     hook.go_on.set()
-    await _until(lambda: _some(models))
+    await until(lambda: _some(models))
     await services.indexer.stop()
     half = len(hook.texts)
     await services.indexer.start()
     await services.channel.channel_ready()
 
-    await _complete(services, models)
+    await complete(services, models)
 
     assert len(hook.texts) <= half + _NODES
-    assert (await _listed(models))["small"].nodes_embedded == _NODES
+    assert (await list_models(models))["small"].nodes_embedded == _NODES
     assert await broken_rules(services.url) == []
 
 
 async def _some(models: Any) -> bool:
-    return (await _listed(models))["small"].nodes_embedded > 0
+    return (await list_models(models))["small"].nodes_embedded > 0
 
 
 async def test_a_model_that_is_not_served_with_its_weights_is_told(
@@ -333,14 +221,14 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
 ) -> None:
     """One that was chosen is never replaced; its run says what is wrong."""
     await add_small(models)
-    await _complete(services, models)
-    await _activate(models, "small")
+    await complete(services, models)
+    await activate(models, "small")
     await services.indexer.stop()
     (sockets / "b").mkdir()
     other = {"model": "hashing:64", "extra_models": "small=hashing:48"}
     async with indexing(roots, sockets / "b", services.url, embed_settings=other) as again:
         stub = maintenance(again)
-        await _until(lambda: _is_other(stub))
+        await until(lambda: _is_other(stub))
         failed = await again.run("tree")
 
         assert failed.state == State.STATE_FAILED
@@ -349,11 +237,11 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
             await again.search("tree", "function_7")
         assert await broken_rules(again.url) == []
         await add_small(stub)
-        await _until(lambda: _twice(stub))
+        await until(lambda: _twice(stub))
 
 
 async def _is_other(models: Any) -> bool:
-    serving = (await _listed(models))["small"].serving
+    serving = (await list_models(models))["small"].serving
     return serving == models_pb2.SERVING_OTHER_FINGERPRINT
 
 
@@ -366,7 +254,7 @@ async def test_models_are_compared_by_what_the_index_answers(
     services: Indexing, models: Any
 ) -> None:
     await add_small(models)
-    await _complete(services, models)
+    await complete(services, models)
 
     found = await models.CompareWorkspaceModels(
         models_pb2.CompareWorkspaceModelsRequest(parent=TREE, questions=20)
@@ -396,7 +284,7 @@ async def test_a_run_over_files_is_no_run_of_a_model(
 
     assert ended.mode == Mode.MODE_INCREMENTAL
     assert ended.state == State.STATE_SUCCEEDED
-    await _complete(services, models)
+    await complete(services, models)
     with pytest.raises(grpc.aio.AioRpcError, match="embed-only"):
         await services.runs.CreateIndexRun(
             runs_pb2.CreateIndexRunRequest(
@@ -409,18 +297,18 @@ async def test_a_removed_model_leaves_its_cache_for_a_while(
     services: Indexing, models: Any
 ) -> None:
     await add_small(models)
-    await _complete(services, models)
+    await complete(services, models)
 
     with pytest.raises(grpc.aio.AioRpcError, match="Search uses"):
-        await _remove(models, "hashing")
-    await _remove(models, "small")
+        await remove(models, "hashing")
+    await remove(models, "small")
 
     assert await _value(services, "SELECT count(*) FROM node_vectors_m2") == 0
     assert await _value(services, "SELECT count(*) FROM embedding_cache WHERE model_id = 2") > 0
     assert await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")
     with pytest.raises(grpc.aio.AioRpcError, match="no model small"):
-        await _activate(models, "small")
+        await activate(models, "small")
     await add_small(models)
-    await _complete(services, models)
-    assert (await _listed(models))["small"].nodes_embedded == _NODES
+    await complete(services, models)
+    assert (await list_models(models))["small"].nodes_embedded == _NODES
     assert not await _value(services, "SELECT released_at IS NOT NULL FROM models WHERE id = 2")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2_grpc as models_grpc
 from tests.integration.indexing import FINISHED, indexing
 from tests.integration.samples import write_many
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     from tests.integration.hooks import Hook
@@ -73,3 +74,52 @@ async def runs_ended(services: Indexing) -> None:
     async with asyncio.timeout(30):
         while any(run.state not in FINISHED for run in await services.list_runs("tree")):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def activate(models: Any, name: str, **fields: Any) -> models_pb2.WorkspaceModel:
+    """Has searches use a model of the tree."""
+    request = models_pb2.ActivateWorkspaceModelRequest(
+        parent=TREE, model=f"models/{name}", **fields
+    )
+    response: models_pb2.ActivateWorkspaceModelResponse = await models.ActivateWorkspaceModel(
+        request
+    )
+    return response.model
+
+
+async def remove(models: Any, name: str) -> None:
+    """Takes a model from the tree."""
+    await models.RemoveWorkspaceModel(
+        models_pb2.RemoveWorkspaceModelRequest(parent=TREE, model=f"models/{name}")
+    )
+
+
+async def list_models(models: Any) -> dict[str, models_pb2.WorkspaceModel]:
+    """Returns the models of the tree, by name."""
+    response = await models.ListWorkspaceModels(models_pb2.ListWorkspaceModelsRequest(parent=TREE))
+    return {item.model.removeprefix("models/"): item for item in response.models}
+
+
+async def runs_of_models(services: Indexing) -> list[runs_pb2.IndexRun]:
+    """Returns the runs of the tree that are of a model."""
+    response = await services.runs.ListIndexRuns(runs_pb2.ListIndexRunsRequest(parent=TREE))
+    return [run for run in response.index_runs if run.model]
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Returns once a condition holds."""
+    async with asyncio.timeout(30):
+        while not await holds():  # noqa: ASYNC110 - what it waits for is in the database
+            await asyncio.sleep(0.01)
+
+
+async def complete(services: Indexing, models: Any) -> None:
+    """Returns once no node waits for the second model, and no run does."""
+
+    async def done() -> bool:
+        listed = (await list_models(models)).get("small")
+        runs = await runs_of_models(services)
+        waits = any(not run.HasField("end_time") for run in runs)
+        return listed is not None and not listed.nodes_pending and not waits
+
+    await until(done)

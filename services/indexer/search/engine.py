@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.indexer import metrics
 from services.indexer.model import EmbedModel, Failure, NodeId, Workspace
-from services.indexer.search.model import SearchFilter
+from services.indexer.search.model import ALL
 from services.indexer.search.postings import TermCounts
 from services.indexer.search.priors import FilePriors
 from services.indexer.search.question import read_question
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.indexer.embed_client import EmbedClient
     from services.indexer.io_client import IoClient
     from services.indexer.model import ModelId, RegisteredModel
-    from services.indexer.search.model import Hit
+    from services.indexer.search.model import Hit, SearchFilter
     from services.indexer.search.question import Question
     from services.indexer.search.ranking import Parts, Ranked
     from services.indexer.search.reranking import Reranked, Reranker
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from services.indexer.storage.search import Scored, SearchStore
     from services.indexer.storage.workspaces import WorkspaceStore
 
-_ALL = SearchFilter()
 _MOST_RANKED_AT_ONCE = 2500
 """Hits that are ranked in some hundredths of a second."""
 
@@ -71,7 +70,7 @@ class SearchTrace:
 
 
 class _ModelSwitchedError(Exception):
-    """One of several workspaces got another model during the search."""
+    """A workspace got another model during the search: what it has found is of two models."""
 
 
 class SearchEngine:
@@ -174,7 +173,7 @@ class SearchEngine:
         self,
         workspaces: Sequence[Workspace],
         scores: Mapping[NodeId, float],
-        only: SearchFilter = _ALL,
+        only: SearchFilter = ALL,
     ) -> list[Hit]:
         """Returns nodes as hits of these scores, in no order.
 
@@ -218,7 +217,7 @@ class SearchEngine:
         out, and hits of a file are of one generation.
         """
         arms = {
-            "dense": self._dense(workspace, asked, vector, only, limit, is_alone=counts is None),
+            "dense": self._dense(workspace, vector, only, limit),
             "lexical": self._timed(
                 "lexical", self._store.lexical(workspace.id, asked.terms, only, limit, counts)
             ),
@@ -246,37 +245,23 @@ class SearchEngine:
         return functools.reduce(TermCounts.joined, found)
 
     async def _dense(
-        self,
-        workspace: Workspace,
-        asked: Question,
-        vector: Awaitable[bytes],
-        only: SearchFilter,
-        limit: int,
-        *,
-        is_alone: bool,
+        self, workspace: Workspace, vector: Awaitable[bytes], only: SearchFilter, limit: int
     ) -> list[Scored]:
-        """Searches anew when the model was switched meanwhile: none but the active one finds.
+        """Returns what is near in meaning.
 
         Raises:
-            _ModelSwitchedError: it was, and others are searched too: all are to have one model.
+            _ModelSwitchedError: it was switched meanwhile: none but the active one finds anything.
         """
         values = await vector
-        for _ in range(_MOST_SWITCHES):
-            model = _model_of_all([workspace])
-            found = await self._timed(
-                "dense",
-                self._store.dense(workspace.id, model.id, values, only, limit),
-            )
-            if found:
-                return found
-            workspace = await self._workspaces.get(workspace.name)
-            now = _model_of_all([workspace])
-            if now.id == model.id:
-                return found
-            if not is_alone:
+        model = _model_of_all([workspace])
+        found = await self._timed(
+            "dense", self._store.dense(workspace.id, model.id, values, only, limit)
+        )
+        if not found:
+            now = await self._workspaces.get(workspace.name)
+            if _model_of_all([now]).id != model.id:
                 raise _ModelSwitchedError
-            values = await self._embedded(now, asked.text)
-        return []
+        return found
 
     async def _embedded(self, model: RegisteredModel, query: str) -> bytes:
         """Returns the vector of a question by a model."""

@@ -55,3 +55,7 @@ class SearchFilter:
     symbols: tuple[str, ...] = ()
     changed_since: datetime | None = None
     """Only nodes that became part of the index in their present form at this time or later."""
+
+
+ALL = SearchFilter()
+"""Takes all."""

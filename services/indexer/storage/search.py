@@ -9,7 +9,7 @@ from pgvector import HalfVector
 
 from services.indexer.model import ModelId, NodeId, NodeKind, WorkspaceId
 from services.indexer.search.globs import globs_to_regex
-from services.indexer.search.model import Hit, SearchFilter
+from services.indexer.search.model import ALL, Hit, SearchFilter
 from services.indexer.search.postings import K1, NAME_WEIGHT, B, TermCounts
 from services.indexer.search.weights import DEFAULTS
 from services.indexer.storage.partitions import vectors_table
@@ -30,7 +30,6 @@ _FIRST_PIECE, _PIECE_GROWTH = 1000, 4
 _MOST_DEFINITIONS = 50
 """Most nodes that are found by their name alone."""
 
-_ALL = SearchFilter()
 _KINDS = {kind.value: kind for kind in NodeKind}
 
 _PASSES = """
@@ -163,7 +162,7 @@ class SearchStore:
             limit: most nodes.
         """
         query = HalfVector(np.frombuffer(vector, dtype="<f2"))
-        if only == _ALL and self._indexes is not None:
+        if only == ALL and self._indexes is not None:
             found = await self._by_index(workspace_id, model_id, query, limit)
             if found is not None:
                 return found
@@ -270,7 +269,7 @@ class SearchStore:
         self, workspace_id: WorkspaceId, candidates: Candidates, only: SearchFilter, limit: int
     ) -> list[Scored]:
         """Returns the best candidates that a filter lets through; as many as there are."""
-        if only == _ALL:
+        if only == ALL:
             return list(map(Scored._make, candidates.best(limit)))
         found: list[Scored] = []
         statement = PASSING.format(filter=_filter_sql(only, 4))
@@ -309,7 +308,7 @@ class SearchStore:
         workspace_id: WorkspaceId,
         workspace_name: str,
         scores: Mapping[NodeId, float],
-        only: SearchFilter = _ALL,
+        only: SearchFilter = ALL,
     ) -> list[Hit]:
         """Returns what is known of nodes, in no order.
 
@@ -346,13 +345,13 @@ class SearchStore:
 
 
 def _filter_sql(only: SearchFilter, first: int, conditions: str = _FILTER) -> str:
-    if only == _ALL:
+    if only == ALL:
         return ""
     return conditions.format(*(f"${first + number}" for number in range(5)))
 
 
 def _filter_values(only: SearchFilter) -> tuple[Any, ...]:
-    if only == _ALL:
+    if only == ALL:
         return ()
     return (
         list(only.kinds),
