@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import shutil
 import sys
@@ -27,7 +28,7 @@ from tests.eval.tasks import Task, make_tree
 from tests.support import corpora
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from tests.eval.rig import Rig
     from tests.eval.stages import Weights
@@ -67,23 +68,30 @@ PACKAGES = (
 Scored = list[tuple[Task, Score]]
 
 
-async def measure(
-    package: Package, stages: Mapping[str, Weights], reranker: Path | None = None
-) -> dict[str, Scored]:
-    """Returns the score of each task of a package in each stage, and with a reranker if given."""
+@contextlib.asynccontextmanager
+async def indexed(
+    package: Package, reranker: Path | None = None
+) -> AsyncIterator[tuple[Rig, list[Task]]]:
+    """Yields services over a package without its docstrings, as workspace `tree`, and its tasks."""
     folder = Path(tempfile.mkdtemp(prefix="lodestone-eval-"))
     try:
         tasks = make_tree(corpora.ROOT / package.name / package.folder, folder / "tree")
         async with rig(folder, reranker) as running:
             await running.index("tree", "tree")
-            results = {
-                name: await _ask(running, weights, tasks) for name, weights in stages.items()
-            }
-            if reranker is not None:
-                results[RERANKED] = await _ask(running, {}, tasks, reranked=True)
-            return results
+            yield running, tasks
     finally:
         shutil.rmtree(folder)
+
+
+async def measure(
+    package: Package, stages: Mapping[str, Weights], reranker: Path | None = None
+) -> dict[str, Scored]:
+    """Returns the score of each task of a package in each stage, and with a reranker if given."""
+    async with indexed(package, reranker) as (running, tasks):
+        results = {name: await _ask(running, weights, tasks) for name, weights in stages.items()}
+        if reranker is not None:
+            results[RERANKED] = await _ask(running, {}, tasks, reranked=True)
+        return results
 
 
 async def _ask(

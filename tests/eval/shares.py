@@ -9,19 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from services.indexer.search.blending import blended_order
 from services.indexer.search.weights import DEFAULTS
-from tests.eval.offline import PACKAGES, Package
-from tests.eval.rig import rig
+from tests.eval.offline import PACKAGES, Package, indexed
 from tests.eval.scoring import interval, score
-from tests.eval.tasks import make_tree
-from tests.support import corpora
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,26 +33,19 @@ Orders = list[tuple["Target", int, int]]
 
 async def ask(package: Package, reranker: Path) -> list[tuple[Task, Orders]]:
     """Returns the tasks of a package with what is found for each."""
-    folder = Path(tempfile.mkdtemp(prefix="lodestone-eval-"))
-    try:
-        tasks = make_tree(corpora.ROOT / package.name / package.folder, folder / "tree")
-        async with rig(folder, reranker) as running:
-            await running.index("tree", "tree")
-            async with running.searching({}, reranked=True) as searcher:
-                return [(task, await searcher.ask_for_orders("tree", task.query)) for task in tasks]
-    finally:
-        shutil.rmtree(folder)
+    async with (
+        indexed(package, reranker) as (running, tasks),
+        running.searching({}, reranked=True) as searcher,
+    ):
+        return [(task, await searcher.ask_for_orders("tree", task.query)) for task in tasks]
 
 
 def joined(orders: Orders, share: float) -> list[Target]:
-    """Returns hits in the order that a share gives, see `services.indexer.search.blending`."""
-
-    def worth(before: int, reranked: int) -> float:
-        smoothing = DEFAULTS.rerank_smoothing
-        return share / (smoothing + (reranked or before)) + (1 - share) / (smoothing + before)
-
-    ordered = sorted(orders, key=lambda each: (-worth(each[1], each[2]), each[1]))
-    return [target for target, _, _ in ordered]
+    """Returns hits in the order that a share gives."""
+    before = sorted(orders, key=lambda each: each[1])
+    places = [reranked or place for place, (_, _, reranked) in enumerate(before, start=1)]
+    order = blended_order(places, share, DEFAULTS.rerank_smoothing)
+    return [before[at][0] for at in order]
 
 
 def ndcg_by_share(found: Sequence[tuple[Task, Orders]], kind: str = "") -> dict[float, list[float]]:

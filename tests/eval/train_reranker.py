@@ -25,6 +25,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from services.embed.settings import EmbedSettings
 from services.embed.sources import FolderSource, resolve_source
+from services.indexer.search.blending import blended_order
 from services.indexer.search.weights import DEFAULTS
 from tests.eval.offline import PACKAGES
 from tests.eval.tasks import strip_tree
@@ -258,16 +259,14 @@ def judge(model: CrossEncoder, examples: Sequence[Example], options: Options) ->
         ):
             scores = scores_of(model, pairs).float().tolist()
         reranked = _places(scores)
-        worth = [
-            DEFAULTS.rerank_share / (DEFAULTS.rerank_smoothing + 1 + place)
-            + (1 - DEFAULTS.rerank_share) / (DEFAULTS.rerank_smoothing + 1 + at)
-            for at, place in enumerate(reranked)
-        ]
+        blended = blended_order(
+            [place + 1 for place in reranked], DEFAULTS.rerank_share, DEFAULTS.rerank_smoothing
+        )
         for name, place in (
             ("dense", each.dense_place),
             ("fused", each.place),
             ("reranker", reranked[each.place]),
-            ("blended", _places(worth)[each.place]),
+            ("blended", blended.index(each.place)),
         ):
             places[name].append(place)
             places[f"{name}, {each.kind}"].append(place)

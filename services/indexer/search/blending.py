@@ -28,11 +28,21 @@ def blended(
     at least 0, is added to places before they are inverted.
     """
     places = rerank_places(hits, scores)
+    reranked = [places.get(hit.node_id, place) for place, hit in enumerate(hits, start=1)]
+    order = blended_order(reranked, share, smoothing)
+    return [hits[at]._replace(score=taken.score) for at, taken in zip(order, hits, strict=True)]
 
-    def worth(item: tuple[int, Hit]) -> float:
-        place, hit = item
-        reranked = places.get(hit.node_id, place)
-        return share / (smoothing + reranked) + (1 - share) / (smoothing + place)
 
-    ordered = sorted(enumerate(hits, start=1), key=lambda item: (-worth(item), item[0]))
-    return [hit._replace(score=taken.score) for (_, hit), taken in zip(ordered, hits, strict=True)]
+def blended_order(reranked: Sequence[int], share: float, smoothing: float) -> list[int]:
+    """Returns the positions of hits, from 0, the best first.
+
+    Args:
+        reranked: the place of each hit by the reranker, from 1; its own where there is none.
+        share: of the reranker's order, see `blended`.
+        smoothing: see `blended`.
+    """
+
+    def worth(at: int) -> float:
+        return share / (smoothing + reranked[at]) + (1 - share) / (smoothing + at + 1)
+
+    return sorted(range(len(reranked)), key=lambda at: (-worth(at), at))
