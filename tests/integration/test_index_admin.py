@@ -18,7 +18,7 @@ from services.indexer.storage.queue_admin import ALL_WORKSPACES, QueueAdmin
 from services.runtime.errors import StateConflictError
 from tests.integration.indexing import State, indexing
 from tests.integration.oracle import broken_rules, check
-from tests.integration.replicas import parsed_file, replica, workspace_with_model
+from tests.integration.replicas import parsed_file, workspace_with_model
 from tests.integration.samples import write_many
 
 if TYPE_CHECKING:
@@ -50,11 +50,6 @@ async def services(
 @pytest.fixture
 def queue(services: Indexing) -> Any:
     return queue_grpc.QueueServiceStub(services.channel)
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from tests.integration.replicas import (
     content,
     parsed_file,
     parsed_node,
-    replica,
     workspace_with_model,
 )
 from tests.support.invariants import broken_rules
@@ -27,11 +26,6 @@ if TYPE_CHECKING:
 
 _RENAMED = replace(parsed_file("a.py", "a"), nodes=(parsed_node("a", name="Renamed.a"),))
 _NAMES = "SELECT string_to_array(string_agg(array_to_string(name_terms, ' '), ' '), ' ') FROM "
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _claim(stores: Replica) -> tuple[Run, RegisteredModel, list[ClaimedNode]]:

@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,20 +17,13 @@ from tests.integration.replicas import (
     content_hash,
     parsed_file,
     parsed_node,
-    replica,
     workspace_with_model,
 )
 
 if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel
     from services.indexer.run import Run
-    from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _indexed(stores: Replica, *files: ParsedFile) -> tuple[Run, RegisteredModel]:

@@ -20,7 +20,7 @@ from services.indexer.run_spec import IfRunning, RunPriority, RunSpec, RunTrigge
 from services.indexer.servicers import WorkspaceServicer
 from services.indexer.storage.watches import LOOK_WAITS, TAKE, WHOLE_UNFINISHED, WatchStore
 from services.runtime.errors import StateConflictError
-from tests.integration.replicas import MODEL, replica, workspace_with_model
+from tests.integration.replicas import MODEL, workspace_with_model
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
@@ -36,12 +36,6 @@ _CHANGED = RunSpec(
     trigger=RunTrigger.CHANGES,
     change_age_seconds=1.5,
 )
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    """A replica's stores."""
-    return replica(database)
 
 
 def _watches(database: Database, lease_seconds: float = 30.0) -> WatchStore:

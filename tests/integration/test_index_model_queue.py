@@ -15,27 +15,16 @@ from services.indexer.run_spec import IfRunning, RunPriority
 from services.indexer.storage.run_retention import RetentionRules
 from services.runtime.errors import StateConflictError
 from tests.integration.oracle import broken_rules
-from tests.integration.replicas import MODEL, Replica, parsed_file, replica, workspace_with_model
+from tests.integration.replicas import MODEL, Replica, parsed_file, workspace_with_model
 
 if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel, Workspace
     from services.indexer.run import Run
-    from services.indexer.storage.database import Database
 
 _SECOND = replace(MODEL, name="models/second", fingerprint="a" * 64, dimensions=8)
 _EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner IS NOT NULL"
 _REMOVED = "lodestone_indexer_upkeep_rows_total"
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
-
-
-@pytest.fixture
-def other(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _two(stores: Replica, *texts: str) -> tuple[Workspace, RegisteredModel, RegisteredModel]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from services.indexer.model import Failure
 from services.indexer.run import OutcomeResult, RunCounters, RunMode
@@ -35,11 +33,6 @@ Result = runs_pb2.Outcome.Result
 _EXPIRE = "UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner IS NOT NULL"
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
 _CHANGED = Failure("ERROR_REASON_CONTENT_CHANGED", "again and again")
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _listed(stores: Replica, run: Run, *results: str) -> dict[str, tuple[Any, ...]]:

@@ -51,11 +51,6 @@ async def services(
         hook.go_on.set()
 
 
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
-
-
 async def _pause_in_the_middle(services: Indexing, hook: Hook) -> runs_pb2.IndexRun:
     """Returns a run that paused while two batches stood before the model."""
     hook.hold()

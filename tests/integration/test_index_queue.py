@@ -14,23 +14,16 @@ from tests.integration.oracle import broken_rules
 from tests.integration.replicas import (
     content,
     parsed_file,
-    replica,
     workspace_with_model,
 )
 
 if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel
     from services.indexer.run import Run
-    from services.indexer.storage.database import Database
     from tests.integration.replicas import Replica
 
 _RETRYABLE = Failure("ERROR_REASON_OVERLOADED", "later", retryable=True)
 _FINAL = Failure("ERROR_REASON_INVALID_UTF8", "never")
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _running(stores: Replica) -> tuple[Run, RegisteredModel]:

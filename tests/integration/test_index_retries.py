@@ -14,7 +14,7 @@ from services.indexer.storage import queue_admin
 from services.indexer.storage.queue_admin import QueueAdmin
 from services.indexer.storage.run_create import MOST_WAITING_RUNS
 from services.runtime.errors import DependencyUnavailableError, OverloadedError
-from tests.integration.replicas import parsed_file, replica, workspace_with_model
+from tests.integration.replicas import parsed_file, workspace_with_model
 
 if TYPE_CHECKING:
     from services.indexer.model import Workspace
@@ -26,11 +26,6 @@ _QUEUE = IfRunning.QUEUE
 _FINAL = Failure("ERROR_REASON_INVALID_REQUEST", "no")
 _STATES = "SELECT array_agg(status ORDER BY status) FROM nodes"
 _UNFINISHED = "SELECT count(*) FROM runs WHERE finished_at IS NULL"
-
-
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
 
 
 async def _with_pending(stores: Replica, *texts: str) -> tuple[Workspace, list[int]]:

@@ -58,11 +58,6 @@ async def tree(services: Indexing, roots: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def one(database: Database) -> Replica:
-    return replica(database)
-
-
 async def _scoped(services: Indexing, **fields: object) -> runs_pb2.IndexRun:
     return await services.run("tree", Mode.MODE_SCOPED, **fields)
 
