@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _BOTTOM = 760, 320, 40, 40, 70
+_LEGEND_COLUMNS = 3
 _COLOURS = ("#9aa5b1", "#7b8794", "#4c9aff", "#2f6fd6", "#1a936f", "#c2571a")
 
 
@@ -43,7 +44,8 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]]) -> str:
             )
         parts.append(f'<text x="{left:.1f}" y="{_y(0) + 15:.1f}">{escape(group)}</text>')
     for number, name in enumerate(names):
-        x, y = _LEFT + number * (_WIDTH - _LEFT) / len(names), _HEIGHT - 20
+        row, column = divmod(number, _LEGEND_COLUMNS)
+        x, y = _LEFT + column * (_WIDTH - _LEFT) / _LEGEND_COLUMNS, _HEIGHT - 28 + 16 * row
         parts.append(
             f'<rect x="{x:.0f}" y="{y - 9}" width="10" height="10" '
             f'fill="{_COLOURS[number % len(_COLOURS)]}"/>'
