@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import stamina
@@ -34,6 +37,8 @@ T = TypeVar("T")
 _LEAST_SERVER_VERSION = (16, 0)
 _CONNECT_TIMEOUT_SECONDS = 10.0
 _EXTENSION_LOCK_KEY = 0x10DE_570F
+_TLS_FILES = ("sslrootcert", "sslcert", "sslkey", "sslcrl")
+"""Parameters of a URL that name files; each has a variable as in libpq, e.g. PGSSLROOTCERT."""
 
 # Errors that pass by themselves: the statement may be sent again on another connection.
 # After the postmaster was killed, asyncpg raises InternalClientError too.
@@ -93,7 +98,7 @@ class Database:
         try:
             first = await asyncpg.connect(self._url, timeout=_CONNECT_TIMEOUT_SECONDS)
         except (asyncpg.PostgresError, OSError, ValueError, asyncpg.InterfaceError) as error:
-            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None
+            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error, self._url)) from None
         try:
             await _check_server(first)
         finally:
@@ -129,7 +134,7 @@ class Database:
                 },
             )
         except (asyncpg.PostgresError, OSError) as error:
-            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error)) from None
+            raise StartError(ExitCode.UNAVAILABLE, _why_not_connected(error, self._url)) from None
         metrics.POOL_CONNECTIONS_LIMIT.set(self._connections)
 
     async def close(self) -> None:
@@ -313,9 +318,22 @@ async def _add_extension(connection: asyncpg.Connection) -> None:
         await connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
 
 
-def _why_not_connected(error: BaseException) -> str:
+def _why_not_connected(error: BaseException, url: str) -> str:
     hint = "Check LODESTONE_DATABASE_URL, or unset it to use the embedded PostgreSQL."
     if isinstance(error, ValueError):
         return f"LODESTONE_DATABASE_URL is not a PostgreSQL URL. {hint}"
-    text = str(error) or type(error).__name__
+    text = _unreadable_file(url) or str(error) or type(error).__name__
     return f"Cannot connect to the database: {text}. {hint}"
+
+
+def _unreadable_file(url: str) -> str:
+    """Tells which file of a URL's TLS cannot be read, if any: the driver's error names none."""
+    named = dict(parse_qsl(urlsplit(url).query))
+    for parameter in _TLS_FILES:
+        path = named.get(parameter) or os.environ.get(f"PG{parameter.upper()}")
+        if path:
+            try:
+                Path(path).open("rb").close()
+            except OSError as error:
+                return f"{parameter} names {path}, which cannot be read ({error.strerror})"
+    return ""
