@@ -9,6 +9,7 @@ import asyncpg
 
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.failpoints import failpoint
+from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
     from services.indexer.storage.database import Database
@@ -35,6 +36,7 @@ async def migrate(database: Database, url: str) -> None:
             f"The database has schema {current}; this version knows {HEAD}. Use the newer version.",
         )
     await _upgrade(url)
+    get_logger().info("schema_migrated", before=current or "none", revision=HEAD)
 
 
 async def _current(database: Database) -> str | None:
