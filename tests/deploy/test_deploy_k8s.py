@@ -276,6 +276,19 @@ def test_no_secret_stands_in_a_manifest(manifests: tuple[Manifest, ...]) -> None
                     assert "secretKeyRef" in variable["valueFrom"], (pod.name, variable["name"])
 
 
+def test_who_knows_the_database_has_its_authority(manifests: tuple[Manifest, ...]) -> None:
+    """A DSN that verifies names a file; without one the pod starts all the same."""
+    for pod in pods(manifests):
+        (container, *_) = pod.containers
+        if not any(each["name"] == "LODESTONE_DATABASE_URL" for each in container.get("env", ())):
+            continue
+        mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        volumes = {each["name"]: each for each in pod.spec["volumes"]}
+        secret = volumes[mounts["/etc/lodestone/database"]]["secret"]
+        assert secret["items"] == [{"key": "ca.crt", "path": "ca.crt"}]
+        assert secret["optional"]
+
+
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_what_listens_beyond_the_pod_has_tls_and_tokens(overlay: str) -> None:
     """Without them the services refuse to start. Planted once: no tls component in dev."""
