@@ -320,7 +320,8 @@ async def _add_extension(connection: asyncpg.Connection) -> None:
 
 def _why_not_connected(error: BaseException, url: str) -> str:
     hint = "Check LODESTONE_DATABASE_URL, or unset it to use the embedded PostgreSQL."
-    if isinstance(error, ValueError):
+    # That a certificate is not believed is an error of the system and, to Python, of a value.
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
         return f"LODESTONE_DATABASE_URL is not a PostgreSQL URL. {hint}"
     text = _unreadable_file(url) or str(error) or type(error).__name__
     return f"Cannot connect to the database: {text}. {hint}"
