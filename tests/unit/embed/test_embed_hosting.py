@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -152,6 +153,23 @@ async def test_an_engine_that_is_killed_or_frozen_costs_its_callers_nothing_but_
 
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
     assert engine.pid != first
+
+
+async def test_an_engine_is_replaced_though_no_line_of_it_can_be_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a log on a full disk raises: it ends the thread that would start the next engine."""
+    async with hosted() as (model, engine):
+        first = engine.pid
+        with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
+            monkeypatch.setattr(sys, "stderr", full)
+            os.kill(first, signal.SIGKILL)
+            async with asyncio.timeout(60):
+                outcomes = await model.embed([*GOOD, DIES], DOCUMENT)
+            monkeypatch.undo()
+
+    assert isinstance(outcomes.pop(), TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
 
 
 def _engines_up() -> float:
