@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from lodestone.embed.v1 import embed_service_pb2 as pb
+from lodestone.embed.v1 import embed_service_pb2_grpc
 from services.embed.app import EmbedApp
 from services.embed.backends.hashing import HashingBackend
 from services.embed.backends.remote.provider import FAILURES_TO_OPEN
+from services.embed.backends.remote.retrying import MOST_TRIES
 from services.embed.errors import BadVectorError, RemoteModelUnavailableError
 from services.embed.model import Embedding
 from services.embed.specs import specs_of
 from tests.support.embeddings_api import POISON, EmbeddingsApi, Step
-from tests.unit.embed.harness import DOCUMENT, eventually, served, settings_of
+from tests.unit.embed.harness import DOCUMENT, eventually, served, service, settings_of
 from tests.unit.embed.remote_calls import CLOSED_PORT_URL, TEXTS, expected, infer
 
 if TYPE_CHECKING:
@@ -251,6 +254,26 @@ async def test_a_dead_provider_fails_the_call_and_blames_no_text(
 
     assert error.value.retry_after_seconds is not None
     assert len(api.requests) <= 4 * 4
+
+
+@pytest.mark.slow
+async def test_a_provider_is_told_from_its_texts_whatever_runs_in_a_process_of_its_own(
+    api: EmbeddingsApi, address: str
+) -> None:
+    """Red when a remote model runs there: a moment's outage ends a text as one at fault."""
+    given = {"model": "openai:code-1", "remote_url": api.url, "remote_dimensions": 384}
+    async with service(address, isolation="process", **given) as channel:
+        api.steps.extend([Step(status=503)] * MOST_TRIES)
+        request = pb.EmbedRequest(
+            model="models/code-1",
+            options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT),
+            texts=["def first(): pass"],
+        )
+
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        response = await stub.Embed(request, timeout=30)  # the channel tries again
+
+    assert response.results[0].HasField("embedding")
 
 
 @pytest.mark.slow
