@@ -1,10 +1,13 @@
 """The child process that converts a sentence-transformers model to OpenVINO, once.
 
 Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER [reranker]
+
+Exit codes: 0 converted, 1 not, 6 no room on the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -29,6 +32,7 @@ from services.embed.backends.suitability import UnsupportedModelError
 from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.model import EncodedText, Truncation
 from services.runtime.durable import flush_file, flush_folder
+from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -52,8 +56,12 @@ def main(arguments: list[str]) -> int:
             _convert_atomically(source, target, reranks=RERANKER in arguments[2:])
         except UnsupportedModelError as error:
             sys.stderr.write(f"\n{error}\n")
-            return 1
-    return 0
+            return ExitCode.FAILED
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return ExitCode.DISK_FULL
+            raise
+    return ExitCode.OK
 
 
 def _convert_atomically(source: Path, target: Path, *, reranks: bool) -> None:
@@ -98,7 +106,17 @@ def _convert_reranker(source: Path, work: Path) -> None:
     write_facts(work, facts, canary)
 
 
+def _check_room(module: torch.nn.Module, work: Path) -> None:
+    """Raises OSError when the weights have no room: OpenVINO's own error tells of no disk."""
+    place = work / GRAPH
+    with place.open("wb") as file:
+        size = sum(weights.numel() for weights in module.parameters()) * torch.float32.itemsize
+        os.posix_fallocate(file.fileno(), 0, size)
+    place.unlink()
+
+
 def _write_graph(module: torch.nn.Module, work: Path, *, token_types: bool) -> None:
+    _check_room(module, work)
     ov = import_openvino()
     ids = torch.ones((2, _EXAMPLE_TOKENS), dtype=torch.int64)
     mask = ids.clone()
