@@ -1,8 +1,9 @@
 """The child process that converts a sentence-transformers model to OpenVINO, once.
 
-Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER [reranker]
+Usage: python -m services.embed.backends.conversion PARENT SOURCE_FOLDER TARGET_FOLDER [reranker]
 
-Exit codes: 0 converted, 1 not, 6 no room on the disk.
+It ends with the process PARENT, whatever ends that. Exit codes: 0 converted, 1 not, 6 no room on
+the disk.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.model import EncodedText, Truncation
 from services.runtime.durable import flush_file, flush_folder
 from services.runtime.exits import ExitCode
+from services.runtime.parents import end_with_parent
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -46,14 +48,16 @@ _RANDOM = "?" * 8
 
 def main(arguments: list[str]) -> int:
     """Converts; returns the exit code, and says why on the last line of standard error."""
-    source, target = map(Path, arguments[:2])
+    if not end_with_parent(int(arguments[0])):
+        return ExitCode.OK  # nobody waits for it
+    source, target = map(Path, arguments[1:3])
     lock = target.with_suffix(".lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # a second start waits here and finds the work done
         if target.is_dir():
             return 0
         try:
-            _convert_atomically(source, target, reranks=RERANKER in arguments[2:])
+            _convert_atomically(source, target, reranks=RERANKER in arguments[3:])
         except UnsupportedModelError as error:
             sys.stderr.write(f"\n{error}\n")
             return ExitCode.FAILED

@@ -117,10 +117,10 @@ async def ensure_converted(
 
 async def _convert(source: Path, folder: Path, timeout_seconds: float, *, reranks: bool) -> None:
     kind = (RERANKER,) if reranks else ()
-    arguments = ("-m", "services.embed.backends.conversion", str(source), str(folder), *kind)
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *arguments,
+        *("-m", "services.embed.backends.conversion"),
+        *(str(os.getpid()), str(source), str(folder), *kind),
         env={**os.environ, **OFFLINE},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
