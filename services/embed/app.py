@@ -209,10 +209,11 @@ class EmbedApp:
         self._embed.stop_streams()
 
     async def close(self) -> None:
-        """Unloads all models."""
+        """Unloads all models, and ends the threads that tokenize."""
         await self._loader.close()
         for executor in self._tokenizers.values():
-            executor.shutdown(wait=False, cancel_futures=True)
+            # Not in the loop: a text of a megabyte without blanks takes seconds.
+            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
 
 
 def _estimated(folder: Path) -> int:

@@ -21,8 +21,9 @@ class EngineHealth:
         self._tell: Callable[[bool], None] = lambda _serving: None
 
     def report_to(self, tell: Callable[[bool], None]) -> None:
-        """Has `tell` called on the loop with whether all engines serve, at each change."""
+        """Has `tell` called on the loop with whether all engines serve, now and at each change."""
         self._tell = tell
+        tell(not self._away)
 
     def teller_of(self, model_id: ModelId) -> Callable[[bool], None]:
         """Returns what the engine of a model calls, from any thread."""

@@ -86,7 +86,8 @@ class EmbedSettings(ServiceSettings):
     """Longest time that the first conversion of a model may take."""
 
     isolation: Literal["auto", "process", "none"] = "auto"
-    """Whether the model runs in a process of its own; `auto` does so for native engines."""
+    """Whether the model runs in a process of its own; `auto` does so for native engines, `process`
+    for all but remote models."""
 
     hang_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 30.0
     """Time of one forward after which the engine is taken as hung, and rebuilt."""

@@ -128,25 +128,31 @@ class EmbedSession:
     async def _pump(self, texts: AsyncIterator[StreamText]) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._reader = tasks.create_task(self._read(texts), name="embed-stream-read")
-                if self._stopped:
-                    self._reader.cancel()
+                tasks.create_task(self._read(texts), name="embed-stream-read")
                 while group := await self._next_group():
                     tasks.create_task(self._embed(group), name="embed-stream-group")
         finally:
             self._outbox.put_nowait(None)
 
     async def _read(self, texts: AsyncIterator[StreamText]) -> None:
+        """Puts texts into the inbox, then their end, which a stop does not take back."""
         try:
-            async for text in texts:
-                self._hold(sys.getsizeof(text.text))
-                await self._inbox.put(text)
-                while not self._held_by_all.has_room_beside(self._bytes):
-                    await self._held_by_all.wait_for_fewer()
+            if not self._stopped:
+                self._reader = asyncio.current_task()  # before its first step nobody may end it
+                await self._read_all(texts)
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
+        finally:
+            self._reader = None
         await self._inbox.put(None)
+
+    async def _read_all(self, texts: AsyncIterator[StreamText]) -> None:
+        async for text in texts:
+            self._hold(sys.getsizeof(text.text))
+            await self._inbox.put(text)
+            while not self._held_by_all.has_room_beside(self._bytes):
+                await self._held_by_all.wait_for_fewer()
 
     def _hold(self, size: int) -> None:
         self._bytes += size

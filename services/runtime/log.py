@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -50,8 +51,24 @@ def get_logger() -> structlog.stdlib.BoundLogger:
     return cast("structlog.stdlib.BoundLogger", structlog.get_logger())
 
 
+class _Logger(structlog.PrintLogger):
+    """Prints lines; one that cannot be written is lost, and nobody fails by it.
+
+    A disk that is full, or a pipe that nobody reads any more, must not end what had something to
+    tell: often the thread that mends what it tells of.
+    """
+
+    def msg(self, message: str) -> None:
+        """Prints a line, if that can be."""
+        with suppress(OSError, ValueError):  # the latter of a file that is closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
 def _make_logger(*_: Any) -> structlog.PrintLogger:
-    return structlog.PrintLogger(sys.stderr)  # the one of now: it may have been redirected
+    return _Logger(sys.stderr)  # the one of now: it may have been redirected
 
 
 def _add_trace_ids(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

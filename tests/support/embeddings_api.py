@@ -39,8 +39,8 @@ class Step:
     """Closes the connection without a word."""
     hang: bool = False
     """Says nothing until the test ends."""
-    dribble: bool = False
-    """Sends the body byte by byte, without an end."""
+    dribble: tuple[bytes, bytes] | None = None
+    """How the answer begins, and what follows now and then, without an end."""
 
 
 @dataclass
@@ -132,6 +132,9 @@ class _Handler(BaseHTTPRequestHandler):
         if step.hang:
             api.ended.wait()
             return
+        if step.dribble is not None:
+            self._dribble(*step.dribble)
+            return
         if not api.takes_base64 and request["encoding_format"] == "base64":
             step = Step(status=400)
         self._write(step, self.path == "/v1/embeddings" and api.answer(request))
@@ -142,13 +145,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(step.status)
         for name, value in step.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(1 << 20 if step.dribble else len(body)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if not step.dribble:
-            self.wfile.write(body)
-            return
+        self.wfile.write(body)
+
+    def _dribble(self, first: bytes, then: bytes) -> None:
+        self.wfile.write(first)
         while not self.provider.ended.wait(0.02):
-            self.wfile.write(b" ")
+            self.wfile.write(then)
             self.wfile.flush()
 
     def log_message(self, *_: Any) -> None:

@@ -1,10 +1,14 @@
 """The child process that converts a sentence-transformers model to OpenVINO, once.
 
-Usage: python -m services.embed.backends.conversion SOURCE_FOLDER TARGET_FOLDER [reranker]
+Usage: python -m services.embed.backends.conversion PARENT SOURCE_FOLDER TARGET_FOLDER [reranker]
+
+It ends with the process PARENT, whatever ends that. Exit codes: 0 converted, 1 not, 6 no room on
+the disk.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -29,6 +33,8 @@ from services.embed.backends.suitability import UnsupportedModelError
 from services.embed.canary import CANARY_TEXTS, agreement, least_agreement
 from services.embed.model import EncodedText, Truncation
 from services.runtime.durable import flush_file, flush_folder
+from services.runtime.exits import ExitCode
+from services.runtime.parents import end_with_parent
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -42,18 +48,24 @@ _RANDOM = "?" * 8
 
 def main(arguments: list[str]) -> int:
     """Converts; returns the exit code, and says why on the last line of standard error."""
-    source, target = map(Path, arguments[:2])
+    if not end_with_parent(int(arguments[0])):
+        return ExitCode.OK  # nobody waits for it
+    source, target = map(Path, arguments[1:3])
     lock = target.with_suffix(".lock")
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # a second start waits here and finds the work done
         if target.is_dir():
             return 0
         try:
-            _convert_atomically(source, target, reranks=RERANKER in arguments[2:])
+            _convert_atomically(source, target, reranks=RERANKER in arguments[3:])
         except UnsupportedModelError as error:
             sys.stderr.write(f"\n{error}\n")
-            return 1
-    return 0
+            return ExitCode.FAILED
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                return ExitCode.DISK_FULL
+            raise
+    return ExitCode.OK
 
 
 def _convert_atomically(source: Path, target: Path, *, reranks: bool) -> None:
@@ -98,7 +110,17 @@ def _convert_reranker(source: Path, work: Path) -> None:
     write_facts(work, facts, canary)
 
 
+def _check_room(module: torch.nn.Module, work: Path) -> None:
+    """Raises OSError when the weights have no room: OpenVINO's own error tells of no disk."""
+    place = work / GRAPH
+    with place.open("wb") as file:
+        size = sum(weights.numel() for weights in module.parameters()) * torch.float32.itemsize
+        os.posix_fallocate(file.fileno(), 0, size)
+    place.unlink()
+
+
 def _write_graph(module: torch.nn.Module, work: Path, *, token_types: bool) -> None:
+    _check_room(module, work)
     ov = import_openvino()
     ids = torch.ones((2, _EXAMPLE_TOKENS), dtype=torch.int64)
     mask = ids.clone()

@@ -117,10 +117,10 @@ async def ensure_converted(
 
 async def _convert(source: Path, folder: Path, timeout_seconds: float, *, reranks: bool) -> None:
     kind = (RERANKER,) if reranks else ()
-    arguments = ("-m", "services.embed.backends.conversion", str(source), str(folder), *kind)
     child = await asyncio.create_subprocess_exec(
         sys.executable,
-        *arguments,
+        *("-m", "services.embed.backends.conversion"),
+        *(str(os.getpid()), str(source), str(folder), *kind),
         env={**os.environ, **OFFLINE},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
@@ -140,6 +140,12 @@ async def _convert(source: Path, folder: Path, timeout_seconds: float, *, rerank
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
+    if child.returncode == ExitCode.DISK_FULL:
+        raise StartError(
+            ExitCode.DISK_FULL,
+            "No space is left for the converted model. Free some, or set LODESTONE_EMBED_CACHE_DIR "
+            f"to a folder with room; it is {folder.parent}.",
+        )
     if child.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines() or ["it says nothing"]
         raise StartError(

@@ -19,5 +19,8 @@ def keep_measured(path: Path, facts: Mapping[str, object]) -> None:
     """
     draft = path.with_suffix(f".{os.getpid()}")
     with contextlib.suppress(OSError):
-        draft.write_text(json.dumps(facts))
-        draft.replace(path)
+        try:
+            draft.write_text(json.dumps(facts))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from services.embed.backends.loading import load
 from services.embed.backends.protocol import LoadedModel
 from services.embed.hosting.life import LoadRequest
 from services.embed.hosting.process import EngineProcess
-from services.embed.sources import FolderSource
+from services.embed.sources import FolderSource, RemoteSource
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,13 +24,15 @@ async def load_hosted(
     """Returns a model that is ready to run.
 
     What is plain Python runs in this process: it can raise, but neither crash nor hang in a native
-    call. `tell` is called, by a thread, with whether the engine serves.
+    call. A remote model does so whatever is set: how its provider is doing would not get through.
+    `tell` is called, by a thread, with whether the engine serves.
 
     Raises:
         StartError: it does not load; the message says what to do.
     """
-    isolated = settings.isolation == "process" or (
-        settings.isolation == "auto" and isinstance(source, FolderSource)
+    isolated = not isinstance(source, RemoteSource) and (
+        settings.isolation == "process"
+        or (settings.isolation == "auto" and isinstance(source, FolderSource))
     )
     if not isolated:
         return await load(source, settings)

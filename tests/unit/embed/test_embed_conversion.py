@@ -6,8 +6,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from services.embed.backends.converted import OFFLINE, folder_for, read_canary, read_facts
@@ -16,6 +19,17 @@ from tests.support.tiny_models import make_model
 from tests.unit.embed.harness import bundled_folder
 from tests.unit.io.test_io_write_faults import why_not_traced
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MODULE = "services.embed.backends.conversion"
+_STARTS = f"""
+import asyncio, sys
+from pathlib import Path
+from {_MODULE.removesuffix("conversion")}converted import ensure_converted
+folders = {{"cache_dir": Path(sys.argv[2]), "model_id": "model"}}
+asyncio.run(ensure_converted(Path(sys.argv[1]), timeout_seconds=100, **folders))
+"""
 _FLUSH = re.compile(r"fsync\(\d+<(.*)>\) += 0")
 _QUIET = """
 import sys
@@ -40,7 +54,8 @@ def test_two_starts_at_once_convert_once_and_touch_no_network(tmp_path: Path) ->
     (tmp_path / "cache" / ".model-k1ll3d__" / "model").mkdir(parents=True)
     home = tmp_path / "home"
     home.mkdir()
-    command = [sys.executable, "-c", _QUIET, str(bundled_folder()), str(target)]
+    parent = str(os.getpid())
+    command = [sys.executable, "-c", _QUIET, parent, str(bundled_folder()), str(target)]
     environment = {**os.environ, **OFFLINE, "HOME": str(home)}
 
     children = [
@@ -64,7 +79,7 @@ def test_a_converted_model_is_on_the_disk_before_it_has_its_name(tmp_path: Path)
     source = make_model(tmp_path / "source", bundled_folder())
     calls = "fsync,rename,renameat,renameat2"
     command = ["strace", "-f", "-y", "--seccomp-bpf", "-e", f"trace={calls}", "-o", str(trace)]
-    conversion = [sys.executable, "-m", "services.embed.backends.conversion"]
+    conversion = ["sh", "-c", f'exec {sys.executable} -m {_MODULE} $PPID "$0" "$1"']
 
     subprocess.run(
         [*command, *conversion, str(source), str(target)],
@@ -79,6 +94,32 @@ def test_a_converted_model_is_on_the_disk_before_it_has_its_name(tmp_path: Path)
     flushed = {Path(found[1]).name for found in map(_FLUSH.search, lines[:renamed]) if found}
     assert flushed >= {path.name for path in target.iterdir()} | {"model"}
     assert any(f"<{tmp_path}>" in line for line in lines[renamed:])
+
+
+@pytest.mark.slow
+def test_a_conversion_ends_with_the_process_that_wants_it(tmp_path: Path) -> None:
+    """Red when it goes on: it takes a core and the lock for nothing, and the next start waits."""
+    command = [sys.executable, "-c", _STARTS, str(bundled_folder()), str(tmp_path)]
+    with subprocess.Popen(command) as parent:
+        _wait_until(lambda: list(tmp_path.glob("*.lock")))
+        (conversion,) = psutil.Process(parent.pid).children()
+        parent.kill()
+
+    _wait_until(lambda: _has_ended(conversion), seconds=2)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def _wait_until(condition: Callable[[], object], *, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

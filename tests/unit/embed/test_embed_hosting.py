@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import signal
 import sys
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import REGISTRY
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
@@ -50,8 +50,6 @@ from tests.unit.embed.poison import (
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import grpc
 
     from services.embed.serving import ServedModel
 
@@ -152,6 +150,23 @@ async def test_an_engine_that_is_killed_or_frozen_costs_its_callers_nothing_but_
 
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
     assert engine.pid != first
+
+
+async def test_an_engine_is_replaced_though_no_line_of_it_can_be_logged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when a log on a full disk raises: it ends the thread that would start the next engine."""
+    async with hosted() as (model, engine):
+        first = engine.pid
+        with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
+            monkeypatch.setattr(sys, "stderr", full)
+            os.kill(first, signal.SIGKILL)
+            async with asyncio.timeout(60):
+                outcomes = await model.embed([*GOOD, DIES], DOCUMENT)
+            monkeypatch.undo()
+
+    assert isinstance(outcomes.pop(), TextEndsEngineError)
+    assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
 
 
 def _engines_up() -> float:
@@ -263,36 +278,6 @@ async def test_an_engine_that_fails_from_a_text_on_is_replaced_and_only_that_one
     assert all(isinstance(outcome, Embedding) for outcome in outcomes), outcomes
     assert engine.pid != first
     assert replaced() > before
-
-
-async def _state(channel: grpc.aio.Channel) -> int:
-    answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
-    return int(answer.status)
-
-
-async def test_health_says_not_serving_until_the_engine_is_back(address: str) -> None:
-    """Red when health is not told: it stays SERVING while every text fails."""
-    serving = health_pb2.HealthCheckResponse.SERVING
-    async with service(address, isolation="process") as channel:
-        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        states = aiter(watch)
-        assert (await anext(states)).status == serving
-        first = engine_process().pid
-        os.kill(first, signal.SIGKILL)
-
-        assert (await anext(states)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        assert (await anext(states)).status == serving
-
-        watch.cancel()
-        request = pb.EmbedRequest(
-            model="models/hashing",
-            options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT),
-            texts=["text"],
-        )
-        response = await stub.Embed(request, timeout=20)
-        assert response.results[0].HasField("embedding")
-        assert engine_process().pid != first
 
 
 async def test_the_engine_ends_with_the_service(address: str) -> None:

@@ -170,8 +170,12 @@ def test_retry_after_is_seconds_or_a_date_by_the_senders_own_clock() -> None:
     assert retry_after_seconds(later, sent_at=date) == 7
     assert retry_after_seconds(date, sent_at=later) == 0
     assert retry_after_seconds("9" * 400, sent_at=None) == 3600
-    for nonsense in (None, "", "soon", "-5", "1e9", "Mon, 99 Foo 2026"):
+    year = f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"
+    zone = f"Wed, 21 Oct 2026 07:28:00 +{'9' * 15}"
+    for nonsense in (None, "", "soon", "-5", "1e9", "Mon, 99 Foo 2026", year, zone):
         assert retry_after_seconds(nonsense, sent_at=date) is None
+        assert retry_after_seconds("12", sent_at=nonsense) == 12
+        assert retry_after_seconds(date, sent_at=nonsense) is not None
 
 
 @given(st.text(max_size=60))

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from lodestone.embed.v1 import embed_service_pb2 as pb
 from lodestone.embed.v1 import embed_service_pb2_grpc, model_service_pb2_grpc
 from lodestone.embed.v1.model_service_pb2 import ListModelsRequest
 from services.runtime.channel import connect
 from tests.support.embeddings_api import Step, serving_embeddings
-from tests.unit.embed.harness import eventually
+from tests.unit.embed.harness import MODELS, eventually
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,11 +31,11 @@ _DRAIN_SECONDS = 1.0
 _GRACE_SECONDS = _DRAIN_SECONDS + 2.0
 
 
-def _request(model: str = "hashing") -> pb.EmbedRequest:
+def _request(model: str = "hashing", text: str = "def first(): pass") -> pb.EmbedRequest:
     return pb.EmbedRequest(
         model=f"models/{model}",
         options=pb.EmbedOptions(purpose=pb.PURPOSE_DOCUMENT),
-        texts=["def first(): pass"],
+        texts=[text],
     )
 
 
@@ -63,6 +64,16 @@ def _engines(service: subprocess.Popen[bytes]) -> list[psutil.Process]:
         if child.status() != psutil.STATUS_ZOMBIE
         and "services.embed.hosting.child" in child.cmdline()
     ]
+
+
+async def _serving(channel: grpc.aio.Channel) -> None:
+    watch = health_pb2_grpc.HealthStub(channel).Watch(
+        health_pb2.HealthCheckRequest(), timeout=100, wait_for_ready=True
+    )
+    async for state in watch:
+        if state.status == health_pb2.HealthCheckResponse.SERVING:
+            watch.cancel()
+            return
 
 
 async def _end_seconds(service: subprocess.Popen[bytes]) -> float:
@@ -112,6 +123,26 @@ async def test_a_stop_waits_for_no_engine_that_freezes_at_the_first_start(addres
         engine.suspend()
 
         assert await _end_seconds(service) < _GRACE_SECONDS
+
+
+async def test_a_stop_waits_for_no_text_that_is_tokenized(address: str) -> None:
+    """Red when the process ends with its threads: the service is gone, and that text goes on."""
+    settings = {"MODEL": "minilm", "CACHE_DIR": str(MODELS), "BACKEND": "openvino"}
+    word = "\u1100\u1161\u11a8" * (3 << 19)  # each sign is put together: tens of seconds
+    limits = {"MAX_TEXT_CHARS": str(len(word))}
+    async with _process(address, **settings, **limits) as service, connect(address) as channel:
+        stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
+        await _serving(channel)
+        process = psutil.Process(service.pid)
+        before = process.cpu_times().user
+        call = asyncio.ensure_future(stub.Embed(_request("all-minilm-l6-v2", word), timeout=60))
+        await eventually(lambda: process.cpu_times().user > before + 1)
+
+        seconds = await _end_seconds(service)
+        code = await _end_of(call)
+
+    assert seconds < _GRACE_SECONDS
+    assert code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
 @pytest.mark.parametrize("known_size", [True, False])

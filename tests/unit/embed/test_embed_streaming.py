@@ -11,6 +11,7 @@ import pytest
 
 from services.embed.model import EmbedOptions, ModelId, Purpose
 from services.embed.streaming import EmbedSession, HeldTexts, StreamText
+from services.runtime.errors import ShuttingDownError
 from tests.unit.embed.harness import eventually
 
 if TYPE_CHECKING:
@@ -157,3 +158,55 @@ async def test_a_stream_that_is_cancelled_holds_nothing_any_more() -> None:
         await asyncio.wait((first,))
 
     assert held.bytes == 0
+
+
+@pytest.mark.parametrize("rounds", range(6))
+async def test_a_stop_ends_a_stream_however_early_it_comes(rounds: int) -> None:
+    """Red when the reader is ended before its first step: nothing tells the rest of the end."""
+    session = EmbedSession(cast("ModelRegistry", CountingModels()), max_groups=_GROUPS)
+
+    async def texts() -> AsyncIterator[StreamText]:
+        await asyncio.Event().wait()
+        yield StreamText(0, ModelId("m"), EmbedOptions(purpose=Purpose.DOCUMENT), "never")
+
+    answers = asyncio.ensure_future(anext(session.run(texts())))
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+    session.stop()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ShuttingDownError):
+            await answers
+
+
+async def test_a_stop_answers_what_was_read_when_there_is_no_more_to_read() -> None:
+    """Red when a stop takes back the end of the texts, which waits for room behind them."""
+    models = CountingModels()
+    session = EmbedSession(cast("ModelRegistry", models), max_groups=_GROUPS, caller="c")
+    read = 0
+
+    async def texts() -> AsyncIterator[StreamText]:
+        nonlocal read
+        while not session._inbox.full():
+            yield StreamText(read, ModelId("m"), EmbedOptions(purpose=Purpose.DOCUMENT), "text")
+            read += 1
+            await asyncio.sleep(0)  # groups begin, until there is no slot for another
+
+    answered = 0
+
+    async def take_all() -> None:
+        nonlocal answered
+        async for _ in session.run(texts()):
+            answered += 1
+
+    taking = asyncio.ensure_future(take_all())
+    await eventually(session._inbox.full)
+    for _ in range(_ROUNDS):
+        await asyncio.sleep(0)
+    session.stop()
+    models.may_embed.set()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(ShuttingDownError):
+            await taking
+    assert answered == read

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -71,3 +73,17 @@ def test_lines_below_the_level_are_left_out(capsys: pytest.CaptureFixture[str]) 
     log.get_logger().warning("told")
 
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["told"]
+
+
+def test_a_line_that_finds_no_room_is_lost_and_fails_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Red when the error is raised: a full disk then ends whatever had something to tell."""
+    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+
+        log.get_logger().error("work_failed")
+        log.get_logger().info("work_done")
+
+        with pytest.raises(OSError, match="No space left"):
+            sys.stderr.write("a line without a logger")

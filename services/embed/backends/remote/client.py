@@ -17,6 +17,7 @@ from services.embed.backends.remote.answers import (
 )
 from services.embed.backends.remote.failures import CallFailedError, FailureKind, kind_of_status
 from services.embed.backends.remote.key_file import KeyFile, KeyFileError
+from services.embed.backends.remote.network import DeadlineNetwork
 from services.embed.backends.remote.retrying import retry_after_seconds
 from services.runtime.log import get_logger
 
@@ -45,14 +46,17 @@ class EmbeddingsClient:
         self._takes_base64: bool | None = None
         self.dimensions = endpoint.dimensions
         connections = endpoint.concurrency + _SPARE_CONNECTIONS
-        self._http = httpx2.Client(
+        transport = httpx2.HTTPTransport(
             trust_env=False,
-            follow_redirects=False,
             proxy=endpoint.proxy or None,
             limits=httpx2.Limits(
                 max_connections=connections, max_keepalive_connections=connections
             ),
         )
+        self._network = DeadlineNetwork()
+        # The pool takes it as an argument, which its owner here does not pass on.
+        transport._pool._network_backend = self._network  # noqa: SLF001
+        self._http = httpx2.Client(trust_env=False, follow_redirects=False, transport=transport)
 
     def embed(self, texts: Sequence[str], *, timeout_seconds: float) -> Answer:
         """Returns one row per text; sends one request, or two while it is not known what is taken.
@@ -81,13 +85,16 @@ class EmbeddingsClient:
     def _send(self, texts: Sequence[str], encoding: str, deadline: float) -> Answer:
         left = max(deadline - time.monotonic(), 0.001)
         try:
-            with self._http.stream(
-                "POST",
-                self._url,
-                content=self._body(texts, encoding),
-                headers=self._headers(),
-                timeout=httpx2.Timeout(left, connect=min(left, _CONNECT_SECONDS)),
-            ) as response:
+            with (
+                self._network.until(deadline),
+                self._http.stream(
+                    "POST",
+                    self._url,
+                    content=self._body(texts, encoding),
+                    headers=self._headers(),
+                    timeout=httpx2.Timeout(left, connect=min(left, _CONNECT_SECONDS)),
+                ) as response,
+            ):
                 if response.status_code != HTTPStatus.OK:
                     raise CallFailedError(
                         kind_of_status(response.status_code),
@@ -97,7 +104,7 @@ class EmbeddingsClient:
                         ),
                     )
                 limit = most_bytes(len(texts), self.dimensions)
-                body = _read(response, limit, deadline)
+                body = _read(response, limit)
             return read_answer(body, count=len(texts), dimensions=self.dimensions)
         except MalformedAnswerError:
             raise CallFailedError(FailureKind.MALFORMED) from None
@@ -126,8 +133,8 @@ class EmbeddingsClient:
         return headers
 
 
-def _read(response: httpx2.Response, limit: int, deadline: float) -> bytes:
-    """Returns the body, if it ends in time and below the limit."""
+def _read(response: httpx2.Response, limit: int) -> bytes:
+    """Returns the body, if it ends below the limit."""
     if response.headers.get("content-encoding", "identity") != "identity":
         raise MalformedAnswerError("it is compressed")
     parts: list[bytes] = []
@@ -136,8 +143,6 @@ def _read(response: httpx2.Response, limit: int, deadline: float) -> bytes:
         size += len(part)
         if size > limit:
             raise MalformedAnswerError("it is too large")
-        if time.monotonic() > deadline:  # each part came in time, all together did not
-            raise CallFailedError(FailureKind.TIMED_OUT)
         parts.append(part)
     return b"".join(parts)
 

@@ -71,6 +71,6 @@ def retry_after_seconds(value: str | None, *, sent_at: str | None) -> float | No
 def _date(value: str | None) -> datetime | None:
     try:
         date = parsedate_to_datetime(value or "")
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year or a zone beyond all numbers
         return None
     return date if date.tzinfo is not None else date.replace(tzinfo=UTC)
