@@ -192,9 +192,9 @@ def plain_name(text: str) -> str:
     return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
 
 
-def assigned_name(statement: Syntax) -> str:
+def assigned_name(statement: Syntax | None) -> str:
     """Returns the name that a statement assigns, as far as it is easily told."""
-    node: Syntax | None = statement
+    node = statement
     for _ in range(3):
         if node is None:
             break

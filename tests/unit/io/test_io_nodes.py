@@ -265,3 +265,32 @@ def test_windows_overlap_and_cover_every_line() -> None:
     assert covered == set(range(1, 301))
     assert all(b.start_line <= a.end_line for a, b in itertools.pairwise(windows))
     assert all(w.tokens <= 254 for w in windows)
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        (
+            "document.addEventListener('keydown', function (event) {\n  function go() { }\n});\n",
+            ["document.addEventListener('keydown', function (event)", "function go() { }"],
+        ),
+        (
+            "(function (win) {\n  function go() { }\n})(window, jQuery);\n",
+            ["(function (win)", "function go() { }", ")(window, jQuery);"],
+        ),
+        ("(function () {\n  function go() { }\n})();\n", ["function go() { }"]),
+    ],
+    ids=["event", "module", "bare"],
+)
+def test_what_stands_around_a_function_full_of_declarations_is_in_a_node(
+    source: str, texts: list[str]
+) -> None:
+    """Red when of a call that takes such a function only what is in the function is told."""
+    assert [text_of(source, node) for node in nodes_of(source, "javascript")] == texts
+
+
+def test_what_stands_around_a_function_full_of_declarations_is_referred_to() -> None:
+    source = "describe('cookies', () => {\n  function make() { }\n});\n"
+    outcome = outcome_of(source, "javascript")
+    assert isinstance(outcome, ParsedFile)
+    assert [(item.node, item.name) for item in outcome.references] == [(1, "describe")]
