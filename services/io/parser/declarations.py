@@ -21,7 +21,10 @@ _IDENTIFIERS = frozenset({
     "operator_name", "operator_cast", "package_identifier",
 })  # fmt: skip
 _SCOPES = re.compile(r"::|->|#|\\")
-_TYPE_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_ARGUMENTS = re.compile(r"\s*(?:<[^<>]*>|\[[^\[\]]*\]|\([^()]*\))")
+_ARROWS = re.compile(r"[-=]>")
+_OPEN_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_OPERATOR = re.compile(r"(?:(?<=::)|^)\s*operator\b(.*)", re.DOTALL)
 _PLAIN_NAME = re.compile(r"[\w.$@:]+")
 _UNNAMED = {
     "companion_object": "Companion",
@@ -99,6 +102,10 @@ class Declarations:
         rules = self.rules
         if kind in rules.bindings:
             return node.child_by_field_name(rules.bindings[kind][1])
+        if kind in rules.carriers:
+            defined = node.child_by_field_name("type")
+            is_named = defined is not None and defined.child_by_field_name("name") is not None
+            return defined if is_named else None
         if kind in rules.wrappers:
             return self._wrapped(node)
         if kind in rules.calls:
@@ -188,8 +195,27 @@ def plain_name(text: str) -> str:
     """Returns a name with `.` between its parts and without type arguments."""
     if text.isidentifier():
         return text[:_MAX_NAME_CHARACTERS]
-    bare = _TYPE_ARGUMENTS.sub("", text) if not text.startswith("operator") else text
-    return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
+    operator = _OPERATOR.search(text)
+    last = "" if operator is None else _operator_name(operator[1])
+    bare = _without_arguments(text if operator is None else text[: operator.start()])
+    path = _SCOPES.sub(".", bare if bare or last else text).strip(". \n\"'`")
+    return ".".join(filter(None, (path, last)))[:_MAX_NAME_CHARACTERS]
+
+
+def _without_arguments(text: str) -> str:
+    """Returns a path without the type arguments of its parts: `Map<K, V>::at` is `Map::at`."""
+    before, text = "", _ARROWS.sub("::", text)  # they close no brackets
+    while before != text:
+        before, text = text, _ARGUMENTS.sub("", text)
+    return _OPEN_ARGUMENTS.sub("", text)
+
+
+def _operator_name(rest: str) -> str:
+    """Returns the name of an operator of C++, with `rest` behind the word `operator`."""
+    symbol = " ".join(rest.split())
+    if symbol[:1].isalpha():  # a conversion, to which its empty parameters belong, or `new`
+        return f"operator {symbol.partition('(')[0].strip()}"
+    return f"operator{symbol.replace(' ', '')}"
 
 
 def assigned_name(statement: Syntax | None) -> str:

@@ -33,6 +33,8 @@ class LanguageRules:
     """Types around one declaration, such as decorators, exports and templates."""
     bindings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Types that give a name to a value: the fields of both."""
+    carriers: frozenset[str] = frozenset()
+    """Types that may define a class by the way: `struct point { int x; } origin;`."""
     calls: frozenset[str] = frozenset()
     """Types of calls that may take a function, as in `memo(() => ...)`."""
     objects: frozenset[str] = frozenset()
@@ -112,6 +114,7 @@ LANGUAGES: tuple[LanguageRules, ...] = (
         classes=_names("struct_specifier union_specifier enum_specifier"),
         body_required=_names("struct_specifier union_specifier enum_specifier"),
         bindings={"type_definition": ("declarator", "type")},
+        carriers=_names("declaration"),
         containers=_names(f"{_C_PREPROCESSOR} declaration_list"),
         name_fields=("name", "declarator"),
         docs=_SLASH_DOCS,
@@ -147,8 +150,9 @@ LANGUAGES: tuple[LanguageRules, ...] = (
             "class_specifier struct_specifier union_specifier enum_specifier concept_definition"
         ),
         body_required=_names("class_specifier struct_specifier union_specifier enum_specifier"),
-        wrappers=_names("template_declaration"),
+        wrappers=_names("template_declaration friend_declaration"),
         bindings={"type_definition": ("declarator", "type")},
+        carriers=_names("declaration field_declaration"),
         containers=_names(f"{_C_PREPROCESSOR} declaration_list namespace_definition"),
         name_fields=("name", "declarator"),
         docs=_SLASH_DOCS,

@@ -171,3 +171,33 @@ def test_a_typedef_with_a_struct_inside_says_its_own_name() -> None:
     nodes = nodes_of(source, "c")
 
     assert any("Outermost" in text_of(source, node) for node in nodes), nodes
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "name"),
+    [
+        ("template <class T> void Stack<T>::push(T item) { }", "METHOD", "Stack.push"),
+        ("V& Map<K, std::vector<V>>::at(K key) { }", "METHOD", "Map.at"),
+        ("bool Key::operator<(const Key& other) const { }", "METHOD", "Key.operator<"),
+        ("int Call::operator()(int a) { }", "METHOD", "Call.operator()"),
+        ("T& Row<T>::operator[](int at) { }", "METHOD", "Row.operator[]"),
+        ("Flag::operator bool() const { }", "METHOD", "Flag.operator bool"),
+        ("std::ostream& operator <<(std::ostream& out, Key key) { }", "FUNCTION", "operator<<"),
+        ("class A { operator bool() const { } };", "METHOD", "A.operator bool"),
+        ("class A { friend bool operator==(A a, A b) { } };", "METHOD", "A.operator=="),
+        ("class A { struct Inner { void go() { } } inner; };", "METHOD", "A.Inner.go"),
+        ("class A { enum Kind { FIRST }; };", "CLASS", "A.Kind"),
+        ("static struct table { int size; } first = { 1 };", "CLASS", "table"),
+    ],
+)
+def test_a_name_of_c_plus_plus_is_that_of_its_place(source: str, kind: str, name: str) -> None:
+    """Red when a template's arguments or an operator's sign end the name, or a member is a field.
+
+    All four stood in real files: most members of templates had the name of their class.
+    """
+    assert names_of(source, "cpp")[-1] == (kind, name)
+
+
+def test_a_struct_that_defines_a_variable_as_well_is_a_class() -> None:
+    source = "struct point { int x; } origin = { 0 };\nstruct { int y; } nameless;\n"
+    assert names_of(source, "c") == [("CLASS", "point"), ("BLOCK", "nameless")]
