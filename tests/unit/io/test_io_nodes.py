@@ -250,6 +250,29 @@ def test_markdown_is_cut_at_headings_outside_of_fences() -> None:
     check_nodes(source.encode(), nodes)
 
 
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("---\ntitle: Guide\nweight: 1\n---\nIntro.\n\n# One\n", ["", "One"]),
+        ("\ufeff---\r\ntitle: Guide\r\n---\r\n# One\r\n", ["", "One"]),
+        ("+++\ntitle = 1\n# of the data\n+++\n# One\n", ["", "One"]),
+        ("---\n\n# One\n\ntext\n\n---\n", ["", "One"]),
+        ("# One\n\n***\nTwo\n---\n", ["One", "One > Two"]),
+        ("# One\n\n- - -\nTwo\n===\n", ["One", "Two"]),
+        ("# One\n<!--\n# none\n-->\n## Two\n<!-- # none -->\n", ["One", "One > Two"]),
+        ("# One\n```html\n<!--\n```\n## Two\n", ["One", "One > Two"]),
+    ],
+    ids=["front matter", "with a mark", "toml", "break", "stars", "spaced", "comment", "fence"],
+)
+def test_headings_are_none_of_front_matter_breaks_and_comments(
+    source: str, names: list[str]
+) -> None:
+    """Red when the data at the start of a document, or a line across it, is taken for a title."""
+    nodes = nodes_of(source, "markdown")
+    check_nodes(source.encode(), nodes)
+    assert [node.name for node in nodes] == names
+
+
 def test_a_long_section_is_split_between_paragraphs() -> None:
     source = "# Title\n\n" + "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(20))
     parts = nodes_of(source, "markdown")
