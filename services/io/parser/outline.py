@@ -14,7 +14,7 @@ from services.io.parser.declarations import (
     plain_name,
 )
 from services.io.parser.draft import Draft, merge_lines
-from services.io.parser.spans import line_start
+from services.io.parser.spans import cut_piece, line_start
 from services.io.parser.statements import Statement, around
 
 if TYPE_CHECKING:
@@ -242,7 +242,9 @@ class Outline:
         self, declaration: Declaration, members: Sequence[_Member], draft: Draft, scope: _Scope
     ) -> None:
         """Adds a class as its outline, then its members; what the outline has no room for too."""
-        segments, tokens, left_out = self._outline(declaration, members, draft.span.start)
+        head, before = self._head(declaration, draft.span.start)
+        tail, behind = self._tail(declaration, head)
+        segments, tokens, left_out = self._outline(members, head, tail)
         outline = Draft(draft.kind, draft.name, draft.parent, draft.span, segments)
         parent = self._builder.add(outline, tokens)
         inside = _Scope(
@@ -251,6 +253,8 @@ class Outline:
             in_class=True,
             depth=scope.depth + 1,
         )
+        self._run += before
+        self._flush(inside)
         for position, member in enumerate(members):
             inner = member.declaration
             is_node = self._is_node(member)
@@ -263,17 +267,29 @@ class Outline:
                 self._run.append(member.statement)
             if is_long:
                 self._flush(inside)
+        self._run += behind
         self._flush(inside)
 
+    def _head(self, declaration: Declaration, start: int) -> tuple[Span, list[Statement]]:
+        """Returns what opens a class's text, and what of it there is no room for: long comments."""
+        builder, end = self._builder, declaration.signature(self._data).end
+        if builder.tokens(Span(start, end)) <= builder.budget:
+            return Span(start, end), []
+        inner, outer = declaration.inner.start_byte, declaration.outer.start_byte
+        core = Span(inner if inner < end else outer, end)  # an object is its own body
+        first = cut_piece(builder.counter, *core, builder.budget)[0]
+        left = (Span(start, core.start), Span(first.end, end))
+        return Span(core.start, first.end), [
+            Statement(span) for span in left if span.start < span.end
+        ]
+
     def _outline(
-        self, declaration: Declaration, members: Sequence[_Member], start: int
+        self, members: Sequence[_Member], head: Span, tail: Sequence[Span]
     ) -> tuple[tuple[Span, ...], float, set[int]]:
         """Returns the segments of a class's text, as many as the model reads, and its tokens.
 
         Last come the positions of the members that did not fit.
         """
-        head = Span(start, declaration.signature(self._data).end)
-        tail = self._tail(declaration)
         kept, tokens = [head], sum(map(self._builder.tokens, (head, *tail)))
         left_out: set[int] = set()
         for position, member in enumerate(members):
@@ -290,17 +306,24 @@ class Outline:
             kept.append(segment)
         return merge_lines(self._data, [*kept, *tail]), tokens, left_out
 
-    def _tail(self, declaration: Declaration) -> list[Span]:
-        """Returns what is said behind the body of a class: the name of a `typedef struct`."""
+    def _tail(self, declaration: Declaration, head: Span) -> tuple[list[Span], list[Statement]]:
+        """Returns what is said behind the body of a class: the name of a `typedef struct`.
+
+        Where there is no room for it, as for a table of such structs, it comes second.
+        """
         body, outer = declaration.body, declaration.outer
         if body is None:
-            return []
+            return [], []
         behind = [
             child
             for child in outer.named_children
             if child.start_byte >= body.end_byte and child.type not in self._rules.comments
         ]
-        return [Span(behind[0].start_byte, outer.end_byte)] if behind else []
+        if not behind:
+            return [], []
+        tail = Span(behind[0].start_byte, outer.end_byte)
+        has_room = sum(map(self._builder.tokens, (head, tail))) <= self._builder.budget
+        return ([tail], []) if has_room else ([], [Statement(tail)])
 
     def _brief(self, statement: Statement) -> Span:
         """Returns a statement of a class, of a long one its first line."""

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from services.io.model import NodeKind, ParsedFile, SkippedFile, SkipReason
+from tests.unit.io.boundaries import check_file
 from tests.unit.io.parsing import check_nodes, hashes_of, names_of, nodes_of, outcome_of, text_of
 
 SOURCE = '''"""Doc."""
@@ -135,6 +136,38 @@ def test_an_outline_over_the_budget_is_cut_at_a_whole_segment() -> None:
     node = nodes_of(f"class A:\n{methods}")[0]
     assert node.tokens <= 254
     assert text_of(f"class A:\n{methods}", node).endswith("(self, argument):")
+
+
+_WORDS = "words of a comment on and on " * 80
+
+
+@pytest.mark.parametrize(
+    ("source", "language", "signature"),
+    [
+        (f"/** {_WORDS}*/\n@A class C extends D {{\n  int a;\n  void m() {{ }}\n}}\n", "java",
+         "@A class C extends D"),
+        (f"/// {_WORDS}\n#[a]\nimpl C {{\n  fn m(&self) {{ }}\n}}\n", "rust", "impl C"),
+        (f"@a('{_WORDS}')\nexport class C {{\n  m() {{ }}\n}}\n", "typescript", "class C"),
+        (f"class C(\n    {', '.join(f'Base{i}' for i in range(200))}\n):\n    def m(self): pass\n",
+         "python", "class C("),
+        (f"/** {_WORDS}*/\nconst api = {{ get() {{ }} }};\n", "javascript", "const api ="),
+        ("struct C { void m() { } } all[] = {" + "{ 1 }, " * 200 + "};\n", "cpp", "struct C"),
+    ],
+    ids=["comment", "attribute", "decorator", "bases", "object", "table"],
+)  # fmt: skip
+def test_a_class_opens_with_its_signature_and_is_no_longer_than_the_model_reads(
+    source: str, language: str, signature: str
+) -> None:
+    """Red when a long comment fills the text of its class: the model read none of the class."""
+    outcome = outcome_of(source, language)
+    assert isinstance(outcome, ParsedFile)
+    check_file(source.encode(), outcome)
+    classes = [node for node in outcome.nodes if node.kind is NodeKind.CLASS]
+    assert [text_of(source, node).splitlines()[0] for node in classes] == [signature]
+    assert all(node.tokens <= 254 for node in outcome.nodes)
+    assert all(node.parent == 1 for node in outcome.nodes[1:])
+    texts = " ".join(text_of(source, node) for node in outcome.nodes)
+    assert texts.count("words of a comment") == source.count("words of a comment")
 
 
 @pytest.mark.parametrize("source", ["", "\n \n", "﻿", "# only a comment\n"])
