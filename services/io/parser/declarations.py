@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import dropwhile, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import Span
@@ -32,9 +33,12 @@ _UNNAMED = {
     "deinit_declaration": "deinit",
     "subscript_declaration": "subscript",
     "indexer_declaration": "this",
-    "operator_declaration": "operator",
     "init_declaration": "init",
 }
+
+
+_OPERATORS = frozenset({"operator_declaration", "conversion_operator_declaration"})
+_DESTRUCTOR = "destructor_declaration"
 
 
 class Shape(Enum):
@@ -81,6 +85,9 @@ class Declarations:
                 return self._object(node, inner, name)
             if kind in rules.calls and not name:
                 return self._callback(node, inner)
+            if kind in rules.calls and (block := self._block(inner)) is not None:
+                holds = any(map(self._holds_function, block.named_children))
+                return Declaration(Shape.CLASS, name, node, inner, block) if holds else None
             following = self._inside(inner, kind)
             if following is None:
                 return self._container(node, inner) if kind in rules.containers else None
@@ -118,8 +125,12 @@ class Declarations:
     def _callback(self, outer: Syntax, call: Syntax) -> Declaration | None:
         """Returns the function that a call calls or takes, as a container of declarations.
 
-        Scripts hide whole files in `(function () { ... })()`; Ruby writes `private def name`.
+        Scripts hide whole files in `(function () { ... })()`; Ruby writes `private def name`, and
+        `class_methods do ... end`.
         """
+        block = self._block(call)
+        if block is not None:
+            return Declaration(Shape.CONTAINER, "", outer, block, block)
         function = self._inside(call, call.type)
         if function is None:
             function = call.child_by_field_name("function")
@@ -131,6 +142,11 @@ class Declarations:
             return self._function(outer, function, "")
         body = self.body_of(function)
         return None if body is None else Declaration(Shape.CONTAINER, "", outer, body, body)
+
+    def _block(self, call: Syntax) -> Syntax | None:
+        """Returns the statements of the block that a call of Ruby takes."""
+        block = call.child_by_field_name("block")
+        return block.child_by_field_name("body") if block is not None else None
 
     def _wrapped(self, node: Syntax) -> Syntax | None:
         for name in ("definition", "declaration", "value"):
@@ -159,7 +175,10 @@ class Declarations:
         body = self.body_of(inner)
         if body is None and inner.type in self.rules.body_required:
             return None
-        return Declaration(Shape.CLASS, self._name(inner) or name, outer, inner, body)
+        name = self._name(inner) or name
+        if not name and outer.type == "export_statement":
+            name = "default"
+        return Declaration(Shape.CLASS, name, outer, inner, body)
 
     def _object(self, outer: Syntax, inner: Syntax, name: str) -> Declaration | None:
         if not any(self._holds_function(child) for child in inner.named_children):
@@ -183,6 +202,12 @@ class Declarations:
         known = _UNNAMED.get(node.type)
         if known:
             return known
+        if node.type in _OPERATORS:
+            signature = takewhile(lambda child: child.type != "parameter_list", node.children)
+            sign = dropwhile(lambda child: child.type != "operator", signature)
+            return _operator_name(" ".join(map(_text, islice(sign, 1, None))))
+        if node.type == _DESTRUCTOR:
+            return f"~{_text(node.child_by_field_name('name'))}"
         for field in self.rules.name_fields:
             found = node.child_by_field_name(field)
             if found is not None:

@@ -227,7 +227,8 @@ class Outline:
         declaration = member.declaration
         if declaration is None or declaration.shape is Shape.CONTAINER:
             return False
-        return declaration.shape is Shape.CLASS or declaration.body is not None
+        has_body = declaration.body is not None or self._rules.empty_bodies
+        return declaration.shape is Shape.CLASS or has_body
 
     def _add_whole(self, draft: Draft, declaration: Declaration) -> None:
         tokens = self._builder.tokens(draft.span)
