@@ -222,6 +222,7 @@ class _Batch(Generic[RefT, ResultT]):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.threads = 0
         """Threads that work; changed in the loop alone."""
+        self._is_left = False
         self._take = kind.take
         self._kind = kind
         self._open_tree = open_tree
@@ -237,7 +238,8 @@ class _Batch(Generic[RefT, ResultT]):
         return len(self._files)
 
     def stop(self) -> None:
-        """Leaves what no thread has taken."""
+        """Leaves what no thread has taken, and the rest of files that ask for much."""
+        self._is_left = True
         self._files.clear()
 
     def end(self, work: Future[None]) -> None:
@@ -294,3 +296,5 @@ class _Batch(Generic[RefT, ResultT]):
         else:
             for taken, size in self._take(data, digest, items):
                 self.answer.put(taken, size)
+                if self._is_left:
+                    return

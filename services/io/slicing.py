@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 MAX_TAKEN_BYTES = 1 << 20
-"""Bytes of results from which on they are handed on: a thousand items may each ask for all of one
-file, and the answer keeps few of them."""
+"""Bytes of results, or bytes that texts are made of, from which on results are handed on: a
+thousand items may each ask for all of one file, and the answer keeps few of them."""
 
 _FEW_ITEMS = 3
 
@@ -60,19 +60,20 @@ def take_contents(
     data: bytes, digest: bytes, items: Sequence[ContentItem]
 ) -> Iterator[tuple[list[tuple[int, NodeContent | LodestoneError]], int]]:
     """Yields what becomes of items of a file, some at a time, and the bytes of these."""
-    total = 0
+    total = looked_at = 0
     taken: list[tuple[int, NodeContent | LodestoneError]] = []
     for position, ref in items:
         try:
             result = content_of(data, digest, ref)
         except LodestoneError as error:
             taken.append((position, error))
-            continue
-        total += text_bytes(result)
-        taken.append((position, result))
-        if total >= MAX_TAKEN_BYTES:
+        else:
+            total += text_bytes(result)
+            taken.append((position, result))
+        looked_at += max(0, ref.segments[-1].end - ref.segments[0].start)  # also for an error
+        if looked_at >= MAX_TAKEN_BYTES:
             yield taken, total
-            taken, total = [], 0
+            taken, total, looked_at = [], 0, 0
     if taken:
         yield taken, total
 
