@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 
 import pytest
 
@@ -97,6 +98,29 @@ def test_an_edit_early_in_a_long_function_leaves_its_late_parts_alone() -> None:
     before, after = hashes_of(source), hashes_of(edited)
     assert len(before) > 20
     assert len(after - before) < len(before) / 4
+
+
+_LONG = "".join(
+    f"    if value_{i} > {i}:\n        first({i})\n        other({i})\n" for i in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        f"def f(a):\n{_LONG}".replace("\n", "\r\n"),
+        f"def f(a):\n{_LONG}".replace("\n", "  \n"),
+        "if a:\n" + textwrap.indent(f"def f(a):\n{_LONG}", "    "),
+    ],
+    ids=["line ends", "trailing space", "indented"],
+)
+def test_a_long_function_is_split_alike_whatever_space_is_in_it(other: str) -> None:
+    """Red when what is between the lines of a statement tells where a part ends."""
+    nodes = nodes_of(f"def f(a):\n{_LONG}", max_tokens=128)
+    assert len(nodes) > 4
+    assert {n.content_hash for n in nodes_of(other, max_tokens=128)} == {
+        n.content_hash for n in nodes
+    }
 
 
 def test_compound_statements_are_split_inside() -> None:
@@ -295,7 +319,17 @@ def test_markdown_is_cut_at_headings_outside_of_fences() -> None:
         ("# One\n<!--\n# none\n-->\n## Two\n<!-- # none -->\n", ["One", "One > Two"]),
         ("# One\n```html\n<!--\n```\n## Two\n", ["One", "One > Two"]),
     ],
-    ids=["front matter", "with a mark", "toml", "break", "stars", "spaced", "comment", "fence"],
+    ids=[
+        "front matter",
+        "with a mark",
+        "mark",
+        "toml",
+        "break",
+        "stars",
+        "spaced",
+        "comment",
+        "fence",
+    ],
 )
 def test_headings_are_none_of_front_matter_breaks_and_comments(
     source: str, names: list[str]
