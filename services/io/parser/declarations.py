@@ -21,7 +21,8 @@ _IDENTIFIERS = frozenset({
     "field_identifier", "constant", "name", "word", "qualified_identifier", "destructor_name",
     "operator_name", "operator_cast", "package_identifier",
 })  # fmt: skip
-_SCOPES = re.compile(r"::|->|#|\\")
+_SCOPES = re.compile(r"\s*(?:::|->|#|\\)\s*")
+_DOTS = re.compile(r"\s*\.\s*")
 _ARGUMENTS = re.compile(r"\s*(?:<[^<>]*>|\[[^\[\]]*\]|\([^()]*\))")
 _ARROWS = re.compile(r"[-=]>")
 _OPEN_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
@@ -93,7 +94,7 @@ class Declarations:
                 return self._container(node, inner) if kind in rules.containers else None
             bound = rules.bindings.get(kind)
             if bound:
-                name = name or _text(inner.child_by_field_name(bound[0]))
+                name = name or _in_one_line(_text(inner.child_by_field_name(bound[0])))
             inner = following
         return None
 
@@ -225,6 +226,11 @@ def plain_name(text: str) -> str:
     bare = _without_arguments(text if operator is None else text[: operator.start()])
     path = _SCOPES.sub(".", bare if bare or last else text).strip(". \n\"'`")
     return ".".join(filter(None, (path, last)))[:_MAX_NAME_CHARACTERS]
+
+
+def _in_one_line(text: str) -> str:
+    """Returns a name that may be written over several lines, as a chain of members is."""
+    return text if text.isidentifier() else _DOTS.sub(".", " ".join(text.split()))
 
 
 def _without_arguments(text: str) -> str:

@@ -20,7 +20,8 @@ _SETEXT = re.compile(rb" {0,3}(=+|-+)[ \t]*\r?\n?")
 _FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _NO_PARAGRAPH = re.compile(rb"[ \t]*(?:[#>|]|[-*+][ \t]|\d+[.)][ \t]|\r?\n|$)|(?: {4}|\t)")
 _BREAK = re.compile(rb" {0,3}(?:(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|(?:\*[ \t]*){3,})\r?\n?")
-_FRONT_MATTER = re.compile(rb"(?:\xef\xbb\xbf)?(---|\+\+\+)[ \t]*\r?\n?")
+_FRONT_MATTER = re.compile(rb"(---|\+\+\+)[ \t]*\r?\n?")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COMMENT = re.compile(rb" {0,3}<!--")
 _MAX_TITLE_CHARACTERS = 120
 
@@ -40,10 +41,12 @@ def add_sections(builder: NodeBuilder) -> None:
     Raises:
         TooManyNodesError: the file has too many.
     """
-    headings = list(_headings(builder.data))
-    end = len(builder.data)
+    data = builder.data
+    begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+    headings = list(_headings(data, begin))
+    end = len(data)
     first = headings[0].start if headings else end
-    _add(builder, "", Span(0, first))
+    _add(builder, "", Span(begin, first))
     path: list[_Heading] = []
     for heading, following in zip(headings, [*headings[1:], None], strict=False):
         path = [*(above for above in path if above.level < heading.level), heading]
@@ -66,14 +69,14 @@ def _add(builder: NodeBuilder, name: str, span: Span) -> None:
     builder.add_split(Draft(draft.kind, name, 0, span, (), signature), cuts)
 
 
-def _headings(data: bytes) -> Iterator[_Heading]:
+def _headings(data: bytes, begin: int) -> Iterator[_Heading]:
     """Yields headings, ATX and setext, outside fenced code, comments and front matter."""
     fence = b""
     in_comment = False
     paragraph = -1  # where the paragraph that this line goes on began
-    lines = data.splitlines(keepends=True)
+    lines = data[begin:].splitlines(keepends=True)
     front = _front_matter_lines(lines)
-    position = sum(map(len, lines[:front]))
+    position = begin + sum(map(len, lines[:front]))
     for line in lines[front:]:
         start, position = position, position + len(line)
         if in_comment or (not fence and _COMMENT.match(line)):

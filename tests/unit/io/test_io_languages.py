@@ -184,6 +184,7 @@ def test_a_typedef_with_a_struct_inside_says_its_own_name() -> None:
         ("Flag::operator bool() const { }", "METHOD", "Flag.operator bool"),
         ("std::ostream& operator <<(std::ostream& out, Key key) { }", "FUNCTION", "operator<<"),
         ("class A { operator bool() const { } };", "METHOD", "A.operator bool"),
+        ("void OUTER::\nINNER ::go() { }", "METHOD", "OUTER.INNER.go"),
         ("class A { friend bool operator==(A a, A b) { } };", "METHOD", "A.operator=="),
         ("class A { struct Inner { void go() { } } inner; };", "METHOD", "A.Inner.go"),
         ("class A { enum Kind { FIRST }; };", "CLASS", "A.Kind"),
@@ -243,6 +244,11 @@ FORMS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
         "javascript",
         "export default class extends A {\n  b() { }\n}\n",
         [("CLASS", "default"), ("METHOD", "default.b")],
+    ),
+    "a name over lines of javascript": (
+        "javascript",
+        "shop.cart\n  .add = function () { };\n",
+        [("METHOD", "shop.cart.add")],
     ),
     "what typescript declares globally": (
         "typescript",

@@ -312,6 +312,7 @@ def test_markdown_is_cut_at_headings_outside_of_fences() -> None:
     [
         ("---\ntitle: Guide\nweight: 1\n---\nIntro.\n\n# One\n", ["", "One"]),
         ("\ufeff---\r\ntitle: Guide\r\n---\r\n# One\r\n", ["", "One"]),
+        ("\ufeff# One\ntext\n## Two\n", ["One", "One > Two"]),
         ("+++\ntitle = 1\n# of the data\n+++\n# One\n", ["", "One"]),
         ("---\n\n# One\n\ntext\n\n---\n", ["", "One"]),
         ("# One\n\n***\nTwo\n---\n", ["One", "One > Two"]),
