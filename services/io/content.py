@@ -1,7 +1,7 @@
 """The recipe: which text a model reads for a node, and the hash of that text.
 
-Everything that decides the text is here and in the parser. Whoever changes either so that texts
-differ raises `RECIPE`, and nodes of another recipe are made again.
+What becomes of a range of bytes is decided here: whoever changes it raises `RECIPE`, and all texts
+are made again. Which ranges are a node's is decided by the parser, which has a number of its own.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RECIPE = "3"
-PARSER = f"{RECIPE}.1"
-"""What files are parsed by: whoever changes what is told of a file beside its texts, such as its
-references, raises the second number. Files are parsed again then; texts and vectors stay."""
+PARSER = f"{RECIPE}.2"
+"""What files are parsed by: whoever changes which nodes, names or references a file has raises the
+second number. Files are parsed again then, and what has the same text keeps its vector."""
 DIGEST_BYTES = 32
 _HASH_PREFIX = b"lodestone-content-" + RECIPE.encode() + b"\0"
 _INDENTATION = " \t"

@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence  # noqa: TC003 - the fields of _Kind
+from collections.abc import Callable, Iterator, Sequence  # noqa: TC003 - the fields of _Kind
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -164,7 +164,7 @@ class _Kind(Generic[RefT, ResultT]):
 
     take: Callable[
         [bytes, bytes, Sequence[tuple[int, RefT]]],
-        tuple[list[tuple[int, ResultT | LodestoneError]], int],
+        Iterator[tuple[list[tuple[int, ResultT | LodestoneError]], int]],
     ]
     size_of: Callable[[ResultT], int]
     asked_bytes: Callable[[Sequence[tuple[int, RefT]]], int]
@@ -222,6 +222,7 @@ class _Batch(Generic[RefT, ResultT]):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.threads = 0
         """Threads that work; changed in the loop alone."""
+        self._is_left = False
         self._take = kind.take
         self._kind = kind
         self._open_tree = open_tree
@@ -237,7 +238,8 @@ class _Batch(Generic[RefT, ResultT]):
         return len(self._files)
 
     def stop(self) -> None:
-        """Leaves what no thread has taken."""
+        """Leaves what no thread has taken, and the rest of files that ask for much."""
+        self._is_left = True
         self._files.clear()
 
     def end(self, work: Future[None]) -> None:
@@ -292,4 +294,7 @@ class _Batch(Generic[RefT, ResultT]):
         except LodestoneError as error:
             self.answer.put([(position, error) for position, _ in items], 0)
         else:
-            self.answer.put(*self._take(data, digest, items))
+            for taken, size in self._take(data, digest, items):
+                self.answer.put(taken, size)
+                if self._is_left:
+                    return

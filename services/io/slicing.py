@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from services.io.content import content_hash, normal_form
 from services.io.errors import ContentChangedError, InvalidUtf8Error, RangeOutsideFileError
 from services.io.model import ContentRef, NodeContent, SnippetRef
-from services.runtime.errors import LodestoneError
+from services.runtime.errors import InvalidRequestError, LodestoneError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+MAX_TAKEN_BYTES = 1 << 20
+"""Bytes of results, or bytes that texts are made of, from which on results are handed on: a
+thousand items may each ask for all of one file, and the answer keeps few of them."""
 
 _FEW_ITEMS = 3
 
@@ -21,8 +25,8 @@ ContentItem = tuple[int, ContentRef]
 
 def take_snippets(
     data: bytes, digest: bytes, items: Sequence[SnippetItem]
-) -> tuple[list[tuple[int, bytes | LodestoneError]], int]:
-    """Returns what becomes of each item of a file, and the bytes of all.
+) -> Iterator[tuple[list[tuple[int, bytes | LodestoneError]], int]]:
+    """Yields what becomes of items of a file, some at a time, and the bytes of these.
 
     A batch is many short ranges of plain ASCII, so those go by the shortest way: the file is looked
     at once where that is cheaper than looking at each of its items.
@@ -45,24 +49,33 @@ def take_snippets(
                 continue
         total += end - start
         taken.append((position, content))
-    return taken, total
+        if total >= MAX_TAKEN_BYTES:
+            yield taken, total
+            taken, total = [], 0
+    if taken:
+        yield taken, total
 
 
 def take_contents(
     data: bytes, digest: bytes, items: Sequence[ContentItem]
-) -> tuple[list[tuple[int, NodeContent | LodestoneError]], int]:
-    """Returns what becomes of each item of a file, and the bytes of all."""
-    total = 0
+) -> Iterator[tuple[list[tuple[int, NodeContent | LodestoneError]], int]]:
+    """Yields what becomes of items of a file, some at a time, and the bytes of these."""
+    total = looked_at = 0
     taken: list[tuple[int, NodeContent | LodestoneError]] = []
     for position, ref in items:
         try:
             result = content_of(data, digest, ref)
         except LodestoneError as error:
             taken.append((position, error))
-            continue
-        total += text_bytes(result)
-        taken.append((position, result))
-    return taken, total
+        else:
+            total += text_bytes(result)
+            taken.append((position, result))
+        looked_at += max(0, ref.segments[-1].end - ref.segments[0].start)  # also for an error
+        if looked_at >= MAX_TAKEN_BYTES:
+            yield taken, total
+            taken, total, looked_at = [], 0, 0
+    if taken:
+        yield taken, total
 
 
 def snippet_of(data: bytes, digest: bytes, ref: SnippetRef) -> bytes:
@@ -82,14 +95,22 @@ def snippet_of(data: bytes, digest: bytes, ref: SnippetRef) -> bytes:
 
 
 def content_of(data: bytes, digest: bytes, ref: ContentRef) -> NodeContent:
-    """Returns the text of a node.
+    """Returns the text of a node, which is no longer than the file.
 
     Raises:
         ContentChangedError, RangeOutsideFileError, InvalidUtf8Error.
+        InvalidRequestError: a piece begins before the end of the one before it.
     """
     _check_digest(digest, ref)
-    for segment in ref.segments:
-        check_range(data, ref.path, segment.start, segment.end)
+    position = 0
+    for start, end in ref.segments:
+        check_range(data, ref.path, start, end)
+        if start < position:
+            raise InvalidRequestError(
+                "The pieces of a text overlap, or are out of order.",
+                metadata={"refs.segments": "each must begin behind the one before it"},
+            )
+        position = end
     try:
         text = normal_form(data, ref.segments)
     except UnicodeDecodeError:

@@ -222,8 +222,11 @@ class _Call:
             own = replace(options, before_rename=before_rename)
 
             def attempt() -> WrittenFile | None:
-                self._unmade.add(position)  # also of an attempt that lost the name to others
-                return self._make(change, own)
+                self._unmade.add(position)
+                made = self._make(change, own)
+                if made is None:  # the name went to others, maybe when all was ready
+                    self._unmade.add(position)
+                return made
 
             try:
                 outcomes[position] = await self._patiently(attempt, "Somebody else holds the file.")

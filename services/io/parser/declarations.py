@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from itertools import dropwhile, islice, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import Span
@@ -20,8 +21,12 @@ _IDENTIFIERS = frozenset({
     "field_identifier", "constant", "name", "word", "qualified_identifier", "destructor_name",
     "operator_name", "operator_cast", "package_identifier",
 })  # fmt: skip
-_SCOPES = re.compile(r"::|->|#|\\")
-_TYPE_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_SCOPES = re.compile(r"\s*(?:::|->|#|\\)\s*")
+_DOTS = re.compile(r"\s*\.\s*")
+_ARGUMENTS = re.compile(r"\s*(?:<[^<>]*>|\[[^\[\]]*\]|\([^()]*\))")
+_ARROWS = re.compile(r"[-=]>")
+_OPEN_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_OPERATOR = re.compile(r"(?:(?<=::)|^)\s*operator\b(.*)", re.DOTALL)
 _PLAIN_NAME = re.compile(r"[\w.$@:]+")
 _UNNAMED = {
     "companion_object": "Companion",
@@ -29,9 +34,12 @@ _UNNAMED = {
     "deinit_declaration": "deinit",
     "subscript_declaration": "subscript",
     "indexer_declaration": "this",
-    "operator_declaration": "operator",
     "init_declaration": "init",
 }
+
+
+_OPERATORS = frozenset({"operator_declaration", "conversion_operator_declaration"})
+_DESTRUCTOR = "destructor_declaration"
 
 
 class Shape(Enum):
@@ -78,12 +86,15 @@ class Declarations:
                 return self._object(node, inner, name)
             if kind in rules.calls and not name:
                 return self._callback(node, inner)
+            if kind in rules.calls and (block := self._block(inner)) is not None:
+                holds = any(map(self._holds_function, block.named_children))
+                return Declaration(Shape.CLASS, name, node, inner, block) if holds else None
             following = self._inside(inner, kind)
             if following is None:
                 return self._container(node, inner) if kind in rules.containers else None
             bound = rules.bindings.get(kind)
             if bound:
-                name = name or _text(inner.child_by_field_name(bound[0]))
+                name = name or _in_one_line(_text(inner.child_by_field_name(bound[0])))
             inner = following
         return None
 
@@ -99,6 +110,10 @@ class Declarations:
         rules = self.rules
         if kind in rules.bindings:
             return node.child_by_field_name(rules.bindings[kind][1])
+        if kind in rules.carriers:
+            defined = node.child_by_field_name("type")
+            is_named = defined is not None and defined.child_by_field_name("name") is not None
+            return defined if is_named else None
         if kind in rules.wrappers:
             return self._wrapped(node)
         if kind in rules.calls:
@@ -111,8 +126,12 @@ class Declarations:
     def _callback(self, outer: Syntax, call: Syntax) -> Declaration | None:
         """Returns the function that a call calls or takes, as a container of declarations.
 
-        Scripts hide whole files in `(function () { ... })()`; Ruby writes `private def name`.
+        Scripts hide whole files in `(function () { ... })()`; Ruby writes `private def name`, and
+        `class_methods do ... end`.
         """
+        block = self._block(call)
+        if block is not None:
+            return Declaration(Shape.CONTAINER, "", outer, block, block)
         function = self._inside(call, call.type)
         if function is None:
             function = call.child_by_field_name("function")
@@ -124,6 +143,11 @@ class Declarations:
             return self._function(outer, function, "")
         body = self.body_of(function)
         return None if body is None else Declaration(Shape.CONTAINER, "", outer, body, body)
+
+    def _block(self, call: Syntax) -> Syntax | None:
+        """Returns the statements of the block that a call of Ruby takes."""
+        block = call.child_by_field_name("block")
+        return block.child_by_field_name("body") if block is not None else None
 
     def _wrapped(self, node: Syntax) -> Syntax | None:
         for name in ("definition", "declaration", "value"):
@@ -152,7 +176,10 @@ class Declarations:
         body = self.body_of(inner)
         if body is None and inner.type in self.rules.body_required:
             return None
-        return Declaration(Shape.CLASS, self._name(inner) or name, outer, inner, body)
+        name = self._name(inner) or name
+        if not name and outer.type == "export_statement":
+            name = "default"
+        return Declaration(Shape.CLASS, name, outer, inner, body)
 
     def _object(self, outer: Syntax, inner: Syntax, name: str) -> Declaration | None:
         if not any(self._holds_function(child) for child in inner.named_children):
@@ -176,6 +203,12 @@ class Declarations:
         known = _UNNAMED.get(node.type)
         if known:
             return known
+        if node.type in _OPERATORS:
+            signature = takewhile(lambda child: child.type != "parameter_list", node.children)
+            sign = dropwhile(lambda child: child.type != "operator", signature)
+            return _operator_name(" ".join(map(_text, islice(sign, 1, None))))
+        if node.type == _DESTRUCTOR:
+            return f"~{_text(node.child_by_field_name('name'))}"
         for field in self.rules.name_fields:
             found = node.child_by_field_name(field)
             if found is not None:
@@ -188,13 +221,37 @@ def plain_name(text: str) -> str:
     """Returns a name with `.` between its parts and without type arguments."""
     if text.isidentifier():
         return text[:_MAX_NAME_CHARACTERS]
-    bare = _TYPE_ARGUMENTS.sub("", text) if not text.startswith("operator") else text
-    return _SCOPES.sub(".", bare or text).strip(". \n\"'`")[:_MAX_NAME_CHARACTERS]
+    operator = _OPERATOR.search(text)
+    last = "" if operator is None else _operator_name(operator[1])
+    bare = _without_arguments(text if operator is None else text[: operator.start()])
+    path = _SCOPES.sub(".", bare if bare or last else text).strip(". \n\"'`")
+    return ".".join(filter(None, (path, last)))[:_MAX_NAME_CHARACTERS]
 
 
-def assigned_name(statement: Syntax) -> str:
+def _in_one_line(text: str) -> str:
+    """Returns a name that may be written over several lines, as a chain of members is."""
+    return text if text.isidentifier() else _DOTS.sub(".", " ".join(text.split()))
+
+
+def _without_arguments(text: str) -> str:
+    """Returns a path without the type arguments of its parts: `Map<K, V>::at` is `Map::at`."""
+    before, text = "", _ARROWS.sub("::", text)  # they close no brackets
+    while before != text:
+        before, text = text, _ARGUMENTS.sub("", text)
+    return _OPEN_ARGUMENTS.sub("", text)
+
+
+def _operator_name(rest: str) -> str:
+    """Returns the name of an operator of C++, with `rest` behind the word `operator`."""
+    symbol = " ".join(rest.split())
+    if symbol[:1].isalpha():  # a conversion, to which its empty parameters belong, or `new`
+        return f"operator {symbol.partition('(')[0].strip()}"
+    return f"operator{symbol.replace(' ', '')}"
+
+
+def assigned_name(statement: Syntax | None) -> str:
     """Returns the name that a statement assigns, as far as it is easily told."""
-    node: Syntax | None = statement
+    node = statement
     for _ in range(3):
         if node is None:
             break

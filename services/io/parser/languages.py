@@ -33,6 +33,8 @@ class LanguageRules:
     """Types around one declaration, such as decorators, exports and templates."""
     bindings: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Types that give a name to a value: the fields of both."""
+    carriers: frozenset[str] = frozenset()
+    """Types that may define a class by the way: `struct point { int x; } origin;`."""
     calls: frozenset[str] = frozenset()
     """Types of calls that may take a function, as in `memo(() => ...)`."""
     objects: frozenset[str] = frozenset()
@@ -43,6 +45,8 @@ class LanguageRules:
     """Types of bodies that have no field `body`."""
     body_required: frozenset[str] = frozenset()
     """Class types that are declarations with a body alone: elsewhere they are mere mentions."""
+    empty_bodies: bool = False
+    """Whether a function without body has an empty one, and is no mere mention."""
     name_fields: tuple[str, ...] = ("name",)
     comments: frozenset[str] = frozenset({"comment"})
     docs: tuple[bytes, ...] = ()
@@ -91,7 +95,7 @@ def _typescript(name: str, suffixes: tuple[str, ...]) -> LanguageRules:
         bindings=_SCRIPT_BINDINGS,
         calls=_names("call_expression"),
         objects=_names("object"),
-        containers=_names("internal_module module"),
+        containers=_names("internal_module module statement_block"),
         docs=_SLASH_DOCS,
         attributes=_names("decorator"),
     )
@@ -103,6 +107,7 @@ LANGUAGES: tuple[LanguageRules, ...] = (
         suffixes=(".sh", ".bash", ".zsh", ".ksh", ".bats"),
         module="tree_sitter_bash",
         functions=_names("function_definition"),
+        containers=_names("if_statement elif_clause else_clause"),
     ),
     LanguageRules(
         name="c",
@@ -112,6 +117,7 @@ LANGUAGES: tuple[LanguageRules, ...] = (
         classes=_names("struct_specifier union_specifier enum_specifier"),
         body_required=_names("struct_specifier union_specifier enum_specifier"),
         bindings={"type_definition": ("declarator", "type")},
+        carriers=_names("declaration"),
         containers=_names(f"{_C_PREPROCESSOR} declaration_list"),
         name_fields=("name", "declarator"),
         docs=_SLASH_DOCS,
@@ -147,8 +153,9 @@ LANGUAGES: tuple[LanguageRules, ...] = (
             "class_specifier struct_specifier union_specifier enum_specifier concept_definition"
         ),
         body_required=_names("class_specifier struct_specifier union_specifier enum_specifier"),
-        wrappers=_names("template_declaration"),
+        wrappers=_names("template_declaration friend_declaration"),
         bindings={"type_definition": ("declarator", "type")},
+        carriers=_names("declaration field_declaration"),
         containers=_names(f"{_C_PREPROCESSOR} declaration_list namespace_definition"),
         name_fields=("name", "declarator"),
         docs=_SLASH_DOCS,
@@ -212,7 +219,10 @@ LANGUAGES: tuple[LanguageRules, ...] = (
         classes=_names(
             "class_declaration interface_declaration trait_declaration enum_declaration"
         ),
-        containers=_names("namespace_definition compound_statement"),
+        containers=_names(
+            "namespace_definition compound_statement if_statement else_clause else_if_clause"
+            " colon_block"
+        ),
         docs=_SLASH_DOCS,
         ignored=_names("php_tag"),
     ),
@@ -234,8 +244,10 @@ LANGUAGES: tuple[LanguageRules, ...] = (
         module="tree_sitter_ruby",
         functions=_names("method singleton_method"),
         classes=_names("class module"),
+        bindings={"assignment": ("left", "right")},
         calls=_names("call"),
-        containers=_names("singleton_class body_statement"),
+        containers=_names("singleton_class body_statement if unless then elsif else"),
+        empty_bodies=True,
     ),
     LanguageRules(
         name="rust",

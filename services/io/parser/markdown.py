@@ -19,6 +19,10 @@ _ATX = re.compile(rb" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*\r?\n?")
 _SETEXT = re.compile(rb" {0,3}(=+|-+)[ \t]*\r?\n?")
 _FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _NO_PARAGRAPH = re.compile(rb"[ \t]*(?:[#>|]|[-*+][ \t]|\d+[.)][ \t]|\r?\n|$)|(?: {4}|\t)")
+_BREAK = re.compile(rb" {0,3}(?:(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|(?:\*[ \t]*){3,})\r?\n?")
+_FRONT_MATTER = re.compile(rb"(---|\+\+\+)[ \t]*\r?\n?")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_COMMENT = re.compile(rb" {0,3}<!--")
 _MAX_TITLE_CHARACTERS = 120
 
 
@@ -37,10 +41,12 @@ def add_sections(builder: NodeBuilder) -> None:
     Raises:
         TooManyNodesError: the file has too many.
     """
-    headings = list(_headings(builder.data))
-    end = len(builder.data)
+    data = builder.data
+    begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+    headings = list(_headings(data, begin))
+    end = len(data)
     first = headings[0].start if headings else end
-    _add(builder, "", Span(0, first))
+    _add(builder, "", Span(begin, first))
     path: list[_Heading] = []
     for heading, following in zip(headings, [*headings[1:], None], strict=False):
         path = [*(above for above in path if above.level < heading.level), heading]
@@ -63,13 +69,19 @@ def _add(builder: NodeBuilder, name: str, span: Span) -> None:
     builder.add_split(Draft(draft.kind, name, 0, span, (), signature), cuts)
 
 
-def _headings(data: bytes) -> Iterator[_Heading]:
-    """Yields headings, ATX and setext, outside fenced code."""
+def _headings(data: bytes, begin: int) -> Iterator[_Heading]:
+    """Yields headings, ATX and setext, outside fenced code, comments and front matter."""
     fence = b""
+    in_comment = False
     paragraph = -1  # where the paragraph that this line goes on began
-    position = 0
-    for line in data.splitlines(keepends=True):
+    lines = data[begin:].splitlines(keepends=True)
+    front = _front_matter_lines(lines)
+    position = begin + sum(map(len, lines[:front]))
+    for line in lines[front:]:
         start, position = position, position + len(line)
+        if in_comment or (not fence and _COMMENT.match(line)):
+            in_comment, paragraph = b"-->" not in line, -1
+            continue
         mark = _FENCE.fullmatch(line)
         if fence:
             if mark and mark[1].startswith(fence) and not mark[2].strip():
@@ -84,10 +96,23 @@ def _headings(data: bytes) -> Iterator[_Heading]:
             level = 1 if setext[1].startswith(b"=") else 2
             yield _Heading(paragraph, level, _title(data[paragraph:start]))
             paragraph = -1
-        elif _NO_PARAGRAPH.match(line):
+        elif _NO_PARAGRAPH.match(line) or _BREAK.fullmatch(line):
             paragraph = -1
         elif paragraph < 0:
             paragraph = start
+
+
+def _front_matter_lines(lines: list[bytes]) -> int:
+    """Returns how many lines at the start are data about the document, with the marks around."""
+    opening = _FRONT_MATTER.fullmatch(lines[0]) if lines else None
+    if opening is None or not (len(lines) > 1 and lines[1].strip()):
+        return 0  # above a blank line it is a mere line across
+    ends = (
+        number
+        for number, line in enumerate(lines[1:], start=2)
+        if (mark := _FRONT_MATTER.fullmatch(line)) and mark[1] == opening[1]
+    )
+    return next(ends, 0)
 
 
 def _title(raw: bytes) -> str:

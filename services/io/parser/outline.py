@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from services.io.model import NodeKind, Span
@@ -14,7 +14,8 @@ from services.io.parser.declarations import (
     plain_name,
 )
 from services.io.parser.draft import Draft, merge_lines
-from services.io.parser.spans import line_start
+from services.io.parser.spans import cut_piece, line_start
+from services.io.parser.statements import Statement, around
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,17 +43,9 @@ class _Scope:
     depth: int = 0
 
 
-@dataclass(slots=True)
-class _Run:
-    """Statements since the last declaration, and what may belong to the next one."""
-
-    statements: list[Syntax] = field(default_factory=list)
-    lead: list[Syntax] = field(default_factory=list)
-
-
 class _Member(NamedTuple):
     declaration: Declaration | None
-    statement: Syntax
+    statement: Statement
     start: int
 
 
@@ -64,7 +57,7 @@ class Outline:
         self._declarations = Declarations(rules)
         self._builder = builder
         self._data = builder.data
-        self._run = _Run()
+        self._run: list[Statement] = []  # since the last declaration
         self._seen_declaration = False
 
     def walk(self, root: Syntax) -> None:
@@ -81,7 +74,7 @@ class Outline:
         for member in self._members(container):
             declaration = member.declaration
             if declaration is None:
-                self._run.statements.append(member.statement)
+                self._run.append(member.statement)
             elif declaration.shape is Shape.CONTAINER:
                 self._enter(declaration, scope)
             else:
@@ -101,7 +94,7 @@ class Outline:
                 continue  # a grammar makes up what it misses, of no bytes
             if kind in rules.comments:
                 if self._is_module_doc(child):
-                    yield _Member(None, child, child.start_byte)
+                    yield _Member(None, Statement.of(child), child.start_byte)
                 else:
                     lead = lead if awaits or self._is_adjacent(lead, child) else []
                     lead.append(child)
@@ -113,9 +106,9 @@ class Outline:
             declaration = self._declarations.of(child)
             if declaration is None or declaration.shape is Shape.CONTAINER:
                 yield from self._attributes(lead)
-                yield _Member(declaration, child, child.start_byte)
+                yield _Member(declaration, Statement.of(child), child.start_byte)
             else:
-                yield _Member(declaration, child, self._start(declaration, lead))
+                yield _Member(declaration, Statement.of(child), self._start(declaration, lead))
             lead, awaits = [], False
         yield from self._attributes(lead)
 
@@ -123,7 +116,7 @@ class Outline:
         """Yields attributes that stand before no declaration, as statements."""
         for node in lead:
             if node.type in self._rules.attributes:
-                yield _Member(None, node, node.start_byte)
+                yield _Member(None, Statement.of(node), node.start_byte)
 
     def _is_module_doc(self, comment: Syntax) -> bool:
         docs = self._rules.module_docs
@@ -161,11 +154,14 @@ class Outline:
     def _enter(self, declaration: Declaration, scope: _Scope) -> None:
         """Visits a container, whose declarations belong to what is around it."""
         if scope.depth >= MAX_DEPTH or not self._holds_declaration(_place(declaration)):
-            self._run.statements.append(declaration.outer)
+            self._run.append(Statement.of(declaration.outer))
             return
         if not declaration.name:
             inside = _Scope(scope.names, scope.parent, scope.in_class, scope.depth + 1)
+            head, tail = around(declaration, self._rules.comments)
+            self._run += head
             self._visit(_place(declaration), inside)
+            self._run += tail
             return
         self._flush(scope)
         names = (*scope.names, declaration.name)
@@ -219,7 +215,10 @@ class Outline:
                 and depth < MAX_DEPTH
                 and self._holds_declaration(_place(inner))
             ):
+                head, tail = around(inner, self._rules.comments)
+                yield from (_Member(None, part, part.span.start) for part in head)
                 yield from self._class_members(_place(inner), depth + 1)
+                yield from (_Member(None, part, part.span.start) for part in tail)
             else:
                 yield member
 
@@ -228,7 +227,8 @@ class Outline:
         declaration = member.declaration
         if declaration is None or declaration.shape is Shape.CONTAINER:
             return False
-        return declaration.shape is Shape.CLASS or declaration.body is not None
+        has_body = declaration.body is not None or self._rules.empty_bodies
+        return declaration.shape is Shape.CLASS or has_body
 
     def _add_whole(self, draft: Draft, declaration: Declaration) -> None:
         tokens = self._builder.tokens(draft.span)
@@ -243,7 +243,9 @@ class Outline:
         self, declaration: Declaration, members: Sequence[_Member], draft: Draft, scope: _Scope
     ) -> None:
         """Adds a class as its outline, then its members; what the outline has no room for too."""
-        segments, tokens, left_out = self._outline(declaration, members, draft.span.start)
+        head, before = self._head(declaration, draft.span.start)
+        tail, behind = self._tail(declaration, head)
+        segments, tokens, left_out = self._outline(members, head, tail)
         outline = Draft(draft.kind, draft.name, draft.parent, draft.span, segments)
         parent = self._builder.add(outline, tokens)
         inside = _Scope(
@@ -252,29 +254,43 @@ class Outline:
             in_class=True,
             depth=scope.depth + 1,
         )
+        self._run += before
+        self._flush(inside)
         for position, member in enumerate(members):
             inner = member.declaration
             is_node = self._is_node(member)
-            is_long = not is_node and _size(member.statement) > MAX_FIELD_BYTES
+            is_long = not is_node and member.statement.size > MAX_FIELD_BYTES
             if is_node or is_long:
                 self._flush(inside)
             if is_node and inner is not None:
                 self._declare(inner, member.start, inside)
             elif is_long or position in left_out:
-                self._run.statements.append(member.statement)
+                self._run.append(member.statement)
             if is_long:
                 self._flush(inside)
+        self._run += behind
         self._flush(inside)
 
+    def _head(self, declaration: Declaration, start: int) -> tuple[Span, list[Statement]]:
+        """Returns what opens a class's text, and what of it there is no room for: long comments."""
+        builder, end = self._builder, declaration.signature(self._data).end
+        if builder.tokens(Span(start, end)) <= builder.budget:
+            return Span(start, end), []
+        inner, outer = declaration.inner.start_byte, declaration.outer.start_byte
+        core = Span(inner if inner < end else outer, end)  # an object is its own body
+        first = cut_piece(builder.counter, *core, builder.budget)[0]
+        left = (Span(start, core.start), Span(first.end, end))
+        return Span(core.start, first.end), [
+            Statement(span) for span in left if span.start < span.end
+        ]
+
     def _outline(
-        self, declaration: Declaration, members: Sequence[_Member], start: int
+        self, members: Sequence[_Member], head: Span, tail: Sequence[Span]
     ) -> tuple[tuple[Span, ...], float, set[int]]:
         """Returns the segments of a class's text, as many as the model reads, and its tokens.
 
         Last come the positions of the members that did not fit.
         """
-        head = Span(start, declaration.signature(self._data).end)
-        tail = self._tail(declaration)
         kept, tokens = [head], sum(map(self._builder.tokens, (head, *tail)))
         left_out: set[int] = set()
         for position, member in enumerate(members):
@@ -291,22 +307,30 @@ class Outline:
             kept.append(segment)
         return merge_lines(self._data, [*kept, *tail]), tokens, left_out
 
-    def _tail(self, declaration: Declaration) -> list[Span]:
-        """Returns what is said behind the body of a class: the name of a `typedef struct`."""
+    def _tail(self, declaration: Declaration, head: Span) -> tuple[list[Span], list[Statement]]:
+        """Returns what is said behind the body of a class: the name of a `typedef struct`.
+
+        Where there is no room for it, as for a table of such structs, it comes second.
+        """
         body, outer = declaration.body, declaration.outer
         if body is None:
-            return []
+            return [], []
         behind = [
             child
             for child in outer.named_children
             if child.start_byte >= body.end_byte and child.type not in self._rules.comments
         ]
-        return [Span(behind[0].start_byte, outer.end_byte)] if behind else []
+        if not behind:
+            return [], []
+        tail = Span(behind[0].start_byte, outer.end_byte)
+        has_room = sum(map(self._builder.tokens, (head, tail))) <= self._builder.budget
+        return ([tail], []) if has_room else ([], [Statement(tail)])
 
-    def _brief(self, statement: Syntax) -> Span:
+    def _brief(self, statement: Statement) -> Span:
         """Returns a statement of a class, of a long one its first line."""
-        span = Span(statement.start_byte, statement.end_byte)
-        is_text = statement.named_child_count == 1 and statement.named_children[0].type == "string"
+        span, syntax = statement
+        inside = syntax.named_children if syntax is not None else []
+        is_text = len(inside) == 1 and inside[0].type == "string"
         if span.end - span.start <= MAX_FIELD_BYTES or is_text:
             return span
         newline = self._data.find(b"\n", span.start, span.start + MAX_FIELD_BYTES)
@@ -314,13 +338,14 @@ class Outline:
 
     def _flush(self, scope: _Scope) -> None:
         """Adds the statements since the last declaration as one node, without the comments."""
-        statements, self._run.statements = self._run.statements, []
+        statements, self._run = self._run, []
         if not statements:
             return
-        spans = [Span(node.start_byte, node.end_byte) for node in statements]
+        spans = [statement.span for statement in statements]
+        syntax = [statement.syntax for statement in statements]
         is_module = not self._seen_declaration and not scope.in_class
         kind = NodeKind.MODULE if is_module else NodeKind.BLOCK
-        assigned = "" if is_module else next(filter(None, map(assigned_name, statements)), "")
+        assigned = "" if is_module else next(filter(None, map(assigned_name, syntax)), "")
         name = ".".join((*scope.names, plain_name(assigned))) if assigned else ".".join(scope.names)
         span = Span(spans[0].start, spans[-1].end)
         segments = merge_lines(self._data, spans)
@@ -328,7 +353,7 @@ class Outline:
         if tokens <= self._builder.budget:
             self._builder.add(Draft(kind, name, scope.parent, span, segments), tokens)
             return
-        cuts = [self._cuts(node) for node in statements]
+        cuts = [self._cuts(node) if node is not None else [] for node in syntax]
         self._builder.add_run(Draft(kind, name, scope.parent, span, tuple(spans)), cuts)
 
     def _cuts(self, node: Syntax) -> list[int]:
@@ -357,10 +382,6 @@ def _heads(container: Syntax) -> list[Syntax]:
 def _place(container: Declaration) -> Syntax:
     """Returns what holds the statements of a container: the body of a named one, else itself."""
     return container.body if container.name and container.body is not None else container.inner
-
-
-def _size(node: Syntax) -> int:
-    return node.end_byte - node.start_byte
 
 
 def _character_end(data: bytes, start: int) -> int:

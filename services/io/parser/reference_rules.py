@@ -77,6 +77,9 @@ _TYPESCRIPT = (
 _GO = """
 (call_expression function: (identifier) @call)
 (call_expression function: (selector_expression operand: (_) @on field: (_) @call))
+(call_expression function: (index_expression operand: (identifier) @call))
+(call_expression function: (index_expression
+  operand: (selector_expression operand: (_) @on field: (_) @call)))
 (field_declaration !name type: [(type_identifier) (qualified_type)] @base)
 (field_declaration !name type: (pointer_type (_) @base))
 (interface_type (type_elem (type_identifier) @base))
@@ -131,6 +134,8 @@ _SCALA = """
 (import_declaration "import" . [(identifier) "."]+ @module . (identifier) @name .)
 (import_declaration "import" . [(identifier) "."]+ @module . (namespace_wildcard) @name)
 (import_declaration "import" . [(identifier) "."]+ @module . (namespace_selectors) @names)
+(import_declaration "import" . [(identifier) "."]+ @module .
+  (as_renamed_identifier name: (identifier) @name alias: (identifier) @alias))
 """
 
 _RUBY = """
@@ -153,9 +158,7 @@ _C = """
 _CPP = (
     _C
     + """
-(call_expression function: (qualified_identifier scope: (_) @on name: (identifier) @call))
-(call_expression function: (qualified_identifier scope: (_) @on
-  name: (qualified_identifier name: (identifier) @call)))
+(call_expression function: (qualified_identifier) @call)
 (call_expression function: (template_function name: (identifier) @call))
 (new_expression type: [(type_identifier) (qualified_identifier) (template_type)] @call)
 (base_class_clause [(type_identifier) (qualified_identifier) (template_type)] @base)
@@ -168,7 +171,10 @@ _C_SHARP = """
 (invocation_expression function: (member_access_expression expression: _ @on name: (_) @call))
 (object_creation_expression type: (_) @call)
 (base_list [(identifier) (qualified_name) (generic_name)] @base)
-(using_directive [(identifier) (qualified_name)] @module)
+(using_directive !name [(identifier) (qualified_name)] @module)
+(using_directive name: (identifier) @alias . "=" . (identifier) @module)
+(using_directive name: (identifier) @alias (qualified_name qualifier: (_) @module
+  name: [(identifier) @name (generic_name (identifier) @name)]))
 """
 
 _PHP = """
@@ -181,8 +187,10 @@ _PHP = """
 (base_clause [(name) (qualified_name)] @base)
 (class_interface_clause [(name) (qualified_name)] @base)
 (use_declaration [(name) (qualified_name)] @base)
-(namespace_use_clause [(name) (qualified_name)] @module !alias)
-(namespace_use_clause [(name) (qualified_name)] @module alias: (name) @alias)
+(namespace_use_declaration (namespace_use_clause [(name) (qualified_name)] @module !alias))
+(namespace_use_declaration
+  (namespace_use_clause [(name) (qualified_name)] @module alias: (name) @alias))
+(namespace_use_declaration (namespace_name) @module body: (namespace_use_group) @names)
 """
 
 _SWIFT = """

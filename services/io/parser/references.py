@@ -36,7 +36,11 @@ _MAX_DEPTH = 60_000
 in work that it should drop, all of which it looks at again at each node."""
 _PLAIN = re.compile(r"[\w.$@?!~]+")
 _SUPER = re.compile(r"super\(.*\)", re.DOTALL)
+_KINDS = re.compile(r"^(?:type|typeof|function|const)\s+(?=\w)")
+"""What may stand before a name in a list, and is no part of it: `import { type T } from "./t"`."""
 _EXPRESSION = "?"
+_MAX_LISTS = 8
+"""Lists of names within lists that are looked into."""
 _CACHED_TEXTS = 4096
 """Texts are short, and files of one project call the same names."""
 _NAMES = ("name", "path", "key")
@@ -159,22 +163,32 @@ def _imports(
     """Yields what one import statement, or one name of it, imports."""
     module = _module("".join(map(_text, captures["module"])), rules)
     if "names" in captures:
-        items = captures["names"][0].named_children[:MAX_PER_NODE]
-        aliases = [_field(item, _ALIASES) for item in items]
-        pairs = [
-            (_field(item, _NAMES) if alias else item, alias)
-            for item, alias in zip(items, aliases, strict=True)
-        ]
+        names = list(_listed(captures["names"][0], rules.separator))
     else:
-        pairs = [(_first(captures, "name"), _first(captures, "alias"))]
-    for name_node, alias_node in pairs:
-        inner, _, name = _text(name_node).strip("'\"").rpartition(rules.separator)
+        names = [(_text(_first(captures, "name")), _text(_first(captures, "alias")))]
+    for text, alias in names:
+        inner, _, name = text.strip("'\"").rpartition(rules.separator)
         place = "/".join(filter(None, (module, inner.replace(rules.separator, "/"))))
+        if name == "self" and name in rules.here:
+            name = ""  # the module itself, beside names of it
         if not name and rules.names_last:
             place, _, name = place.rpartition("/")
         if place or name:
             name = "*" if name == "_" else name
-            yield node, ReferenceKind.IMPORT, name, place, _text(alias_node)
+            yield node, ReferenceKind.IMPORT, name, place, alias
+
+
+def _listed(names: Syntax, separator: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Yields name and alias of each item of a list, those of lists in it by their paths."""
+    for item in names.named_children[:MAX_PER_NODE]:
+        inner, alias = item.child_by_field_name("list"), _field(item, _ALIASES)
+        if inner is None:
+            name = _field(item, _NAMES) or next(iter(item.named_children), None) if alias else item
+            yield _KINDS.sub("", _text(name), count=1), _text(alias)
+        elif depth < _MAX_LISTS:
+            path = _text(item.child_by_field_name("path"))
+            for deeper, known_as in _listed(inner, separator, depth + 1):
+                yield f"{path}{separator}{deeper}", known_as
 
 
 def _first(captures: Mapping[str, list[Syntax]], name: str) -> Syntax | None:
@@ -192,6 +206,8 @@ def _module(text: str, rules: ReferenceRules) -> str:
         dots = sum(1 for _ in takewhile(lambda character: character == ".", bare))
         lead = "" if not dots else "./" if dots == 1 else "../" * (dots - 1)
         return (lead + bare[dots:].replace(".", "/")).removesuffix("/") or "."
+    if rules.separator != "/":
+        bare = bare.removeprefix(rules.separator)
     parts = bare.replace(rules.separator, "/").split("/")
     if parts[0] in rules.here:
         parts[:1] = filter(None, [rules.here[parts[0]]])

@@ -136,11 +136,16 @@ async def test_an_overwrite_that_waited_in_vain_overwrites_what_came_meanwhile(
     assert (top / "a").read_text() == "new"
 
 
+@pytest.mark.parametrize("wait_seconds", [RULES.lock_wait_seconds, 0.0])
 @pytest.mark.parametrize("kept", ["on disk", "in memory"])
 async def test_an_overwrite_that_lost_its_race_for_the_name_overwrites_what_won(
-    make_files: MakeFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+    make_files: MakeFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: str,
+    wait_seconds: float,
 ) -> None:
-    """Red when an attempt counts as one that may be in place since one before was about to be.
+    """Red when an attempt counts as one that may be in place since it, or one before, was about to.
 
     Another process makes the file just before ours gets its name, and holds it.
     """
@@ -158,7 +163,8 @@ async def test_an_overwrite_that_lost_its_race_for_the_name_overwrites_what_won(
             record(place, temporary, options)
 
         monkeypatch.setattr(atomic, "_record_origin", lose)
-        async with opened_writer(top, state, rules=RULES) as writer:
+        rules = replace(RULES, lock_wait_seconds=wait_seconds)
+        async with opened_writer(top, state, rules=rules) as writer:
             failed((await writer.write(asked))[0], OverloadedError)
             assert (top / "a").read_text() == "of others"
             held.close()

@@ -171,3 +171,96 @@ def test_a_typedef_with_a_struct_inside_says_its_own_name() -> None:
     nodes = nodes_of(source, "c")
 
     assert any("Outermost" in text_of(source, node) for node in nodes), nodes
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "name"),
+    [
+        ("template <class T> void Stack<T>::push(T item) { }", "METHOD", "Stack.push"),
+        ("V& Map<K, std::vector<V>>::at(K key) { }", "METHOD", "Map.at"),
+        ("bool Key::operator<(const Key& other) const { }", "METHOD", "Key.operator<"),
+        ("int Call::operator()(int a) { }", "METHOD", "Call.operator()"),
+        ("T& Row<T>::operator[](int at) { }", "METHOD", "Row.operator[]"),
+        ("Flag::operator bool() const { }", "METHOD", "Flag.operator bool"),
+        ("std::ostream& operator <<(std::ostream& out, Key key) { }", "FUNCTION", "operator<<"),
+        ("class A { operator bool() const { } };", "METHOD", "A.operator bool"),
+        ("void OUTER::\nINNER ::go() { }", "METHOD", "OUTER.INNER.go"),
+        ("class A { friend bool operator==(A a, A b) { } };", "METHOD", "A.operator=="),
+        ("class A { struct Inner { void go() { } } inner; };", "METHOD", "A.Inner.go"),
+        ("class A { enum Kind { FIRST }; };", "CLASS", "A.Kind"),
+        ("static struct table { int size; } first = { 1 };", "CLASS", "table"),
+    ],
+)
+def test_a_name_of_c_plus_plus_is_that_of_its_place(source: str, kind: str, name: str) -> None:
+    """Red when a template's arguments or an operator's sign end the name, or a member is a field.
+
+    All four stood in real files: most members of templates had the name of their class.
+    """
+    assert names_of(source, "cpp")[-1] == (kind, name)
+
+
+def test_a_struct_that_defines_a_variable_as_well_is_a_class() -> None:
+    source = "struct point { int x; } origin = { 0 };\nstruct { int y; } nameless;\n"
+    assert names_of(source, "c") == [("CLASS", "point"), ("BLOCK", "nameless")]
+
+
+FORMS: dict[str, tuple[str, str, list[tuple[str, str]]]] = {
+    "empty methods of ruby": (
+        "ruby",
+        "class A\n  def ready?; end\n  def after\n  end\nend\n",
+        [("CLASS", "A"), ("METHOD", "A.ready?"), ("METHOD", "A.after")],
+    ),
+    "blocks of ruby": (
+        "ruby",
+        ("module A\n  class_methods do\n    def find; 1; end\n  end\n  if B\n    def old; 1; end\n"
+         "  end\n  C = Struct.new(:x) do\n    def y; 1; end\n  end\nend\n"),
+        [("CLASS", "A"), ("METHOD", "A.find"), ("METHOD", "A.old"), ("CLASS", "A.C"),
+         ("METHOD", "A.C.y")],
+    ),
+    "suites of ruby": (
+        "ruby",
+        "describe A do\n  def help; 1; end\n  it('is') { help }\nend\n",
+        [("MODULE", ""), ("FUNCTION", "help"), ("BLOCK", "")],
+    ),
+    "functions of php that may exist": (
+        "php",
+        ("<?php\nif (!function_exists('a')) {\n  function a() { }\n} else {\n"
+         "  function b() { }\n}\nif ($c) { d(); }\n"),
+        [("FUNCTION", "a"), ("FUNCTION", "b"), ("BLOCK", "")],
+    ),
+    "functions of bash that may exist": (
+        "bash",
+        "if x; then\n  a() { b; }\nelse\n  c() { d; }\nfi\n",
+        [("FUNCTION", "a"), ("FUNCTION", "c")],
+    ),
+    "operators of c-sharp": (
+        "c-sharp",
+        ("class A { ~A() { } public static A operator +(A a, A b) => a;"
+         " public static implicit operator int(A a) => 1; }\n"),
+        [("CLASS", "A"), ("METHOD", "A.~A"), ("METHOD", "A.operator+"),
+         ("METHOD", "A.operator int")],
+    ),
+    "a class without name of javascript": (
+        "javascript",
+        "export default class extends A {\n  b() { }\n}\n",
+        [("CLASS", "default"), ("METHOD", "default.b")],
+    ),
+    "a name over lines of javascript": (
+        "javascript",
+        "shop.cart\n  .add = function () { };\n",
+        [("METHOD", "shop.cart.add")],
+    ),
+    "what typescript declares globally": (
+        "typescript",
+        "declare global {\n  interface Window { a: number }\n}\n",
+        [("CLASS", "Window")],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_declarations(form: str) -> None:
+    """Red when what is declared in a block or a condition, or by a sign, has no node or name."""
+    language, source, expected = FORMS[form]
+    assert not GRAMMARS.parser(language).parse(source.encode()).root_node.has_error
+    assert names_of(source, language) == expected

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 
 import pytest
 
 from services.io.model import NodeKind, ParsedFile, SkippedFile, SkipReason
+from tests.unit.io.boundaries import check_file
 from tests.unit.io.parsing import check_nodes, hashes_of, names_of, nodes_of, outcome_of, text_of
 
 SOURCE = '''"""Doc."""
@@ -98,6 +100,29 @@ def test_an_edit_early_in_a_long_function_leaves_its_late_parts_alone() -> None:
     assert len(after - before) < len(before) / 4
 
 
+_LONG = "".join(
+    f"    if value_{i} > {i}:\n        first({i})\n        other({i})\n" for i in range(60)
+)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        f"def f(a):\n{_LONG}".replace("\n", "\r\n"),
+        f"def f(a):\n{_LONG}".replace("\n", "  \n"),
+        "if a:\n" + textwrap.indent(f"def f(a):\n{_LONG}", "    "),
+    ],
+    ids=["line ends", "trailing space", "indented"],
+)
+def test_a_long_function_is_split_alike_whatever_space_is_in_it(other: str) -> None:
+    """Red when what is between the lines of a statement tells where a part ends."""
+    nodes = nodes_of(f"def f(a):\n{_LONG}", max_tokens=128)
+    assert len(nodes) > 4
+    assert {n.content_hash for n in nodes_of(other, max_tokens=128)} == {
+        n.content_hash for n in nodes
+    }
+
+
 def test_compound_statements_are_split_inside() -> None:
     branch = "".join(f"            call_{i}(argument_{i})\n" for i in range(80))
     source = f"def f(a):\n    if a:\n        for b in a:\n{branch}"
@@ -135,6 +160,38 @@ def test_an_outline_over_the_budget_is_cut_at_a_whole_segment() -> None:
     node = nodes_of(f"class A:\n{methods}")[0]
     assert node.tokens <= 254
     assert text_of(f"class A:\n{methods}", node).endswith("(self, argument):")
+
+
+_WORDS = "words of a comment on and on " * 80
+
+
+@pytest.mark.parametrize(
+    ("source", "language", "signature"),
+    [
+        (f"/** {_WORDS}*/\n@A class C extends D {{\n  int a;\n  void m() {{ }}\n}}\n", "java",
+         "@A class C extends D"),
+        (f"/// {_WORDS}\n#[a]\nimpl C {{\n  fn m(&self) {{ }}\n}}\n", "rust", "impl C"),
+        (f"@a('{_WORDS}')\nexport class C {{\n  m() {{ }}\n}}\n", "typescript", "class C"),
+        (f"class C(\n    {', '.join(f'Base{i}' for i in range(200))}\n):\n    def m(self): pass\n",
+         "python", "class C("),
+        (f"/** {_WORDS}*/\nconst api = {{ get() {{ }} }};\n", "javascript", "const api ="),
+        ("struct C { void m() { } } all[] = {" + "{ 1 }, " * 200 + "};\n", "cpp", "struct C"),
+    ],
+    ids=["comment", "attribute", "decorator", "bases", "object", "table"],
+)  # fmt: skip
+def test_a_class_opens_with_its_signature_and_is_no_longer_than_the_model_reads(
+    source: str, language: str, signature: str
+) -> None:
+    """Red when a long comment fills the text of its class: the model read none of the class."""
+    outcome = outcome_of(source, language)
+    assert isinstance(outcome, ParsedFile)
+    check_file(source.encode(), outcome)
+    classes = [node for node in outcome.nodes if node.kind is NodeKind.CLASS]
+    assert [text_of(source, node).splitlines()[0] for node in classes] == [signature]
+    assert all(node.tokens <= 254 for node in outcome.nodes)
+    assert all(node.parent == 1 for node in outcome.nodes[1:])
+    texts = " ".join(text_of(source, node) for node in outcome.nodes)
+    assert texts.count("words of a comment") == source.count("words of a comment")
 
 
 @pytest.mark.parametrize("source", ["", "\n \n", "﻿", "# only a comment\n"])
@@ -250,6 +307,40 @@ def test_markdown_is_cut_at_headings_outside_of_fences() -> None:
     check_nodes(source.encode(), nodes)
 
 
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("---\ntitle: Guide\nweight: 1\n---\nIntro.\n\n# One\n", ["", "One"]),
+        ("\ufeff---\r\ntitle: Guide\r\n---\r\n# One\r\n", ["", "One"]),
+        ("\ufeff# One\ntext\n## Two\n", ["One", "One > Two"]),
+        ("+++\ntitle = 1\n# of the data\n+++\n# One\n", ["", "One"]),
+        ("---\n\n# One\n\ntext\n\n---\n", ["", "One"]),
+        ("# One\n\n***\nTwo\n---\n", ["One", "One > Two"]),
+        ("# One\n\n- - -\nTwo\n===\n", ["One", "Two"]),
+        ("# One\n<!--\n# none\n-->\n## Two\n<!-- # none -->\n", ["One", "One > Two"]),
+        ("# One\n```html\n<!--\n```\n## Two\n", ["One", "One > Two"]),
+    ],
+    ids=[
+        "front matter",
+        "with a mark",
+        "mark",
+        "toml",
+        "break",
+        "stars",
+        "spaced",
+        "comment",
+        "fence",
+    ],
+)
+def test_headings_are_none_of_front_matter_breaks_and_comments(
+    source: str, names: list[str]
+) -> None:
+    """Red when the data at the start of a document, or a line across it, is taken for a title."""
+    nodes = nodes_of(source, "markdown")
+    check_nodes(source.encode(), nodes)
+    assert [node.name for node in nodes] == names
+
+
 def test_a_long_section_is_split_between_paragraphs() -> None:
     source = "# Title\n\n" + "\n\n".join(f"Paragraph {i} " + "word " * 40 for i in range(20))
     parts = nodes_of(source, "markdown")
@@ -265,3 +356,32 @@ def test_windows_overlap_and_cover_every_line() -> None:
     assert covered == set(range(1, 301))
     assert all(b.start_line <= a.end_line for a, b in itertools.pairwise(windows))
     assert all(w.tokens <= 254 for w in windows)
+
+
+@pytest.mark.parametrize(
+    ("source", "texts"),
+    [
+        (
+            "document.addEventListener('keydown', function (event) {\n  function go() { }\n});\n",
+            ["document.addEventListener('keydown', function (event)", "function go() { }"],
+        ),
+        (
+            "(function (win) {\n  function go() { }\n})(window, jQuery);\n",
+            ["(function (win)", "function go() { }", ")(window, jQuery);"],
+        ),
+        ("(function () {\n  function go() { }\n})();\n", ["function go() { }"]),
+    ],
+    ids=["event", "module", "bare"],
+)
+def test_what_stands_around_a_function_full_of_declarations_is_in_a_node(
+    source: str, texts: list[str]
+) -> None:
+    """Red when of a call that takes such a function only what is in the function is told."""
+    assert [text_of(source, node) for node in nodes_of(source, "javascript")] == texts
+
+
+def test_what_stands_around_a_function_full_of_declarations_is_referred_to() -> None:
+    source = "describe('cookies', () => {\n  function make() { }\n});\n"
+    outcome = outcome_of(source, "javascript")
+    assert isinstance(outcome, ParsedFile)
+    assert [(item.node, item.name) for item in outcome.references] == [(1, "describe")]

@@ -216,6 +216,31 @@ async def test_a_cancelled_call_gives_its_permit_back_when_its_thread_is_done(
         assert await reader.read_snippets(partial(open_tree, top), refs) == [b"text"]
 
 
+async def test_a_cancelled_call_leaves_a_file_of_which_it_wants_very_much(
+    make_files: MakeFiles,
+) -> None:
+    """Red when whoever is gone is looked for between files alone: all texts took a minute."""
+    data = b"    x = 1\n" * ((2 << 20) // 10)
+    top, digest = make_files({"a": data}), file_digest(data)
+    wanted = ContentRef("a", (Span(0, len(data)),), digest, bytes(32))
+    entered = threading.Event()
+
+    def open_in_thread(*, waits: bool) -> Tree:
+        if waits:
+            entered.set()
+        return open_tree(top, waits=waits)
+
+    with ThreadPoolExecutor(2) as threads:
+        reader = Reader(threads, FileLoader(len(data)), permits=1, max_answer_bytes=200)
+        call = asyncio.create_task(reader.read_contents(open_in_thread, [wanted] * 1000))
+        await asyncio.to_thread(entered.wait, 10)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with asyncio.timeout(10):
+            await reader._permits.acquire()
+
+
 async def test_a_sparse_terabyte_is_refused_and_not_read(
     reader: Reader, make_files: MakeFiles
 ) -> None:
@@ -275,7 +300,7 @@ def test_a_slice_is_valid_text_or_an_error_that_says_why(text: str, start: int, 
     """Red when the short way for plain ASCII does not look at what follows the range."""
     data = text.encode()
     item = SnippetRef("a", min(start, end), max(start, end), b"")
-    [(position, result)], size = take_snippets(data, b"", [(7, item)])
+    (([(position, result)], size),) = take_snippets(data, b"", [(7, item)])
     assert position == 7
     if isinstance(result, RangeOutsideFileError):
         assert item.end > len(data)
@@ -298,7 +323,7 @@ def test_slices_of_any_bytes_are_what_the_long_way_says(
 ) -> None:
     """The short ways and the long one agree on every file, valid or not, for few items and many."""
     items = [SnippetRef("a", start, end, b"") for start, end in ranges]
-    taken, _ = take_snippets(data, b"", list(enumerate(items)))
+    [(taken, _)] = take_snippets(data, b"", list(enumerate(items)))
     for (position, result), item in zip(taken, items, strict=True):
         try:
             expected: object = snippet_of(data, b"", item)

@@ -151,6 +151,51 @@ SOURCES: dict[str, tuple[str, set[str]]] = {
 }  # fmt: skip
 
 
+FORMS: dict[str, tuple[str, str, set[str]]] = {
+    "lists in lists of rust": (
+        "rust",
+        "use std::{fmt, io::{self, Read as R}, sync::{atomic::AtomicU8}};\nuse ::a::b;\n",
+        {"imports std : fmt", "imports std : io", "imports std/io : Read as R",
+         "imports std/sync/atomic : AtomicU8", "imports a : b"},
+    ),
+    "groups of php": (
+        "php",
+        "<?php\nuse A\\B\\{C, D as E, function l};\nuse F\\G, H as I;\nuse function J\\k;\n",
+        {"imports A/B : C", "imports A/B : D as E", "imports F : G", "imports  : H as I",
+         "imports J : k", "imports A/B : l"},
+    ),
+    "aliases of c-sharp": (
+        "c-sharp",
+        "using System.IO;\nusing static A.B;\nusing C = D.E<int>;\nusing F = G;\n",
+        {"imports System/IO : ", "imports A/B : ", "imports D : E as C", "imports G :  as F"},
+    ),
+    "types of typescript": (
+        "typescript",
+        "import { type T, type U as V, type } from './t';\nexport { type W } from './w';\n",
+        {"imports ./t : T", "imports ./t : U as V", "imports ./t : type", "imports ./w : W"},
+    ),
+    "aliases of scala": ("scala", "import a.b as c\n", {"imports a : b as c"}),
+    "calls of c++ by path": (
+        "cpp",
+        ("void f() { a::b::c::d(); std::make_shared<T>(); Map<K, V>::of(); ::g(); h<int>(); }\n"),
+        {"f calls a.b.c.d", "f calls std.make_shared", "f calls Map.of", "f calls g", "f calls h"},
+    ),
+    "generic calls of go": (
+        "go",
+        "package p\n\nfunc f() {\n\tg[int](1, 2)\n\th.i[string]()\n}\n",
+        {"f calls g", "f calls h.i"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_calls_and_imports(form: str) -> None:
+    """Red when a list's own module, or a path beyond its second part, is lost."""
+    language, source, expected = FORMS[form]
+
+    assert _told(source, language) == expected
+
+
 @pytest.mark.parametrize("language", SOURCES)
 def test_calls_bases_and_imports_of_a_language(language: str) -> None:
     source, expected = SOURCES[language]
