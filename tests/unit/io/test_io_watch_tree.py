@@ -287,3 +287,14 @@ def test_a_file_that_came_and_went_is_told_where_one_was_told_before(make_files:
             (top / path).unlink()
 
         assert kinds(watched.events()) == [("removed", "known.py")]
+
+
+def test_a_watch_follows_the_link_to_a_folder_that_a_scan_does(make_files: MakeFiles) -> None:
+    """Of two links to one folder the first is walked, in the order of paths: `a-b/`, then `a/`."""
+    top = make_files({"tree/z.py": "", "out/x.py": ""})
+    for name in ("a", "a-b"):
+        (top / "tree" / name).symlink_to("../out")
+    with watch(top, directory="tree") as watched:
+        assert set(watched.scan()) == {"a-b/x.py", "z.py"}
+        append(top / "out" / "x.py")
+        assert kinds(watched.events()) == [("modified", "a-b/x.py")]
