@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from services.io.folders import REPOSITORY
 from services.io.ignore import IGNORE_FILES
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from services.io.watch.inotify import RawEvent
     from services.io.watch.walk import Walk
 
+Moved = TypeVar("Moved")
+
 _CONTENT = inotify.MODIFY | inotify.CLOSE_WRITE
 _ENTRY = inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO
 _SELF = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.UNMOUNT | inotify.IGNORED
@@ -28,15 +30,15 @@ class Translator:
     """Takes events one by one, in order; for one thread.
 
     The two halves of a rename share a cookie. A half without the other is a file that came from
-    outside or went there.
+    outside or went there. A folder that two links lead to has each half twice, in the same order.
     """
 
     def __init__(self, walk: Walk, changes: Changes, rename_files: int) -> None:
         self._walk = walk
         self._changes = changes
         self._rename_files = rename_files
-        self._moves: dict[int, tuple[File | None]] = {}
-        self._moved_folders: dict[int, tuple[Folder, dict[str, File]]] = {}
+        self._moves: dict[int, list[File | None]] = {}
+        self._moved_folders: dict[int, list[tuple[Folder, dict[str, File]]]] = {}
         self.suspects: set[str] = set()
         """Prefixes of folders whose ignore files may say something else."""
         self.reopened: set[str] = set()
@@ -45,13 +47,14 @@ class Translator:
 
     def take(self, tree: Tree, event: RawEvent) -> None:
         """Takes one event. What comes while a scan is needed anyway is dropped."""
-        wd, mask, cookie, raw = event
-        if mask & inotify.Q_OVERFLOW:
+        if event.mask & inotify.Q_OVERFLOW:
             self._walk.needs.add(RescanCause.OVERFLOW)
             return
-        folder = self._walk.by_wd.get(wd)
-        if folder is None:
-            return
+        for folder in self._walk.by_wd.get(event.wd, ()):
+            self._take_in(tree, folder, event)
+
+    def _take_in(self, tree: Tree, folder: Folder, event: RawEvent) -> None:
+        _, mask, cookie, raw = event
         if not raw:
             self._take_own(folder, mask)
             return
@@ -73,8 +76,9 @@ class Translator:
 
     def end_window(self) -> None:
         """Gives up on halves whose other did not come."""
-        for folder, _ in self._moved_folders.values():
-            self._walk.release(folder)
+        for moved in self._moved_folders.values():
+            for folder, _ in moved:
+                self._walk.release(folder)
         self._moved_folders.clear()
         self._moves.clear()
 
@@ -104,13 +108,14 @@ class Translator:
                 return
         now = time.time_ns()
         if mask & inotify.MOVED_FROM:
-            self._moves[cookie] = (self._changes.lift(path, now, known=known),)
+            file = self._changes.lift(path, now, known=known)
+            self._moves.setdefault(cookie, []).append(file)
             folder.names.discard(name)
         elif mask & inotify.DELETE:
             self._changes.lift(path, now, known=known)
             folder.names.discard(name)
         elif mask & (inotify.MOVED_TO | inotify.CREATE):
-            (file,) = self._moves.pop(cookie, (None,)) if cookie else (None,)
+            file = _first(self._moves, cookie)
             self._changes.put(path, now, known=known, file=file)
             folder.names.add(name)
         elif mask & _CONTENT:
@@ -161,10 +166,10 @@ class Translator:
                 self._walk.needs.add(RescanCause.BURST)
                 return
         child.detach()
-        self._moved_folders[cookie] = (child, carried)
+        self._moved_folders.setdefault(cookie, []).append((child, carried))
 
     def _move_here(self, tree: Tree, folder: Folder, name: str, cookie: int) -> None:
-        moved, carried = self._moved_folders.pop(cookie, (None, {}))
+        moved, carried = _first(self._moved_folders, cookie) or (None, {})
         if not self._walk.lister.walks(folder, folder.ignores, name):
             if moved is not None:
                 self._walk.release(moved)
@@ -186,3 +191,9 @@ class Translator:
         now = time.time_ns()
         for rest, file in carried.items():
             self._changes.put(prefix + rest, now, known=False, file=file)
+
+
+def _first(moves: dict[int, list[Moved]], cookie: int) -> Moved | None:
+    """Takes out what left first under a cookie."""
+    waiting = moves.get(cookie)
+    return waiting.pop(0) if waiting else None

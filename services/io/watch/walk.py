@@ -51,7 +51,8 @@ class Walk:
     ) -> None:
         self.lister = Lister(rules, is_stopped)
         self.top = Folder(None, "", _nothing_ignored())
-        self.by_wd: dict[int, Folder] = {}
+        self.by_wd: dict[int, tuple[Folder, ...]] = {}
+        """The folders of each watch; several where links or mounts lead to one folder twice."""
         self.followed: dict[str, Version | None] = {}
         self.needs: set[RescanCause] = set()
         self.is_limited = False
@@ -141,12 +142,9 @@ class Walk:
         folder.detach()
 
     def release(self, folder: Folder) -> None:
-        """Ends the watches of a folder and of all beneath it, but those that others took over."""
+        """Ends the watches of a folder and of all beneath it, but those that others have too."""
         for below in folder.with_all_below():
-            if below.wd != UNWATCHED and self.by_wd.get(below.wd) is below:
-                del self.by_wd[below.wd]
-                self._source.remove(below.wd)
-            below.wd = UNWATCHED
+            self._unwatch(below)
             self.opened.discard(below)
 
     def follow(self, path: str, version: Version | None) -> None:
@@ -194,13 +192,21 @@ class Walk:
                 raise
             wd = UNWATCHED
             self.is_limited = True
-        old_wd, folder.wd = folder.wd, wd
-        if old_wd not in {wd, UNWATCHED} and self.by_wd.get(old_wd) is folder:
-            del self.by_wd[old_wd]
-            self._source.remove(old_wd)
+        if folder.wd == wd:
+            return True
+        self._unwatch(folder)
+        folder.wd = wd
         if wd != UNWATCHED:
-            self.by_wd[wd] = folder
-        return old_wd == wd
+            self.by_wd[wd] = (*self.by_wd.get(wd, ()), folder)
+        return False
+
+    def _unwatch(self, folder: Folder) -> None:
+        wd, folder.wd = folder.wd, UNWATCHED
+        others = tuple(other for other in self.by_wd.get(wd, ()) if other is not folder)
+        if others:
+            self.by_wd[wd] = others
+        elif self.by_wd.pop(wd, None) is not None:
+            self._source.remove(wd)
 
     def _forget_names(self, folder: Folder) -> None:
         now = time.time_ns()
