@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from services.io.errors import GONE, NOT_FOLLOWED
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
-from services.io.watch.listing import UNKNOWN, Version, ignore_files, open_folder, version_of
+from services.io.watch.listing import Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
+from services.io.watch.walk import leads_to_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +93,6 @@ class Settler:
 
     def look_at_followed(self, tree: Tree) -> None:
         """Notes the links that lead elsewhere, and files that changed where no event tells it."""
-        now = time.time_ns()
         for path, old in list(self._walk.followed.items()):
             prefix, name = split(path)
             folder = self._walk.top.find(prefix)
@@ -104,14 +104,9 @@ class Settler:
             except OSError as error:
                 self._walk.is_limited = self._walk.is_limited or is_limit(error)
                 continue  # nothing is known of it, and what was known holds
-            if new == old:
-                continue
-            self._walk.followed[path] = new
-            if old == UNKNOWN or _leads_to_folder(old, new):
-                self._walk.needs.add(RescanCause.LINK)
-            elif self._walk.lister.names(folder.ignores, path, name):
-                self._walk.opened.add(folder)
-                self._changes.change(path, now, known=name in folder.names)
+            if new != old:
+                self._walk.followed[path] = new
+                self._walk.leads_elsewhere(folder, name, old, new)
 
     def _version(self, tree: Tree, folder: Folder, name: str) -> Version | None:
         """Returns what a name leads to now.
@@ -267,7 +262,7 @@ class Settler:
             return
         old = self._walk.followed.get(path)
         self._walk.follow(path, version)
-        if old != version and _leads_to_folder(old, version):
+        if old != version and leads_to_folder(old, version):
             self._walk.needs.add(RescanCause.LINK)
         if self._walk.lister.takes_link(name, version):
             folder.names.add(name)
@@ -281,7 +276,3 @@ class Settler:
         if folder is not None:
             folder.names.discard(name)
         self._changes.missed(path)
-
-
-def _leads_to_folder(*versions: Version | None) -> bool:
-    return any(version is not None and version.is_folder for version in versions)

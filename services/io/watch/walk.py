@@ -27,7 +27,7 @@ from services.io.watch.listing import (
 from services.io.watch.model import RescanCause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from services.io.paths import Tree
     from services.io.scanner import ScanRules
@@ -66,6 +66,7 @@ class Walk:
         self._is_stopped = is_stopped
         self._is_full = False
         self._walked_links: set[Identity] = set()
+        self._followed_before: Mapping[str, Version | None] = {}
 
     def refresh_all(self, tree: Tree) -> None:
         """Compares the whole tree, links to folders included.
@@ -76,13 +77,14 @@ class Walk:
         """
         self.is_limited = False
         self.is_following_all = True
-        self.followed.clear()
+        self._followed_before, self.followed = self.followed, {}
         self._walked_links.clear()
         self._is_full = True
         try:
             self.refresh(tree, self.top, os.dup(tree.fd))
         finally:
             self._is_full = False
+            self._followed_before = {}
 
     def refresh(self, tree: Tree, folder: Folder, fd: int) -> None:
         """Compares an open folder and all beneath it; closes `fd`.
@@ -162,6 +164,17 @@ class Walk:
         if self.followed.get(path) is None:
             self.follow(path, UNKNOWN)
 
+    def leads_elsewhere(
+        self, folder: Folder, name: str, old: Version | None, new: Version | None
+    ) -> None:
+        """Notes that what a name leads to is not what it was."""
+        if old == UNKNOWN or leads_to_folder(old, new):
+            self.needs.add(RescanCause.LINK)
+        elif self.lister.names(folder.ignores, folder.prefix + name, name):
+            self.opened.add(folder)
+            known = name in folder.names
+            self._changes.change(folder.prefix + name, time.time_ns(), known=known)
+
     def could_not_look(self, error: OSError) -> None:
         """Has callers scan, now or when there is room again: what could not be opened is not known.
 
@@ -231,9 +244,20 @@ class Walk:
         for name in [name for name in folder.children if name not in kept]:
             self.forget(folder.children[name])
         for name, version in listing.followed.items():
-            self.follow(folder.prefix + name, version)
+            self._follow_again(folder, name, version)
         for name in listing.unknown:
             self.follow_unknown(folder.prefix + name)
+
+    def _follow_again(self, folder: Folder, name: str, version: Version | None) -> None:
+        """Notes what a name leads to now, and whether that changed since the last look.
+
+        No later look tells it. Who is told to scan anyway needs no more.
+        """
+        path = folder.prefix + name
+        old = self.followed.get(path, self._followed_before.get(path, version))
+        self.follow(path, version)
+        if old != version and not self._changes.is_muted:
+            self.leads_elsewhere(folder, name, old, version)
 
     def _may_follow(self, parent: Folder, name: str, fd: int) -> bool:
         """Tells whether a link to a folder is walked, as a scan decides it: the first one is.
@@ -265,6 +289,11 @@ class Walk:
         child = parent.children.get(name)
         if child is not None and error.errno in GONE and self._is_full:
             self.forget(child)
+
+
+def leads_to_folder(*versions: Version | None) -> bool:
+    """Tells whether one of the versions is a folder."""
+    return any(version is not None and version.is_folder for version in versions)
 
 
 def _nothing_ignored() -> IgnoreStack:

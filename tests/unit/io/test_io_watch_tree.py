@@ -298,3 +298,23 @@ def test_a_watch_follows_the_link_to_a_folder_that_a_scan_does(make_files: MakeF
         assert set(watched.scan()) == {"a-b/x.py", "z.py"}
         append(top / "out" / "x.py")
         assert kinds(watched.events()) == [("modified", "a-b/x.py")]
+
+
+@pytest.mark.parametrize("way", ["second name", "repository"])
+def test_a_walk_tells_what_changed_behind_links_since_the_last_look(
+    make_files: MakeFiles, way: str
+) -> None:
+    """Red when a walk notes what links lead to now as known: no look at links tells it then."""
+    top = make_files({"t/d/a.py": "a", "out/o.py": "o", "out/h.py": "h"})
+    (top / "t/d/link.py").symlink_to("../../out/o.py")
+    (top / "t/d/hard.py").hardlink_to(top / "out/h.py")
+    with watch(top, directory="t", options=replace(QUICK, check_seconds=60)) as watched:
+        append(top / "out/o.py")
+        append(top / "out/h.py")
+        if way == "second name":
+            (top / "t/b.py").hardlink_to(top / "t/d/a.py")
+        else:
+            (top / "t/d/.git").mkdir()
+            (top / "t/d/.git").rmdir()
+        told = kinds(watched.events())
+    assert {("modified", "d/link.py"), ("modified", "d/hard.py")} <= set(told)
