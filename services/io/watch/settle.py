@@ -6,12 +6,14 @@ touched path finds.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from services.io.errors import GONE, NOT_FOLLOWED
+from services.io.ignore import IGNORE_FILES
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
 from services.io.watch.listing import Version, ignore_files, open_folder, version_of
@@ -107,6 +109,40 @@ class Settler:
             if new != old:
                 self._walk.followed[path] = new
                 self._walk.leads_elsewhere(folder, name, old, new)
+                if name in IGNORE_FILES:
+                    self._translator.suspects.add(prefix)
+
+    def look_at_closed(self, tree: Tree) -> None:
+        """Has callers scan when a folder may be read that might not: what it holds is not known."""
+        for path in list(self._walk.closed):
+            try:
+                self._search(tree, path)
+            except OSError as error:
+                if error.errno in NOT_FOLLOWED:
+                    self._walk.closed.discard(path)
+                continue
+            self._walk.closed.discard(path)
+            self._walk.needs.add(RescanCause.RIGHTS)
+
+    def _search(self, tree: Tree, path: str) -> None:
+        """Opens a folder, known or not, and looks into it.
+
+        Raises:
+            OSError: it is gone, or may not be read or searched.
+        """
+        prefix, name = split(path)
+        folder = self._walk.top.find(prefix)
+        if folder is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if name:
+            is_link = leads_to_folder(self._walk.followed.get(path))
+            unknown = Folder(folder, name, folder.ignores, is_link=is_link)
+            folder = folder.children.get(name, unknown)
+        fd = open_folder(tree, folder)
+        try:
+            os.stat(".", dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def _version(self, tree: Tree, folder: Folder, name: str) -> Version | None:
         """Returns what a name leads to now.
@@ -140,7 +176,7 @@ class Settler:
             except OSError as error:
                 if folder.parent is None and not is_limit(error):
                     raise  # of another folder that cannot be read nothing new is known
-                self._walk.could_not_look(error)
+                self._walk.could_not_look(folder.path, error)
         suspects.clear()
         reopened.clear()
 
@@ -210,8 +246,8 @@ class Settler:
             if error.errno in GONE:
                 for name in names:
                     self._miss(folder, folder.prefix + name, name)
-            elif is_limit(error):
-                self._walk.is_limited = True
+            else:
+                self._walk.note_refused(folder.path, error)
             return linked
         try:
             for name in names:
@@ -233,6 +269,8 @@ class Settler:
         except OSError as error:
             if error.errno in GONE:
                 self._miss(folder, path, name)
+            else:
+                self._walk.note_refused(folder.path, error)
             return None
         if stat.S_ISLNK(status.st_mode):
             self._look_at_link(tree, folder, path, name)
@@ -257,7 +295,7 @@ class Settler:
         try:
             version = self._walk.lister.link(tree, path)
         except OSError as error:
-            self._walk.could_not_look(error)
+            self._walk.could_not_look(path, error)
             self._walk.follow_unknown(path)
             return
         old = self._walk.followed.get(path)

@@ -94,7 +94,7 @@ class Translator:
 
     def _take_file(self, folder: Folder, name: str, mask: int, cookie: int) -> None:
         path = folder.prefix + name
-        if name in IGNORE_FILES and mask & (_ENTRY | _CONTENT):
+        if name in IGNORE_FILES:
             self.suspects.add(folder.prefix)
         child = folder.children.get(name)
         if mask & _ENTRY and child is not None and child.is_link:
@@ -144,7 +144,7 @@ class Translator:
         try:
             fd = open_folder(tree, folder)
         except OSError as error:
-            self._walk.could_not_look(error)
+            self._walk.could_not_look(folder.path, error)
             return
         try:
             self._walk.enter(tree, folder, name, fd)

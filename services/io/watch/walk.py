@@ -58,7 +58,9 @@ class Walk:
         self.is_limited = False
         """Whether the system does not let all folders be watched, or did not let one be opened."""
         self.is_following_all = True
-        """Whether all links and files with several names are followed."""
+        """Whether all links, files with several names and closed folders are followed."""
+        self.closed: set[str] = set()
+        """Paths of folders that may not be read: what was in them, or came, is not known."""
         self.opened: set[Folder] = set()
         """Folders whose names were asked for since they were packed."""
         self._source = source
@@ -79,6 +81,7 @@ class Walk:
         self.is_following_all = True
         self._followed_before, self.followed = self.followed, {}
         self._walked_links.clear()
+        self.closed.clear()
         self._is_full = True
         try:
             self.refresh(tree, self.top, os.dup(tree.fd))
@@ -127,12 +130,14 @@ class Walk:
             self.forget(child)
             child = None
         is_new = child is None
+        if is_new:
+            self.closed.discard(path)  # all that is in it is told
         child = child or Folder(parent, name, parent.ignores, is_link=is_link)
         parent.children[name] = child
         try:
             self.refresh(tree, child, fd)
         except OSError as error:
-            self.is_limited = self.is_limited or is_limit(error)
+            self.note_refused(path, error)
             if is_new:
                 self.forget(child)
 
@@ -175,15 +180,23 @@ class Walk:
             known = name in folder.names
             self._changes.change(folder.prefix + name, time.time_ns(), known=known)
 
-    def could_not_look(self, error: OSError) -> None:
-        """Has callers scan, now or when there is room again: what could not be opened is not known.
+    def could_not_look(self, folder: str, error: OSError) -> None:
+        """Has callers scan, now or when it can be looked into: what is in a folder is not known.
 
-        What is gone tells so by an event of its own, and of what may not be read nothing is told.
+        What is gone tells so by an event of its own.
         """
+        self.note_refused(folder, error)
+        if not is_limit(error) and error.errno not in GONE | _FORBIDDEN:
+            self.needs.add(RescanCause.UNWATCHED)
+
+    def note_refused(self, folder: str, error: OSError) -> None:
+        """Notes that a folder could not be looked into, to have callers scan when it can."""
         if is_limit(error):
             self.is_limited = True
-        elif error.errno not in GONE | _FORBIDDEN:
-            self.needs.add(RescanCause.UNWATCHED)
+        elif error.errno in _FORBIDDEN and len(self.closed) < MAX_FOLLOWED:
+            self.closed.add(folder)
+        elif error.errno in _FORBIDDEN:
+            self.is_following_all = False
 
     def pack(self) -> None:
         """Makes small what was opened since."""
@@ -283,9 +296,9 @@ class Walk:
     def _could_not_open(self, parent: Folder, name: str, error: OSError) -> None:
         """Forgets a folder that is gone when no event may tell it.
 
-        Of one that may not be read nothing is known, as ever.
+        Of one that may not be read nothing is known until it may.
         """
-        self.is_limited = self.is_limited or is_limit(error)
+        self.note_refused(parent.prefix + name, error)
         child = parent.children.get(name)
         if child is not None and error.errno in GONE and self._is_full:
             self.forget(child)

@@ -1,0 +1,111 @@
+"""What a watch could not look at for want of rights is told once it can."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.io.model import SymlinkPolicy
+from services.io.watch.model import EventType
+from tests.unit.io.test_io_watch_links import tree_of_nobody
+from tests.unit.io.tree_changes import append
+from tests.unit.io.watching import Client, wait_for, watch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.unit.io.harness import MakeFiles
+    from tests.unit.io.watching import Watched
+
+
+@pytest.fixture
+def top() -> Iterator[Path]:
+    """A tree `t` of the user that the body is, with a link out of it to a folder."""
+    files = {"t/a.py": "a", "t/d/e/f/x.py": "x", "out/e/y.py": "y"}
+    with tree_of_nobody(files, {"t/link": "../out"}) as made:
+        yield made
+        for folder in ("t/d", "out"):
+            (made / folder).chmod(0o755)
+
+
+def knows_all(watched: Watched, client: Client) -> None:
+    """Waits until a caller knows what a scan finds."""
+
+    def is_up_to_date() -> bool:
+        client.catch_up()
+        return client.known == watched.scan()
+
+    wait_for(is_up_to_date, 5)
+
+
+def test_a_folder_that_came_into_one_that_may_not_be_read_is_told_when_it_may(top: Path) -> None:
+    """Red when a failed open is forgotten: what comes into the folder later is not told either."""
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t") as watched:
+        client = Client(watched)
+        (top / "t/d").chmod(0o300)
+        (top / "t/d/new").mkdir()
+        (top / "t/d/new/n.py").write_text("n")
+        client.catch_up()
+        assert "d/new/n.py" not in client.known
+        (top / "t/d").chmod(0o755)
+        knows_all(watched, client)
+        append(top / "t/d/new/n.py")
+        knows_all(watched, client)
+        assert client.rescans == 1
+
+
+@pytest.mark.parametrize(("folder", "inner"), [("t/d", "d/e/f/x.py"), ("out", "link/e/y.py")])
+def test_folders_that_may_be_listed_and_not_entered_are_told_when_they_may(
+    top: Path, folder: str, inner: str
+) -> None:
+    """Red as above: the rights of the folder above them change, and it was walked already."""
+    (top / folder).chmod(0o444)
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t") as watched:
+        client = Client(watched)
+        assert inner not in client.known
+        (top / folder).chmod(0o755)
+        knows_all(watched, client)
+        assert inner in client.known
+        assert client.rescans == 1
+
+
+def test_a_file_that_changed_where_nobody_could_look_is_told_again(top: Path) -> None:
+    """Red when its event is the last word: the caller looked then, and was refused."""
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t") as watched:
+        client = Client(watched)
+        with (top / "t/d/e/f/x.py").open("a") as file:
+            (top / "t/d").chmod(0)
+            file.write("more")
+        client.catch_up()
+        (top / "t/d").chmod(0o755)
+        knows_all(watched, client)
+        assert client.rescans == 1
+
+
+def test_an_ignore_file_that_may_be_read_now_is_a_rescan_and_holds(top: Path) -> None:
+    """Red when a change of its rights is none of what it says: its patterns never hold."""
+    (top / "t/.gitignore").write_text("x.py\n")
+    (top / "t/.gitignore").chmod(0)
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t") as watched:
+        client = Client(watched)
+        assert "d/e/f/x.py" in client.known
+        (top / "t/.gitignore").chmod(0o644)
+        knows_all(watched, client)
+        assert "d/e/f/x.py" not in client.known
+        append(top / "t/d/e/f/x.py")
+        assert watched.events()[-1].type is EventType.RESCAN
+        assert watched.events() == []
+
+
+def test_an_ignore_file_that_is_written_under_another_name_holds(make_files: MakeFiles) -> None:
+    """Red when the look at files with several names tells it as any other file."""
+    top = make_files({"t/a.py": "a", "t/b.py": "b", "rules": "a.py\n"})
+    (top / "t/.gitignore").hardlink_to(top / "rules")
+    with watch(top, directory="t") as watched:
+        client = Client(watched)
+        (top / "rules").write_text("b.py\n")
+        knows_all(watched, client)
+        assert client.rescans == 1
+        assert {"a.py", ".gitignore"} <= set(client.known)
