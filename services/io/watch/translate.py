@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +13,7 @@ from services.io.watch import inotify
 from services.io.watch.folders import UNWATCHED, Folder
 from services.io.watch.listing import open_folder
 from services.io.watch.model import RescanCause
+from services.io.watch.walk import leads_to_folder
 
 if TYPE_CHECKING:
     from services.io.paths import Tree
@@ -72,7 +74,7 @@ class Translator:
         elif mask & inotify.ISDIR:
             self._take_folder(tree, folder, name, mask, cookie)
         else:
-            self._take_file(folder, name, mask, cookie)
+            self._take_file(tree, folder, name, mask, cookie)
 
     def end_window(self) -> None:
         """Gives up on halves whose other did not come."""
@@ -92,7 +94,7 @@ class Translator:
             self._walk.by_wd.pop(folder.wd, None)
             folder.wd = UNWATCHED
 
-    def _take_file(self, folder: Folder, name: str, mask: int, cookie: int) -> None:
+    def _take_file(self, tree: Tree, folder: Folder, name: str, mask: int, cookie: int) -> None:
         path = folder.prefix + name
         if name in IGNORE_FILES:
             self.suspects.add(folder.prefix)
@@ -105,6 +107,7 @@ class Translator:
         if not known and path not in self._changes:
             walk = self._walk
             if not walk.lister.names(folder.ignores, path, name):
+                self._take_skipped(tree, folder, name, mask)
                 return
         now = time.time_ns()
         if mask & inotify.MOVED_FROM:
@@ -123,6 +126,27 @@ class Translator:
             folder.names.add(name)
         elif mask & inotify.ATTRIB:
             self._changes.notice(path, now, known=known)
+
+    def _take_skipped(self, tree: Tree, folder: Folder, name: str, mask: int) -> None:
+        """Looks whether a name that no file is taken of is a link: it may lead to a folder."""
+        walk, is_new = self._walk, mask & (inotify.CREATE | inotify.MOVED_TO)
+        if not is_new or not walk.lister.walks(folder, folder.ignores, name):
+            return
+        try:
+            fd = open_folder(tree, folder)
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            finally:
+                os.close(fd)
+            if not stat.S_ISLNK(mode):
+                return
+            version = walk.lister.link(tree, folder.prefix + name)
+        except OSError as error:
+            walk.could_not_look(folder.path, error)
+            return
+        walk.follow(folder.prefix + name, version)
+        if leads_to_folder(version):
+            walk.needs.add(RescanCause.LINK)
 
     def _take_folder(self, tree: Tree, folder: Folder, name: str, mask: int, cookie: int) -> None:
         child = folder.children.get(name)

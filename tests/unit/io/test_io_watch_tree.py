@@ -318,3 +318,24 @@ def test_a_walk_tells_what_changed_behind_links_since_the_last_look(
             (top / "t/d/.git").rmdir()
         told = kinds(watched.events())
     assert {("modified", "d/link.py"), ("modified", "d/hard.py")} <= set(told)
+
+
+def test_a_link_to_a_folder_is_followed_by_a_name_that_no_file_is_taken_of(
+    make_files: MakeFiles,
+) -> None:
+    """A scan walks it: red when the name alone decides. A link to a file is none, nor a RESCAN."""
+    top = make_files({"t/a.py": "a", "out/x.py": "x"})
+    with watch(top, directory="t") as watched:
+        client = Client(watched)
+        (top / "t/lib.so").symlink_to("../out/x.py")
+        (top / "t/plain.bin").write_text("b")
+        client.catch_up()
+        assert client.rescans == 0
+        (top / "t/pkg.bin").symlink_to("../out")
+        client.catch_up()
+        assert client.known == watched.scan()
+        assert client.known.keys() == {"a.py", "pkg.bin/x.py"}
+        append(top / "out/x.py")
+        client.catch_up()
+        assert client.known == watched.scan()
+        assert client.rescans == 1
