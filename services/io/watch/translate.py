@@ -156,6 +156,8 @@ class Translator:
         elif mask & inotify.MOVED_FROM:
             if child is not None:
                 self._move_away(child, cookie)
+                # Of two that are exchanged, the kernel tells first what came to a name.
+                self._enter(tree, folder, name)
         elif mask & inotify.CREATE or (mask & inotify.ATTRIB and child is None):
             self._enter(tree, folder, name)
         elif mask & inotify.MOVED_TO:

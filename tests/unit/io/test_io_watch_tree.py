@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PR_SET_DUMPABLE = 4
+_AT_FDCWD, _EXCHANGE = -100, 2
 
 
 def test_a_folder_that_is_written_to_while_it_comes_is_told_whole(make_files: MakeFiles) -> None:
@@ -339,3 +340,27 @@ def test_a_link_to_a_folder_is_followed_by_a_name_that_no_file_is_taken_of(
         client.catch_up()
         assert client.known == watched.scan()
         assert client.rescans == 1
+
+
+@pytest.mark.parametrize("other", ["e", ".git"])
+def test_folders_that_are_exchanged_are_told_and_watched_on(
+    make_files: MakeFiles, other: str
+) -> None:
+    """Also with one that is not watched.
+
+    Of the second the kernel tells that it left its name after the first came there. Red when
+    whatever is known under the name by then is taken to have left.
+    """
+    top = make_files({"d/x.py": "x", "d/f/w.py": "w", f"{other}/y.py": "y", f"{other}/g/z.py": "z"})
+    with watch(top) as watched:
+        client = Client(watched)
+        for ends in ("d", other), (other, "d"):
+            one, two = (str(top / end).encode() for end in ends)
+            assert ctypes.CDLL(None).renameat2(_AT_FDCWD, one, _AT_FDCWD, two, _EXCHANGE) == 0
+            client.catch_up()
+            assert client.known == watched.scan()
+            for place in sorted(top.rglob("?.py")):
+                append(place)
+            client.catch_up()
+            assert client.known == watched.scan()
+        assert client.rescans == 0
