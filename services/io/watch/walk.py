@@ -81,13 +81,14 @@ class Walk:
         self.is_following_all = True
         self._followed_before, self.followed = self.followed, {}
         self._walked_links.clear()
-        self.closed.clear()
+        if self._changes.is_muted:
+            self.closed.clear()
         self._is_full = True
         try:
             self.refresh(tree, self.top, os.dup(tree.fd))
         finally:
             self._is_full = False
-            self._followed_before = {}
+            self._keep_unknown()
 
     def refresh(self, tree: Tree, folder: Folder, fd: int) -> None:
         """Compares an open folder and all beneath it; closes `fd`.
@@ -260,6 +261,13 @@ class Walk:
             self._follow_again(folder, name, version)
         for name in listing.unknown:
             self.follow_unknown(folder.prefix + name)
+
+    def _keep_unknown(self) -> None:
+        """Leaves it to the next look to tell what could not be looked at, unless all is scanned."""
+        before, self._followed_before = self._followed_before, {}
+        for path, version in before.items():
+            if version == UNKNOWN and path not in self.followed and not self._changes.is_muted:
+                self.follow(path, version)
 
     def _follow_again(self, folder: Folder, name: str, version: Version | None) -> None:
         """Notes what a name leads to now, and whether that changed since the last look.

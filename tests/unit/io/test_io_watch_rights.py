@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,7 +11,7 @@ from services.io.model import SymlinkPolicy
 from services.io.watch.model import EventType
 from tests.unit.io.test_io_watch_links import tree_of_nobody
 from tests.unit.io.tree_changes import append
-from tests.unit.io.watching import Client, wait_for, watch
+from tests.unit.io.watching import QUICK, Client, wait_for, watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -109,3 +110,25 @@ def test_an_ignore_file_that_is_written_under_another_name_holds(make_files: Mak
         knows_all(watched, client)
         assert client.rescans == 1
         assert {"a.py", ".gitignore"} <= set(client.known)
+
+
+@pytest.mark.parametrize("mode", [0, 0o444])
+def test_a_walk_on_the_way_leaves_what_nobody_could_look_at_to_be_told(
+    top: Path, mode: int
+) -> None:
+    """A file gets a second name as the folder opens, and that is looked for in the whole tree.
+
+    Red when the walk takes what it can look at again for known: the caller was refused.
+    """
+    options = replace(QUICK, check_seconds=0.5)
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t", options) as watched:
+        client = Client(watched)
+        with (top / "t/d/e/f/x.py").open("a") as file:
+            (top / "t/d/e/f").chmod(mode)
+            file.write("more")
+        client.catch_up()
+        (top / "t/.gitignore").write_text("z.py\n")
+        client.catch_up()
+        (top / "t/d/e/f").chmod(0o755)
+        (top / "t/b.py").hardlink_to(top / "t/a.py")
+        knows_all(watched, client)
