@@ -132,3 +132,17 @@ def test_a_walk_on_the_way_leaves_what_nobody_could_look_at_to_be_told(
         (top / "t/d/e/f").chmod(0o755)
         (top / "t/b.py").hardlink_to(top / "t/a.py")
         knows_all(watched, client)
+
+
+def test_a_file_whose_rights_change_as_it_can_be_looked_at_again_is_told(top: Path) -> None:
+    """Red when the look that its own event asks for takes what nobody knew for known."""
+    options = replace(QUICK, check_seconds=0.5)
+    with watch(top, SymlinkPolicy.WITHIN_ROOT, "t", options) as watched:
+        (top / "t/d/e/f").chmod(0o444)
+        (top / "t/d/.gitignore").write_text("z.py\n")
+        watched.events()
+        client = Client(watched)
+        assert "d/e/f/x.py" not in client.known
+        (top / "t/d/e/f").chmod(0o755)
+        (top / "t/d/e/f/x.py").chmod(0o600)
+        knows_all(watched, client)
