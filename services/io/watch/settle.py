@@ -16,7 +16,7 @@ from services.io.errors import GONE, NOT_FOLLOWED
 from services.io.ignore import IGNORE_FILES
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
-from services.io.watch.listing import UNKNOWN, Version, ignore_files, open_folder, version_of
+from services.io.watch.listing import Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
 from services.io.watch.walk import leads_to_folder
 
@@ -278,14 +278,19 @@ class Settler:
         if not lister.takes(name, status) or not lister.names(folder.ignores, path, name):
             self._miss(folder, path, name)
             return None
-        self._tell_unknown(folder, path, name)
+        self._compare_followed(folder, path, name, version_of(status))
         folder.names.add(name)
         self._changes.found(path, self._origins.origin_of(status, os.fstat(fd), name))
         return status
 
-    def _tell_unknown(self, folder: Folder, path: str, name: str) -> None:
-        """Notes a change of what could not be looked at before: that it can be is no event."""
-        if self._walk.followed.get(path) == UNKNOWN:
+    def _compare_followed(
+        self, folder: Folder, path: str, name: str, version: Version | None
+    ) -> None:
+        """Notes a change that the next look at what is followed would have told.
+
+        The event that this look is for may tell of other things, such as rights.
+        """
+        if self._walk.followed.get(path, version) != version:
             self._changes.change(path, time.time_ns(), known=name in folder.names)
 
     def _is_newly_linked(self, path: str, status: os.stat_result) -> bool:
@@ -304,7 +309,7 @@ class Settler:
             self._walk.could_not_look(path, error)
             self._walk.follow_unknown(path)
             return
-        self._tell_unknown(folder, path, name)
+        self._compare_followed(folder, path, name, version)
         old = self._walk.followed.get(path)
         self._walk.follow(path, version)
         if old != version and leads_to_folder(old, version):

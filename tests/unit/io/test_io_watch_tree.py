@@ -364,3 +364,16 @@ def test_folders_that_are_exchanged_are_told_and_watched_on(
             client.catch_up()
             assert client.known == watched.scan()
         assert client.rescans == 0
+
+
+def test_a_change_of_rights_hides_no_write_under_another_name(make_files: MakeFiles) -> None:
+    """Red when the look that the change asks for takes the file for the one that was known."""
+    top = make_files({"t/b.py": "b", "out/h.py": "h", "out/o.py": "o"})
+    (top / "t/hard.py").hardlink_to(top / "out/h.py")
+    (top / "t/link.py").symlink_to("../out/o.py")
+    with watch(top, directory="t", options=replace(QUICK, check_seconds=60)) as watched:
+        append(top / "out/h.py")
+        append(top / "out/o.py")
+        (top / "t/hard.py").chmod(0o600)
+        os.utime(top / "t/link.py", ns=(0, 0), follow_symlinks=False)
+        assert kinds(watched.events()) == [("modified", "hard.py"), ("modified", "link.py")]
