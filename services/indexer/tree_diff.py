@@ -38,9 +38,10 @@ class _DiffState:
 
     changed: list[FileToParse] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
-    unknown_folders: list[str] = field(default_factory=list)
-    unknown_files: set[str] = field(default_factory=set)
-    warnings: list[str] = field(default_factory=list)
+    unknown_folders: set[str] = field(default_factory=set)
+    warnings: dict[str, str] = field(default_factory=dict)
+    """By path of what could not be looked at, in any of the walks."""
+
     last_path: str = ""
     """Where the scan has come to; if it breaks off, the next one goes on behind it."""
 
@@ -125,7 +126,11 @@ class TreeDiff:
         # What was left out of a scoped run's scan for its path alone was not skipped.
         skipped = {} if self._scope is not None else dict(summary.skipped)
         return DiffResult(
-            state.gone, state.unknown_files, tuple(state.unknown_folders), skipped, state.warnings
+            state.gone,
+            frozenset(state.warnings),
+            tuple(state.unknown_folders),
+            skipped,
+            list(state.warnings.values()),
         )
 
     async def _walk_to_the_end(self, state: _DiffState) -> ScanSummary:
@@ -139,10 +144,12 @@ class TreeDiff:
                     raise
 
     async def _walk(self, state: _DiffState) -> ScanSummary:
-        """Compares the whole tree; called again, it goes on after the last path that it saw."""
+        """Compares the whole tree; called again, it goes on after the last path that it saw.
+
+        What an earlier walk could not look at stays unknown, though it can be looked at by now:
+        this walk passes over what lies there.
+        """
         summary = None
-        # What an earlier walk could not look at is seen again, or can be looked at by now.
-        state.warnings, state.unknown_folders, state.unknown_files = [], [], set()
         walked_before, state.walked = state.last_path, ""
         include = self._scope.includes() if self._scope is not None else []
         async with contextlib.aclosing(
@@ -229,7 +236,7 @@ def _check_order(state: _DiffState, batch: ScanBatch) -> None:
 def _note_warnings(state: _DiffState, batch: ScanBatch) -> None:
     for warning in batch.warnings:
         shown = warning.path or "the tree's top"
-        state.warnings.append(f"{shown} could not be looked at: {warning.failure.message}")
-        state.unknown_files.add(warning.path)  # a link that cannot be looked at may lead to a file
+        # A link that cannot be looked at may lead to a file or to a folder.
+        state.warnings[warning.path] = f"{shown} could not be looked at: {warning.failure.message}"
         if warning.is_directory:
-            state.unknown_folders.append(f"{warning.path}/" if warning.path else "")
+            state.unknown_folders.add(f"{warning.path}/" if warning.path else "")

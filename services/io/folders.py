@@ -58,7 +58,8 @@ def list_folder(fd: int) -> Listing:
 def read_lines(folder_fd: int, name: str) -> list[str]:
     """Returns the lines of an ignore file, none for what is no regular file.
 
-    A link is not followed, and a byte order mark is no part of the first line: as in git.
+    As in git, a link is not followed, a byte order mark is no part of the first line, and a
+    carriage return before its end none of any.
 
     Raises:
         OSError: the file cannot be read.
@@ -73,7 +74,8 @@ def read_lines(folder_fd: int, name: str) -> list[str]:
         if len(raw) > MAX_IGNORE_FILE_BYTES:
             raw = raw[: raw.rfind(b"\n") + 1]  # half a pattern may match anything
         text = raw.decode(errors="surrogateescape")
-        return text.removeprefix(_BYTE_ORDER_MARK).split("\n")
+        lines = text.removeprefix(_BYTE_ORDER_MARK).split("\n")
+        return [line.removesuffix("\r") for line in lines]
 
 
 def _is_utf8(name: str) -> bool:

@@ -186,7 +186,7 @@ def _reach_of(rules: Iterable[_Rule]) -> _Reach:
 
 
 def _rule(line: str) -> _Rule | None:
-    glob = _without_trailing_space(line.rstrip("\r\n"))
+    glob = _without_trailing_space(line)
     if not glob or glob.startswith("#"):
         return None
     negated = glob.startswith("!")

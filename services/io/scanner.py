@@ -1,7 +1,8 @@
 """Walks a tree and tells its files in byte order of their paths, one batch at a time.
 
 A folder sorts as its name with a `/`, so that a depth-first walk yields full paths in byte order
-and needs no list of the tree: it holds the entries of the folders above it, and one batch.
+and needs no list of the tree: it holds the entries of the folders above it, and one batch. A link
+sorts as its name until it is found to lead to a folder.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from services.io.parser.languages import TEXT
 from services.io.paths import MAX_NAME_BYTES, MAX_PATH_BYTES, Tree, real_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 BATCH_FILES = 1000
 MAX_DEPTH = 200
@@ -55,7 +56,7 @@ class _Folder:
     included: bool
     names: list[str]
     """What is left to be walked, last first; the name of a folder ends in `/`."""
-    entries: Mapping[str, os.DirEntry[str]]
+    entries: dict[str, os.DirEntry[str]]
     max_plain_bytes: int
     """Up to which size a file here is taken, whatever else it is."""
 
@@ -131,12 +132,12 @@ class TreeScan:
             return
         name = names[-1]
         entry = folder.entries[name]
-        if name[-1] == "/":
+        if entry.is_symlink():
+            names.pop()
+            self._follow(stack, folder, name)
+        elif name[-1] == "/":
             names.pop()
             self._descend(stack, folder, entry.name)
-        elif entry.is_symlink():
-            names.pop()
-            self._follow(stack, folder, entry)
         elif not entry.is_file(follow_symlinks=False):
             names.pop()
             self._skipped[SkipReason.SPECIAL] += 1
@@ -298,14 +299,13 @@ class TreeScan:
             ignores = ignores.below(len(prefix), rules) if rules else ignores
         return ignores
 
-    def _follow(self, stack: list[_Folder], folder: _Folder, entry: os.DirEntry[str]) -> None:
+    def _follow(self, stack: list[_Folder], folder: _Folder, told: str) -> None:
         """Takes what a symbolic link leads to; if that is a folder, enters it.
 
         A link into the tree itself is skipped, as its target is found where it lies; so is a second
         link to one folder. Both keep a walk over links finite.
         """
-        name = entry.name
-        path = folder.prefix + name
+        path = folder.prefix + folder.entries[told].name
         try:
             held = self._tree.open_link(path)
         except OSError as error:
@@ -315,18 +315,23 @@ class TreeScan:
                 self._warn(path, file_error(error, path), is_directory=True)
             return
         try:
-            self._take_link(stack, folder, held, name)
+            self._take_link(stack, folder, held, told)
         except OSError as error:
             self._warn(path, file_error(error, path), is_directory=True)
         finally:
             os.close(held)
 
-    def _take_link(self, stack: list[_Folder], folder: _Folder, held: int, name: str) -> None:
+    def _take_link(self, stack: list[_Folder], folder: _Folder, held: int, told: str) -> None:
         status = os.fstat(held)
+        name = folder.entries[told].name
         path = folder.prefix + name
         identity = (status.st_dev, status.st_ino)
         if self._is_found_elsewhere(held, status) or identity in self._walked_links:
             self._skipped[SkipReason.SYMLINK] += 1
+        elif told[-1] != "/" and stat.S_ISDIR(status.st_mode):
+            _put_off(folder, name)
+        elif told[-1] == "/" and not stat.S_ISDIR(status.st_mode):
+            self._skipped[SkipReason.SYMLINK] += 1  # exchanged since it was put off
         elif stat.S_ISREG(status.st_mode):
             reason, language = self._rules.names.verdict(name)
             reason = reason or self._exclusion(folder, name, path)
@@ -349,6 +354,15 @@ class TreeScan:
     def _warn(self, path: str, error: Exception, *, is_directory: bool) -> None:
         self._warning_count += 1
         self._warnings.append(ScanWarning(path, error, is_directory))
+
+
+def _put_off(folder: _Folder, name: str) -> None:
+    """Has a link to a folder come again where a folder of its name sorts, behind `name.py`."""
+    told, at = f"{name}/", len(folder.names)
+    while at and folder.names[at - 1] < told:
+        at -= 1
+    folder.names.insert(at, told)
+    folder.entries[told] = folder.entries[name]
 
 
 def _too_deep(path: str) -> FileUnreadableError:

@@ -39,3 +39,19 @@ async def test_a_file_behind_a_link_outlives_a_scan_that_cannot_look_at_it(
 
     assert before == {"linked.py", "folder/linked.py"}
     assert after == before
+
+
+async def test_a_link_to_a_folder_beside_files_of_its_name_is_indexed(
+    services: Indexing, roots: Path
+) -> None:
+    """Red when the scan tells `lib/linked.py` before `lib.py`: each run takes io for broken."""
+    (roots / "shared").mkdir()
+    (roots / "shared" / "linked.py").write_text("def behind_a_link():\n    return 1\n")
+    (roots / "tree").mkdir()
+    (roots / "tree" / "lib.py").write_text("def beside_a_link():\n    return 1\n")
+    (roots / "tree" / "lib").symlink_to("../shared")
+    await services.create("tree", "tree")
+    for _ in range(2):
+        await services.succeed("tree")
+        found = {hit.path for hit in await services.search("tree", "beside and behind a link")}
+        assert found == {"lib.py", "lib/linked.py"}

@@ -1,7 +1,9 @@
-"""What a scan finds to be gone costs little memory, however much it is."""
+"""What a scan finds to be gone: held in little memory, and never what it did not look at."""
 
 from __future__ import annotations
 
+import errno
+import os
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,20 @@ from services.indexer.tree_diff import TreeDiff
 from services.io.app import IoApp
 from services.io.settings import IoSettings
 from services.runtime.channel import connect
+from services.runtime.errors import DependencyUnavailableError
 from tests.integration.indexing import Service
 from tests.integration.replicas import replica, workspace_with_model
 from tests.integration.samples import write_tree
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
+    import pytest
+
+    from services.indexer.io_client import ScanBatch
     from services.indexer.storage.database import Database
+    from tests.integration.indexing import Indexing
 
 _FILES = 30_000
 _FILL = """
@@ -69,3 +77,43 @@ async def test_files_that_are_gone_are_held_by_their_ids(
     assert len(sent) == 3
     assert len(result.gone) == _FILES
     assert held_bytes < 50 * _FILES
+
+
+async def test_a_folder_that_a_broken_off_scan_could_not_look_at_keeps_its_files(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit is met at a folder, io goes away further on, and is well when it is back.
+
+    Red when the second walk knows nothing of what the first could not look at: it passes over the
+    files there, as they sort before what was compared, and the first has noted them as gone.
+    """
+    write_tree(roots / "tree")
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    assert "db/store.py" in {hit.path for hit in await services.search("tree", "store")}
+    scan, open_path = IoClient.scan, os.open
+    refused: list[Any] = []
+    broken: list[Any] = []
+
+    def refuse_once(path: Any, *args: Any, **named: Any) -> int:
+        if path == "db" and not refused:
+            refused.append(path)
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return open_path(path, *args, **named)
+
+    async def break_off_once(*args: Any) -> AsyncGenerator[ScanBatch]:
+        async for batch in scan(*args):
+            yield batch
+            if not broken:
+                broken.append(batch)
+                raise DependencyUnavailableError("Gone.", metadata={"dependency": "io"})
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refuse_once)
+        patched.setattr(IoClient, "scan", break_off_once)
+        run = await services.run("tree")
+
+    assert refused
+    assert broken
+    assert "db/store.py" in {hit.path for hit in await services.search("tree", "store")}
+    assert list(run.warnings) == ["db could not be looked at: Too many files are open."]

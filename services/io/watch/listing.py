@@ -92,6 +92,7 @@ class Lister:
                 self._add_link(tree, listing, folder, name)
             elif entry.is_file(follow_symlinks=False):
                 self._add_file(listing, folder, name, entry)
+        listing.folders.sort(key=_place_in_scan)  # links came as files do
         return listing
 
     def _add_link(self, tree: Tree, listing: Listing, folder: Folder, name: str) -> None:
@@ -204,6 +205,10 @@ class Lister:
         if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
             return None
         return version_of(status)
+
+
+def _place_in_scan(folder: tuple[str, bool]) -> str:
+    return f"{folder[0]}/"
 
 
 def version_of(status: os.stat_result) -> Version:

@@ -153,6 +153,7 @@ class WatchLoop:
         before = self._changes.touches
         with self._opened() as tree:
             self._settler.look_at_followed(tree)
+            self._settler.look_at_closed(tree)
         if self._translator.is_top_doubtful:
             # The path leads to a folder of the same inode, of which no event comes any more.
             self._translator.is_top_doubtful = False

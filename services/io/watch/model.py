@@ -24,6 +24,7 @@ class RescanCause(StrEnum):
     BURST = "burst"
     IGNORE_RULES = "ignore_rules"
     LINK = "link"
+    RIGHTS = "rights"
     UNMOUNTED = "unmounted"
     UNWATCHED = "unwatched"
     TOKEN = "token"  # noqa: S105 - the name of a cause

@@ -6,16 +6,19 @@ touched path finds.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import time
 from typing import TYPE_CHECKING
 
 from services.io.errors import GONE, NOT_FOLLOWED
+from services.io.ignore import IGNORE_FILES
 from services.io.watch.folders import Folder, split
 from services.io.watch.inotify import is_limit
-from services.io.watch.listing import UNKNOWN, Version, ignore_files, open_folder, version_of
+from services.io.watch.listing import Version, ignore_files, open_folder, version_of
 from services.io.watch.model import EventType, FileEvent, RescanCause
+from services.io.watch.walk import leads_to_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +95,6 @@ class Settler:
 
     def look_at_followed(self, tree: Tree) -> None:
         """Notes the links that lead elsewhere, and files that changed where no event tells it."""
-        now = time.time_ns()
         for path, old in list(self._walk.followed.items()):
             prefix, name = split(path)
             folder = self._walk.top.find(prefix)
@@ -104,14 +106,43 @@ class Settler:
             except OSError as error:
                 self._walk.is_limited = self._walk.is_limited or is_limit(error)
                 continue  # nothing is known of it, and what was known holds
-            if new == old:
+            if new != old:
+                self._walk.followed[path] = new
+                self._walk.leads_elsewhere(folder, name, old, new)
+                if name in IGNORE_FILES:
+                    self._translator.suspects.add(prefix)
+
+    def look_at_closed(self, tree: Tree) -> None:
+        """Has callers scan when a folder may be read that might not: what it holds is not known."""
+        for path in list(self._walk.closed):
+            try:
+                self._search(tree, path)
+            except OSError as error:
+                if error.errno in NOT_FOLLOWED:
+                    self._walk.closed.discard(path)
                 continue
-            self._walk.followed[path] = new
-            if old == UNKNOWN or _leads_to_folder(old, new):
-                self._walk.needs.add(RescanCause.LINK)
-            elif self._walk.lister.names(folder.ignores, path, name):
-                self._walk.opened.add(folder)
-                self._changes.change(path, now, known=name in folder.names)
+            self._walk.closed.discard(path)
+            self._walk.needs.add(RescanCause.RIGHTS)
+
+    def _search(self, tree: Tree, path: str) -> None:
+        """Opens a folder, known or not, and looks into it.
+
+        Raises:
+            OSError: it is gone, or may not be read or searched.
+        """
+        prefix, name = split(path)
+        folder = self._walk.top.find(prefix)
+        if folder is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if name:
+            is_link = leads_to_folder(self._walk.followed.get(path))
+            unknown = Folder(folder, name, folder.ignores, is_link=is_link)
+            folder = folder.children.get(name, unknown)
+        fd = open_folder(tree, folder)
+        try:
+            os.stat(".", dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def _version(self, tree: Tree, folder: Folder, name: str) -> Version | None:
         """Returns what a name leads to now.
@@ -145,7 +176,7 @@ class Settler:
             except OSError as error:
                 if folder.parent is None and not is_limit(error):
                     raise  # of another folder that cannot be read nothing new is known
-                self._walk.could_not_look(error)
+                self._walk.could_not_look(folder.path, error)
         suspects.clear()
         reopened.clear()
 
@@ -215,8 +246,8 @@ class Settler:
             if error.errno in GONE:
                 for name in names:
                     self._miss(folder, folder.prefix + name, name)
-            elif is_limit(error):
-                self._walk.is_limited = True
+            else:
+                self._walk.note_refused(folder.path, error)
             return linked
         try:
             for name in names:
@@ -238,6 +269,8 @@ class Settler:
         except OSError as error:
             if error.errno in GONE:
                 self._miss(folder, path, name)
+            else:
+                self._walk.note_refused(folder.path, error)
             return None
         if stat.S_ISLNK(status.st_mode):
             self._look_at_link(tree, folder, path, name)
@@ -245,9 +278,20 @@ class Settler:
         if not lister.takes(name, status) or not lister.names(folder.ignores, path, name):
             self._miss(folder, path, name)
             return None
+        self._compare_followed(folder, path, name, version_of(status))
         folder.names.add(name)
         self._changes.found(path, self._origins.origin_of(status, os.fstat(fd), name))
         return status
+
+    def _compare_followed(
+        self, folder: Folder, path: str, name: str, version: Version | None
+    ) -> None:
+        """Notes a change that the next look at what is followed would have told.
+
+        The event that this look is for may tell of other things, such as rights.
+        """
+        if self._walk.followed.get(path, version) != version:
+            self._changes.change(path, time.time_ns(), known=name in folder.names)
 
     def _is_newly_linked(self, path: str, status: os.stat_result) -> bool:
         followed = self._walk.followed
@@ -262,12 +306,13 @@ class Settler:
         try:
             version = self._walk.lister.link(tree, path)
         except OSError as error:
-            self._walk.could_not_look(error)
+            self._walk.could_not_look(path, error)
             self._walk.follow_unknown(path)
             return
+        self._compare_followed(folder, path, name, version)
         old = self._walk.followed.get(path)
         self._walk.follow(path, version)
-        if old != version and _leads_to_folder(old, version):
+        if old != version and leads_to_folder(old, version):
             self._walk.needs.add(RescanCause.LINK)
         if self._walk.lister.takes_link(name, version):
             folder.names.add(name)
@@ -281,7 +326,3 @@ class Settler:
         if folder is not None:
             folder.names.discard(name)
         self._changes.missed(path)
-
-
-def _leads_to_folder(*versions: Version | None) -> bool:
-    return any(version is not None and version.is_folder for version in versions)

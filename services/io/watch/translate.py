@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from services.io.folders import REPOSITORY
 from services.io.ignore import IGNORE_FILES
@@ -12,12 +13,15 @@ from services.io.watch import inotify
 from services.io.watch.folders import UNWATCHED, Folder
 from services.io.watch.listing import open_folder
 from services.io.watch.model import RescanCause
+from services.io.watch.walk import leads_to_folder
 
 if TYPE_CHECKING:
     from services.io.paths import Tree
     from services.io.watch.coalesce import Changes, File
     from services.io.watch.inotify import RawEvent
     from services.io.watch.walk import Walk
+
+Moved = TypeVar("Moved")
 
 _CONTENT = inotify.MODIFY | inotify.CLOSE_WRITE
 _ENTRY = inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO
@@ -28,15 +32,15 @@ class Translator:
     """Takes events one by one, in order; for one thread.
 
     The two halves of a rename share a cookie. A half without the other is a file that came from
-    outside or went there.
+    outside or went there. A folder that two links lead to has each half twice, in the same order.
     """
 
     def __init__(self, walk: Walk, changes: Changes, rename_files: int) -> None:
         self._walk = walk
         self._changes = changes
         self._rename_files = rename_files
-        self._moves: dict[int, tuple[File | None]] = {}
-        self._moved_folders: dict[int, tuple[Folder, dict[str, File]]] = {}
+        self._moves: dict[int, list[File | None]] = {}
+        self._moved_folders: dict[int, list[tuple[Folder, dict[str, File]]]] = {}
         self.suspects: set[str] = set()
         """Prefixes of folders whose ignore files may say something else."""
         self.reopened: set[str] = set()
@@ -45,13 +49,14 @@ class Translator:
 
     def take(self, tree: Tree, event: RawEvent) -> None:
         """Takes one event. What comes while a scan is needed anyway is dropped."""
-        wd, mask, cookie, raw = event
-        if mask & inotify.Q_OVERFLOW:
+        if event.mask & inotify.Q_OVERFLOW:
             self._walk.needs.add(RescanCause.OVERFLOW)
             return
-        folder = self._walk.by_wd.get(wd)
-        if folder is None:
-            return
+        for folder in self._walk.by_wd.get(event.wd, ()):
+            self._take_in(tree, folder, event)
+
+    def _take_in(self, tree: Tree, folder: Folder, event: RawEvent) -> None:
+        _, mask, cookie, raw = event
         if not raw:
             self._take_own(folder, mask)
             return
@@ -69,12 +74,13 @@ class Translator:
         elif mask & inotify.ISDIR:
             self._take_folder(tree, folder, name, mask, cookie)
         else:
-            self._take_file(folder, name, mask, cookie)
+            self._take_file(tree, folder, name, mask, cookie)
 
     def end_window(self) -> None:
         """Gives up on halves whose other did not come."""
-        for folder, _ in self._moved_folders.values():
-            self._walk.release(folder)
+        for moved in self._moved_folders.values():
+            for folder, _ in moved:
+                self._walk.release(folder)
         self._moved_folders.clear()
         self._moves.clear()
 
@@ -88,9 +94,9 @@ class Translator:
             self._walk.by_wd.pop(folder.wd, None)
             folder.wd = UNWATCHED
 
-    def _take_file(self, folder: Folder, name: str, mask: int, cookie: int) -> None:
+    def _take_file(self, tree: Tree, folder: Folder, name: str, mask: int, cookie: int) -> None:
         path = folder.prefix + name
-        if name in IGNORE_FILES and mask & (_ENTRY | _CONTENT):
+        if name in IGNORE_FILES:
             self.suspects.add(folder.prefix)
         child = folder.children.get(name)
         if mask & _ENTRY and child is not None and child.is_link:
@@ -101,16 +107,18 @@ class Translator:
         if not known and path not in self._changes:
             walk = self._walk
             if not walk.lister.names(folder.ignores, path, name):
+                self._take_skipped(tree, folder, name, mask)
                 return
         now = time.time_ns()
         if mask & inotify.MOVED_FROM:
-            self._moves[cookie] = (self._changes.lift(path, now, known=known),)
+            file = self._changes.lift(path, now, known=known)
+            self._moves.setdefault(cookie, []).append(file)
             folder.names.discard(name)
         elif mask & inotify.DELETE:
             self._changes.lift(path, now, known=known)
             folder.names.discard(name)
         elif mask & (inotify.MOVED_TO | inotify.CREATE):
-            (file,) = self._moves.pop(cookie, (None,)) if cookie else (None,)
+            file = _first(self._moves, cookie)
             self._changes.put(path, now, known=known, file=file)
             folder.names.add(name)
         elif mask & _CONTENT:
@@ -118,6 +126,27 @@ class Translator:
             folder.names.add(name)
         elif mask & inotify.ATTRIB:
             self._changes.notice(path, now, known=known)
+
+    def _take_skipped(self, tree: Tree, folder: Folder, name: str, mask: int) -> None:
+        """Looks whether a name that no file is taken of is a link: it may lead to a folder."""
+        walk, is_new = self._walk, mask & (inotify.CREATE | inotify.MOVED_TO)
+        if not is_new or not walk.lister.walks(folder, folder.ignores, name):
+            return
+        try:
+            fd = open_folder(tree, folder)
+            try:
+                mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
+            finally:
+                os.close(fd)
+            if not stat.S_ISLNK(mode):
+                return
+            version = walk.lister.link(tree, folder.prefix + name)
+        except OSError as error:
+            walk.could_not_look(folder.path, error)
+            return
+        walk.follow(folder.prefix + name, version)
+        if leads_to_folder(version):
+            walk.needs.add(RescanCause.LINK)
 
     def _take_folder(self, tree: Tree, folder: Folder, name: str, mask: int, cookie: int) -> None:
         child = folder.children.get(name)
@@ -127,6 +156,8 @@ class Translator:
         elif mask & inotify.MOVED_FROM:
             if child is not None:
                 self._move_away(child, cookie)
+                # Of two that are exchanged, the kernel tells first what came to a name.
+                self._enter(tree, folder, name)
         elif mask & inotify.CREATE or (mask & inotify.ATTRIB and child is None):
             self._enter(tree, folder, name)
         elif mask & inotify.MOVED_TO:
@@ -139,7 +170,7 @@ class Translator:
         try:
             fd = open_folder(tree, folder)
         except OSError as error:
-            self._walk.could_not_look(error)
+            self._walk.could_not_look(folder.path, error)
             return
         try:
             self._walk.enter(tree, folder, name, fd)
@@ -161,10 +192,10 @@ class Translator:
                 self._walk.needs.add(RescanCause.BURST)
                 return
         child.detach()
-        self._moved_folders[cookie] = (child, carried)
+        self._moved_folders.setdefault(cookie, []).append((child, carried))
 
     def _move_here(self, tree: Tree, folder: Folder, name: str, cookie: int) -> None:
-        moved, carried = self._moved_folders.pop(cookie, (None, {}))
+        moved, carried = _first(self._moved_folders, cookie) or (None, {})
         if not self._walk.lister.walks(folder, folder.ignores, name):
             if moved is not None:
                 self._walk.release(moved)
@@ -186,3 +217,9 @@ class Translator:
         now = time.time_ns()
         for rest, file in carried.items():
             self._changes.put(prefix + rest, now, known=False, file=file)
+
+
+def _first(moves: dict[int, list[Moved]], cookie: int) -> Moved | None:
+    """Takes out what left first under a cookie."""
+    waiting = moves.get(cookie)
+    return waiting.pop(0) if waiting else None

@@ -27,7 +27,7 @@ from services.io.watch.listing import (
 from services.io.watch.model import RescanCause
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from services.io.paths import Tree
     from services.io.scanner import ScanRules
@@ -51,13 +51,16 @@ class Walk:
     ) -> None:
         self.lister = Lister(rules, is_stopped)
         self.top = Folder(None, "", _nothing_ignored())
-        self.by_wd: dict[int, Folder] = {}
+        self.by_wd: dict[int, tuple[Folder, ...]] = {}
+        """The folders of each watch; several where links or mounts lead to one folder twice."""
         self.followed: dict[str, Version | None] = {}
         self.needs: set[RescanCause] = set()
         self.is_limited = False
         """Whether the system does not let all folders be watched, or did not let one be opened."""
         self.is_following_all = True
-        """Whether all links and files with several names are followed."""
+        """Whether all links, files with several names and closed folders are followed."""
+        self.closed: set[str] = set()
+        """Paths of folders that may not be read: what was in them, or came, is not known."""
         self.opened: set[Folder] = set()
         """Folders whose names were asked for since they were packed."""
         self._source = source
@@ -65,6 +68,7 @@ class Walk:
         self._is_stopped = is_stopped
         self._is_full = False
         self._walked_links: set[Identity] = set()
+        self._followed_before: Mapping[str, Version | None] = {}
 
     def refresh_all(self, tree: Tree) -> None:
         """Compares the whole tree, links to folders included.
@@ -75,13 +79,16 @@ class Walk:
         """
         self.is_limited = False
         self.is_following_all = True
-        self.followed.clear()
+        self._followed_before, self.followed = self.followed, {}
         self._walked_links.clear()
+        if self._changes.is_muted:
+            self.closed.clear()
         self._is_full = True
         try:
             self.refresh(tree, self.top, os.dup(tree.fd))
         finally:
             self._is_full = False
+            self._keep_unknown()
 
     def refresh(self, tree: Tree, folder: Folder, fd: int) -> None:
         """Compares an open folder and all beneath it; closes `fd`.
@@ -124,12 +131,14 @@ class Walk:
             self.forget(child)
             child = None
         is_new = child is None
+        if is_new:
+            self.closed.discard(path)  # all that is in it is told
         child = child or Folder(parent, name, parent.ignores, is_link=is_link)
         parent.children[name] = child
         try:
             self.refresh(tree, child, fd)
         except OSError as error:
-            self.is_limited = self.is_limited or is_limit(error)
+            self.note_refused(path, error)
             if is_new:
                 self.forget(child)
 
@@ -141,12 +150,9 @@ class Walk:
         folder.detach()
 
     def release(self, folder: Folder) -> None:
-        """Ends the watches of a folder and of all beneath it, but those that others took over."""
+        """Ends the watches of a folder and of all beneath it, but those that others have too."""
         for below in folder.with_all_below():
-            if below.wd != UNWATCHED and self.by_wd.get(below.wd) is below:
-                del self.by_wd[below.wd]
-                self._source.remove(below.wd)
-            below.wd = UNWATCHED
+            self._unwatch(below)
             self.opened.discard(below)
 
     def follow(self, path: str, version: Version | None) -> None:
@@ -164,15 +170,34 @@ class Walk:
         if self.followed.get(path) is None:
             self.follow(path, UNKNOWN)
 
-    def could_not_look(self, error: OSError) -> None:
-        """Has callers scan, now or when there is room again: what could not be opened is not known.
+    def leads_elsewhere(
+        self, folder: Folder, name: str, old: Version | None, new: Version | None
+    ) -> None:
+        """Notes that what a name leads to is not what it was."""
+        if old == UNKNOWN or leads_to_folder(old, new):
+            self.needs.add(RescanCause.LINK)
+        elif self.lister.names(folder.ignores, folder.prefix + name, name):
+            self.opened.add(folder)
+            known = name in folder.names
+            self._changes.change(folder.prefix + name, time.time_ns(), known=known)
 
-        What is gone tells so by an event of its own, and of what may not be read nothing is told.
+    def could_not_look(self, folder: str, error: OSError) -> None:
+        """Has callers scan, now or when it can be looked into: what is in a folder is not known.
+
+        What is gone tells so by an event of its own.
         """
+        self.note_refused(folder, error)
+        if not is_limit(error) and error.errno not in GONE | _FORBIDDEN:
+            self.needs.add(RescanCause.UNWATCHED)
+
+    def note_refused(self, folder: str, error: OSError) -> None:
+        """Notes that a folder could not be looked into, to have callers scan when it can."""
         if is_limit(error):
             self.is_limited = True
-        elif error.errno not in GONE | _FORBIDDEN:
-            self.needs.add(RescanCause.UNWATCHED)
+        elif error.errno in _FORBIDDEN and len(self.closed) < MAX_FOLLOWED:
+            self.closed.add(folder)
+        elif error.errno in _FORBIDDEN:
+            self.is_following_all = False
 
     def pack(self) -> None:
         """Makes small what was opened since."""
@@ -194,13 +219,21 @@ class Walk:
                 raise
             wd = UNWATCHED
             self.is_limited = True
-        old_wd, folder.wd = folder.wd, wd
-        if old_wd not in {wd, UNWATCHED} and self.by_wd.get(old_wd) is folder:
-            del self.by_wd[old_wd]
-            self._source.remove(old_wd)
+        if folder.wd == wd:
+            return True
+        self._unwatch(folder)
+        folder.wd = wd
         if wd != UNWATCHED:
-            self.by_wd[wd] = folder
-        return old_wd == wd
+            self.by_wd[wd] = (*self.by_wd.get(wd, ()), folder)
+        return False
+
+    def _unwatch(self, folder: Folder) -> None:
+        wd, folder.wd = folder.wd, UNWATCHED
+        others = tuple(other for other in self.by_wd.get(wd, ()) if other is not folder)
+        if others:
+            self.by_wd[wd] = others
+        elif self.by_wd.pop(wd, None) is not None:
+            self._source.remove(wd)
 
     def _forget_names(self, folder: Folder) -> None:
         now = time.time_ns()
@@ -225,9 +258,27 @@ class Walk:
         for name in [name for name in folder.children if name not in kept]:
             self.forget(folder.children[name])
         for name, version in listing.followed.items():
-            self.follow(folder.prefix + name, version)
+            self._follow_again(folder, name, version)
         for name in listing.unknown:
             self.follow_unknown(folder.prefix + name)
+
+    def _keep_unknown(self) -> None:
+        """Leaves it to the next look to tell what could not be looked at, unless all is scanned."""
+        before, self._followed_before = self._followed_before, {}
+        for path, version in before.items():
+            if version == UNKNOWN and path not in self.followed and not self._changes.is_muted:
+                self.follow(path, version)
+
+    def _follow_again(self, folder: Folder, name: str, version: Version | None) -> None:
+        """Notes what a name leads to now, and whether that changed since the last look.
+
+        No later look tells it. Who is told to scan anyway needs no more.
+        """
+        path = folder.prefix + name
+        old = self.followed.get(path, self._followed_before.get(path, version))
+        self.follow(path, version)
+        if old != version and not self._changes.is_muted:
+            self.leads_elsewhere(folder, name, old, version)
 
     def _may_follow(self, parent: Folder, name: str, fd: int) -> bool:
         """Tells whether a link to a folder is walked, as a scan decides it: the first one is.
@@ -253,12 +304,17 @@ class Walk:
     def _could_not_open(self, parent: Folder, name: str, error: OSError) -> None:
         """Forgets a folder that is gone when no event may tell it.
 
-        Of one that may not be read nothing is known, as ever.
+        Of one that may not be read nothing is known until it may.
         """
-        self.is_limited = self.is_limited or is_limit(error)
+        self.note_refused(parent.prefix + name, error)
         child = parent.children.get(name)
         if child is not None and error.errno in GONE and self._is_full:
             self.forget(child)
+
+
+def leads_to_folder(*versions: Version | None) -> bool:
+    """Tells whether one of the versions is a folder."""
+    return any(version is not None and version.is_folder for version in versions)
 
 
 def _nothing_ignored() -> IgnoreStack:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from services.indexer.errors import PathOutsideTreeError
 from services.indexer.scope import PathScope, normal_entries
+from services.io.ignore import IgnoreRules
 from services.runtime.errors import InvalidRequestError
 from services.runtime.globs import escape_glob
 
@@ -83,3 +84,15 @@ def test_an_escaped_path_takes_its_file_alone(name: str) -> None:
     assert scope.takes(path)
     assert not scope.takes(f"{path}x")
     assert not scope.takes(f"x{path}")
+
+
+@given(st.text(alphabet="ab/*?\\[]!#. \t\r\né", min_size=1, max_size=12))
+@example("notes\r")
+@example("a\n")
+def test_a_scan_for_a_named_file_takes_it_whatever_its_name(name: str) -> None:
+    """Red when the pattern loses the end of the name: a scan for it finds nothing, as if gone."""
+    assume(name.strip("/") == name and not {"", ".", ".."} & set(name.split("/")))
+    (pattern,) = PathScope(normal_entries([escape_glob(name)])).includes()
+    rules = IgnoreRules([pattern])
+    assert rules.verdict(name.rpartition("/")[2], name, is_folder=False)
+    assert rules.may_match_beneath(name)

@@ -23,7 +23,7 @@ TREE = ["a.py", "b.txt", "src/a.py", "src/b.txt", "src/sub/a.py", "src/sub/deep/
 PATTERNS = ["*.py", "!a.py", "/a.py", "src/", "src/sub", "/src/*", "!/src/sub/", "**/x.txt",
             "lib/**", "**/src", "a.*", "!*.txt", "?.py", "[ab].py", "[!a].txt", "src/**/x.txt",
             "sub/", "deep", "*", "!*/", "x\\[1\\].py", "a\\ b.py", "*.txt  ", "# c", "", "\\!x",
-            "s**/x.txt", "[--b].[--q]y",
+            "s**/x.txt", "[--b].[--q]y", "*.txt \r", "/src\r\r",
             "/*", "!/lib", "[a-", "s*/b.txt", "**", "sr[c]/**/a.py", "lib/*/x.py"]  # fmt: skip
 
 

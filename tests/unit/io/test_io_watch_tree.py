@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PR_SET_DUMPABLE = 4
+_AT_FDCWD, _EXCHANGE = -100, 2
 
 
 def test_a_folder_that_is_written_to_while_it_comes_is_told_whole(make_files: MakeFiles) -> None:
@@ -287,3 +288,92 @@ def test_a_file_that_came_and_went_is_told_where_one_was_told_before(make_files:
             (top / path).unlink()
 
         assert kinds(watched.events()) == [("removed", "known.py")]
+
+
+def test_a_watch_follows_the_link_to_a_folder_that_a_scan_does(make_files: MakeFiles) -> None:
+    """Of two links to one folder the first is walked, in the order of paths: `a-b/`, then `a/`."""
+    top = make_files({"tree/z.py": "", "out/x.py": ""})
+    for name in ("a", "a-b"):
+        (top / "tree" / name).symlink_to("../out")
+    with watch(top, directory="tree") as watched:
+        assert set(watched.scan()) == {"a-b/x.py", "z.py"}
+        append(top / "out" / "x.py")
+        assert kinds(watched.events()) == [("modified", "a-b/x.py")]
+
+
+@pytest.mark.parametrize("way", ["second name", "repository"])
+def test_a_walk_tells_what_changed_behind_links_since_the_last_look(
+    make_files: MakeFiles, way: str
+) -> None:
+    """Red when a walk notes what links lead to now as known: no look at links tells it then."""
+    top = make_files({"t/d/a.py": "a", "out/o.py": "o", "out/h.py": "h"})
+    (top / "t/d/link.py").symlink_to("../../out/o.py")
+    (top / "t/d/hard.py").hardlink_to(top / "out/h.py")
+    with watch(top, directory="t", options=replace(QUICK, check_seconds=60)) as watched:
+        append(top / "out/o.py")
+        append(top / "out/h.py")
+        if way == "second name":
+            (top / "t/b.py").hardlink_to(top / "t/d/a.py")
+        else:
+            (top / "t/d/.git").mkdir()
+            (top / "t/d/.git").rmdir()
+        told = kinds(watched.events())
+    assert {("modified", "d/link.py"), ("modified", "d/hard.py")} <= set(told)
+
+
+def test_a_link_to_a_folder_is_followed_by_a_name_that_no_file_is_taken_of(
+    make_files: MakeFiles,
+) -> None:
+    """A scan walks it: red when the name alone decides. A link to a file is none, nor a RESCAN."""
+    top = make_files({"t/a.py": "a", "out/x.py": "x"})
+    with watch(top, directory="t") as watched:
+        client = Client(watched)
+        (top / "t/lib.so").symlink_to("../out/x.py")
+        (top / "t/plain.bin").write_text("b")
+        client.catch_up()
+        assert client.rescans == 0
+        (top / "t/pkg.bin").symlink_to("../out")
+        client.catch_up()
+        assert client.known == watched.scan()
+        assert client.known.keys() == {"a.py", "pkg.bin/x.py"}
+        append(top / "out/x.py")
+        client.catch_up()
+        assert client.known == watched.scan()
+        assert client.rescans == 1
+
+
+@pytest.mark.parametrize("other", ["e", ".git"])
+def test_folders_that_are_exchanged_are_told_and_watched_on(
+    make_files: MakeFiles, other: str
+) -> None:
+    """Also with one that is not watched.
+
+    Of the second the kernel tells that it left its name after the first came there. Red when
+    whatever is known under the name by then is taken to have left.
+    """
+    top = make_files({"d/x.py": "x", "d/f/w.py": "w", f"{other}/y.py": "y", f"{other}/g/z.py": "z"})
+    with watch(top) as watched:
+        client = Client(watched)
+        for ends in ("d", other), (other, "d"):
+            one, two = (str(top / end).encode() for end in ends)
+            assert ctypes.CDLL(None).renameat2(_AT_FDCWD, one, _AT_FDCWD, two, _EXCHANGE) == 0
+            client.catch_up()
+            assert client.known == watched.scan()
+            for place in sorted(top.rglob("?.py")):
+                append(place)
+            client.catch_up()
+            assert client.known == watched.scan()
+        assert client.rescans == 0
+
+
+def test_a_change_of_rights_hides_no_write_under_another_name(make_files: MakeFiles) -> None:
+    """Red when the look that the change asks for takes the file for the one that was known."""
+    top = make_files({"t/b.py": "b", "out/h.py": "h", "out/o.py": "o"})
+    (top / "t/hard.py").hardlink_to(top / "out/h.py")
+    (top / "t/link.py").symlink_to("../out/o.py")
+    with watch(top, directory="t", options=replace(QUICK, check_seconds=60)) as watched:
+        append(top / "out/h.py")
+        append(top / "out/o.py")
+        (top / "t/hard.py").chmod(0o600)
+        os.utime(top / "t/link.py", ns=(0, 0), follow_symlinks=False)
+        assert kinds(watched.events()) == [("modified", "hard.py"), ("modified", "link.py")]
