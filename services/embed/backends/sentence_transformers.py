@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CPU_TOKEN_BUDGET = 1024
 _GPU_TOKEN_BUDGET = 16384
+_GPU_BATCHES = 2
+"""Batches of a GPU at once: one runs, one is laid out behind it."""
 DTYPES = {
     Precision.FLOAT32: torch.float32,
     Precision.BFLOAT16: torch.bfloat16,
@@ -132,7 +134,9 @@ def _loaded(
                 longest=identity.max_tokens,
                 recorders=recorders,
             )
-        packed_info = replace(info, padded=False)
+        packed_info = replace(
+            info, padded=False, concurrency=_GPU_BATCHES if device == "cuda" else 1
+        )
         backend = PackedTorchBackend(packed, packed_info, device=device, graphs=graphed)
         return LoadedModel(backend, encoder)
     return LoadedModel(TorchBackend(module, info, device=device, token_types=token_types), encoder)
