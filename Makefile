@@ -118,9 +118,13 @@ bench-embed: setup corpora build/onnx ## Measures the embed service; the last li
 bench-io: setup corpora ## Measures the io service against find, git and one core; the last line is JSON.
 	@$(BIN)/python -m tests.bench.suite io
 
-.PHONY: bench-gpu
-bench-gpu: setup corpora ## Measures torch on a GPU against the plain library; says so where there is none.
-	@$(BIN)/python -m tests.bench.gpu || test $$? = 77
+.PHONY: bench-gpu gpu-kit
+bench-gpu: setup corpora ## Measures torch on a GPU against the plain library, and runs its tests; says so where there is none. PARTS="rates graphs" runs some.
+	@$(BIN)/python -m tests.bench.gpu $(PARTS) || test $$? = 77
+
+GPU_PYTHON ?= 3.12
+gpu-kit: setup corpora ## Packs build/gpu-kit, by which a machine with torch and no network runs bench-gpu; GPU_PYTHON is its release of Python.
+	@$(BIN)/python -m tests.bench.gpu_kit pack build/gpu-kit --python $(GPU_PYTHON)
 
 .PHONY: bench-indexer
 bench-indexer: setup ## Measures the indexer on generated trees; the last line is JSON.

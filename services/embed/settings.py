@@ -100,7 +100,8 @@ class EmbedSettings(ServiceSettings):
     """Time that an engine may be away, being rebuilt, before texts that wait for it fail."""
 
     engine_memory_bytes: Annotated[int, Field(ge=0, le=1 << 44)] = 0
-    """Most memory (address space) of a process that runs a model; 0 is no limit."""
+    """Most memory (address space) of a process that runs a model; 0 is no limit. Not with a GPU,
+    where CUDA reserves more than there is memory."""
 
     streams: Annotated[int, Field(ge=0, le=256)] = 0
     """Forwards at once on OpenVINO; 0 measures it at the first start."""

@@ -131,8 +131,13 @@ class RunningService:
 @asynccontextmanager
 async def running_service(
     settings: Mapping[str, str] | None = None,
+    *,
+    told: bool = False,
 ) -> AsyncIterator[RunningService]:
-    """Starts the service on a Unix socket; settings are named without `LODESTONE_EMBED_`."""
+    """Starts the service on a Unix socket; settings are named without `LODESTONE_EMBED_`.
+
+    `told` passes its log on.
+    """
     with tempfile.TemporaryDirectory() as folder:
         address = f"unix:{folder}/embed.sock"
         variables = {"LISTEN": address, **(settings or {})}
@@ -140,7 +145,7 @@ async def running_service(
             [sys.executable, "-m", "services.embed"],
             env={**os.environ, **{f"LODESTONE_EMBED_{k}": v for k, v in variables.items()}},
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=None if told else subprocess.DEVNULL,
         )
         try:
             yield RunningService(process, address, await _first_model(address, process))

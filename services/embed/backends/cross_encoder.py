@@ -14,11 +14,11 @@ from services.embed.backends.protocol import BackendInfo, LoadedModel
 from services.embed.backends.sentence_transformers import (
     DTYPES,
     TorchBackend,
-    device_of_choice,
     precisions_on,
     usual_budget,
 )
 from services.embed.backends.suitability import UnsupportedModelError, holds_tokenizer
+from services.embed.backends.torch_device import device_of_choice
 from services.embed.canary import CANARY_QUERY, CANARY_TEXTS
 from services.embed.fingerprint import digest_of_files, digest_of_json, weight_files
 from services.embed.model import ModelIdentity, Precision, Prompts, Vectors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 from concurrent.futures import Future
@@ -17,13 +18,16 @@ from services.embed.sources import HashingSource, RemoteSource
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from services.embed.backends.protocol import LoadedModel
     from services.embed.settings import EmbedSettings
     from services.embed.sources import FolderSource, Source
 
-_NVIDIA_DRIVER = "/proc/driver/nvidia/version"
+_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
+"""What is there where there is a driver: containers need not show the first, and WSL has the last
+alone."""
 
 
 async def load(source: Source, settings: EmbedSettings) -> LoadedModel:
@@ -94,14 +98,40 @@ async def _load_remote(source: RemoteSource, settings: EmbedSettings) -> LoadedM
 
 
 def has_gpu() -> bool:
-    """Tells whether torch finds a GPU; without a driver it is not asked, as that is its import."""
-    if not os.path.exists(_NVIDIA_DRIVER):  # noqa: PTH110 - a Path of /proc wins nothing
+    """Tells whether torch finds a GPU; without a driver it is not asked, as that is its import.
+
+    Raises StartError when there is one that does not answer.
+    """
+    if not any(map(os.path.exists, _DRIVERS)):
         return False
     if importlib.util.find_spec("torch") is None:
         return False
-    import torch  # noqa: PLC0415
+    from services.embed.backends.torch_device import device_of_choice  # noqa: PLC0415
 
-    return torch.cuda.is_available()
+    with _torch_errors_told():
+        return device_of_choice() == "cuda"
+
+
+@contextlib.contextmanager
+def _torch_errors_told() -> Iterator[None]:
+    """Raises what torch says of a device, or of the lack of memory, as StartError."""
+    try:
+        with memory_errors_told():
+            yield
+    except OutOfMemoryError:
+        raise StartError(
+            ExitCode.MODEL,
+            "There is too little memory for the model; where torch finds a GPU, on that.",
+        ) from None
+    except RuntimeError as error:
+        raise StartError(
+            ExitCode.MODEL,
+            f"The model does not run with torch ({type(error).__name__}: {_first_line(error)}).",
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
@@ -114,17 +144,18 @@ def _load_torch(source: FolderSource, settings: EmbedSettings) -> LoadedModel:
 
     limits = {"token_budget": settings.token_budget, "max_text_chars": settings.max_text_chars}
     try:
-        if source.reranks:
-            return load_torch_reranker(source.folder, precision=settings.precision, **limits)
-        return load_torch(
-            source.folder,
-            precision=settings.precision,
-            attention=settings.torch_attention,
-            graphs=settings.cuda_graphs,
-            **limits,
-        )
+        with _torch_errors_told():
+            if source.reranks:
+                return load_torch_reranker(source.folder, precision=settings.precision, **limits)
+            return load_torch(
+                source.folder,
+                precision=settings.precision,
+                attention=settings.torch_attention,
+                graphs=settings.cuda_graphs,
+                **limits,
+            )
     except (UnsupportedModelError, OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise StartError(
-            ExitCode.MODEL, f"The model does not load: {reason}. The model is {source.folder}."
+            ExitCode.MODEL,
+            f"The model does not load: {_first_line(error)}. The model is {source.folder}.",
         ) from None

@@ -14,6 +14,7 @@ from services.embed.backends.padding import pad
 from services.embed.backends.precision import canary_ids, load_where_it_agrees, rows_alone
 from services.embed.backends.protocol import AlwaysUp, BackendInfo, LoadedModel
 from services.embed.backends.routed import routed
+from services.embed.backends.torch_device import device_of_choice
 from services.embed.backends.torch_graphs import graphed_encoder
 from services.embed.backends.torch_packed import PackedTorchBackend, packed_encoder, to_host
 from services.embed.backends.torch_recorder import recorders_for
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 _CPU_TOKEN_BUDGET = 1024
 _GPU_TOKEN_BUDGET = 16384
+_GPU_BATCHES = 2
+"""Batches of a GPU at once: one runs, one is laid out behind it."""
 DTYPES = {
     Precision.FLOAT32: torch.float32,
     Precision.BFLOAT16: torch.bfloat16,
@@ -131,15 +134,12 @@ def _loaded(
                 longest=identity.max_tokens,
                 recorders=recorders,
             )
-        packed_info = replace(info, padded=False)
+        packed_info = replace(
+            info, padded=False, concurrency=_GPU_BATCHES if device == "cuda" else 1
+        )
         backend = PackedTorchBackend(packed, packed_info, device=device, graphs=graphed)
         return LoadedModel(backend, encoder)
     return LoadedModel(TorchBackend(module, info, device=device, token_types=token_types), encoder)
-
-
-def device_of_choice() -> str:
-    """Returns where torch runs models: on a GPU when there is one."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def usual_budget(device: str) -> int:

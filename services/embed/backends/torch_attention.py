@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import groupby
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _LEAST_CAPABILITY = (8, 0)
 """Flash attention needs an Ampere GPU or a newer one, and numbers of 16 bits."""
+
+
+def unsplit(attend: Callable[..., object]) -> dict[str, Any]:
+    """Returns what keeps a release's kernel from splitting keys; one without the word never does.
+
+    The word came after torch 2.11.
+    """
+    return {"num_splits": 1} if "num_splits" in inspect.signature(attend).parameters else {}
+
+
+_UNSPLIT: Final = unsplit(varlen_attn)
 
 
 class Segments:
     """Where each text of a row begins and ends."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32)
+        # From pinned memory the copy waits for nothing that the device does.
+        pinned = device.type == "cuda"
+        bounds = torch.zeros(len(lengths) + 1, dtype=torch.int32, pin_memory=pinned)
         torch.cumsum(torch.tensor(lengths), 0, out=bounds[1:])
         self.lengths = list(lengths)
         self.longest = max(lengths)
@@ -59,7 +73,7 @@ def attend_varlen(
     batch, and a vector would depend on its neighbours.
     """
     bounds, longest = segments.bounds, segments.longest
-    result = varlen_attn(query, key, value, bounds, bounds, longest, longest, num_splits=1)
+    result = varlen_attn(query, key, value, bounds, bounds, longest, longest, **_UNSPLIT)
     assert isinstance(result, torch.Tensor)  # it is a pair where more is asked for
     return result
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 import torch
 
-from services.embed.backends.torch_packed import to_host
+from services.embed.backends.torch_packed import HostRows, to_host
 from services.embed.backends.torch_static import StaticEncoder, buckets_up_to
 from services.embed.canary import LEAST_COSINE, least_cosine
 from services.runtime.log import get_logger
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
 
 class GraphedEncoder:
-    """Replays of the buckets where that wins; for one thread, as the encoder that they share."""
+    """Replays of the buckets where that wins, laid out one at a time: all share an encoder."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class GraphedEncoder:
         """Memory of the device that they hold."""
         return self._recorder.held_bytes
 
-    def infer(self, batch: Sequence[TokenIds]) -> Vectors | None:
+    def start(self, batch: Sequence[TokenIds]) -> HostRows | None:
         """Returns one row per text, normalised in float32; None when nothing was won by a replay.
 
         A batch takes its own bucket or none: a larger one was not measured with so much padding.
@@ -112,7 +112,7 @@ def graphed_encoder(
                 return None
             winners = [bucket for bucket, trial in trials.items() if trial.gain >= LEAST_GAIN]
             graphed = _recorded(static, {bucket: batches[bucket] for bucket in winners}, recorders)
-    except RuntimeError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, ordinary forwards serve
         get_logger().warning("cuda_graphs_failed", error=type(error).__name__, serving=False)
         return None
     get_logger().info(
@@ -155,7 +155,10 @@ def _trial(
     try:
         static.fill(bucket, batch)
         replay = recorder.record(partial(static.run, bucket))
-        replayed = partial(_replayed, static, bucket, batch, replay)
+
+        def replayed() -> Vectors:
+            return _replayed(static, bucket, batch, replay).wait()
+
         cosine = least_cosine(replayed(), ordinary())
         return Trial(gain_of(replayed, ordinary, clock), cosine)
     finally:
@@ -209,8 +212,8 @@ def _recorded(
 
 def _replayed(
     static: StaticEncoder, bucket: Bucket, batch: Sequence[TokenIds], replay: Callable[[], None]
-) -> Vectors:
+) -> HostRows:
     """Returns the rows of a batch; they are copied before they are overwritten."""
     static.fill(bucket, batch)
     replay()
-    return to_host(static.rows(len(batch)), normalised=False)
+    return HostRows(static.rows(len(batch)), normalised=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -43,7 +44,7 @@ def packed_encoder(
     packed = PackedEncoder(pipeline.model, attention).eval()
     try:
         cosine = _trial(pipeline, packed, canaries, token_types=token_types)
-    except RuntimeError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the library's way may do
         get_logger().warning("packed_attention_failed", error=type(error).__name__)
         return None
     if cosine < LEAST_COSINE:
@@ -53,10 +54,11 @@ def packed_encoder(
 
 
 class PackedTorchBackend(AlwaysUp):
-    """A torch module on rows of texts, which one thread feeds.
+    """A torch module on rows of texts.
 
-    Where `graphs` has a recorded forward for a batch, that is replayed. Each forward waits for its
-    rows, so that no replay begins before those of the last one are copied.
+    On a GPU two threads feed it: one lays out a batch while the other waits for its rows, so that
+    the GPU finds the next one when it ends. All goes to one stream, which does in order what it is
+    given: what is laid out next overwrites nothing before it was read.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class PackedTorchBackend(AlwaysUp):
         self._info = info if graphs is None else replace(info, graphs=graphs.graphs)
         self._device = device
         self._graphs = graphs
+        self._laying_out = threading.Lock()
 
     @property
     def info(self) -> BackendInfo:
@@ -78,18 +81,22 @@ class PackedTorchBackend(AlwaysUp):
         return self._info
 
     def infer(self, batch: Sequence[TokenIds], _route: str = "") -> Vectors:
-        """Returns one row per text, normalised in float32; copies them from the GPU once."""
+        """Returns one row per text, normalised in float32; copies them from the GPU once.
+
+        Where `graphs` has a recorded forward for a batch, that is replayed.
+        """
         assert self._encoder is not None
         with memory_errors_told(), torch.inference_mode():
-            rows = self._replayed(batch)
-            return to_host(self._encoder(batch)) if rows is None else rows
+            with self._laying_out:
+                rows = self._replayed(batch) or HostRows(self._encoder(batch))
+            return rows.wait()
 
-    def _replayed(self, batch: Sequence[TokenIds]) -> Vectors | None:
+    def _replayed(self, batch: Sequence[TokenIds]) -> HostRows | None:
         """Returns rows by a replay, where there is one; the first that fails is the last."""
         if self._graphs is None:
             return None
         try:
-            return self._graphs.infer(batch)
+            return self._graphs.start(batch)
         except RuntimeError as error:
             get_logger().warning("cuda_graphs_failed", error=type(error).__name__, serving=True)
             self._release_graphs()
@@ -109,20 +116,38 @@ class PackedTorchBackend(AlwaysUp):
             torch.cuda.empty_cache()
 
 
+class HostRows:
+    """Rows on their way to memory of the caller's own, in float32, and of length one if wanted.
+
+    What they are made of may be overwritten by what the device is given next.
+    """
+
+    def __init__(self, rows: torch.Tensor, *, normalised: bool = True) -> None:
+        values = rows.float()
+        if normalised:
+            values = torch.nn.functional.normalize(values, dim=-1)
+        self._there: torch.cuda.Event | None = None
+        if values.device.type == "cuda":
+            target = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
+            target.copy_(values, non_blocking=True)
+            self._there = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._there.record()
+            values = target
+        elif values is rows:
+            values = rows.clone()
+        self._values = values
+
+    def wait(self) -> Vectors:
+        """Returns the rows when they are there; other threads go on meanwhile."""
+        if self._there is not None:
+            self._there.synchronize()
+        vectors: Vectors = self._values.numpy()
+        return vectors
+
+
 def to_host(rows: torch.Tensor, *, normalised: bool = True) -> Vectors:
     """Returns rows in memory of the caller's own, in float32, and of length one if wanted."""
-    values = rows.float()
-    if normalised:
-        values = torch.nn.functional.normalize(values, dim=-1)
-    if values.device.type == "cuda":
-        target = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
-        target.copy_(values, non_blocking=True)
-        torch.cuda.current_stream().synchronize()
-        values = target
-    elif values is rows:
-        values = rows.clone()
-    vectors: Vectors = values.numpy()
-    return vectors
+    return HostRows(rows, normalised=normalised).wait()
 
 
 def _trial(

@@ -107,7 +107,7 @@ def buckets_up_to(token_budget: int, longest: int) -> list[Bucket]:
 class StaticEncoder:
     """An encoder without padding, run in buckets on tensors that stay where they are.
 
-    For one thread: a batch is filled in, run, and its rows are taken before the next one comes.
+    A batch is filled in, run, and the copy of its rows begun before the next one comes.
     """
 
     def __init__(self, encoder: PackedEncoder, buckets: Sequence[Bucket]) -> None:

@@ -16,12 +16,12 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from services.embed.backends.loading import load
+from services.embed.backends.loading import has_gpu, load
 from services.embed.backends.protocol import OutOfMemoryError
 from services.embed.hosting import frames
 from services.embed.hosting.frames import Kind
 from services.runtime import log
-from services.runtime.exits import StartError
+from services.runtime.exits import ExitCode, StartError
 from services.runtime.parents import end_with_parent
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def main(descriptor: int, parent: int) -> int:
         return 0
     request: LoadRequest = frames.unpack_value(asked.payload)
     log.configure("embed", request.settings.log_level, request.settings.log_format)
-    if request.memory_bytes:
-        resource.setrlimit(resource.RLIMIT_AS, (request.memory_bytes, request.memory_bytes))
     try:
+        if request.memory_bytes:
+            limit_memory(request)
         loaded = asyncio.run(load(request.source, request.settings))
     except StartError as error:
         refusal = (int(error.code), error.message)
@@ -53,6 +53,21 @@ def main(descriptor: int, parent: int) -> int:
     frames.send(channel, Kind.READY, 0, frames.pack_value(facts))
     _Answering(channel, loaded.backend).run()
     return 0
+
+
+def limit_memory(request: LoadRequest) -> None:
+    """Bounds the address space of this process.
+
+    Raises StartError where the model would run on a GPU: CUDA reserves more than any machine has of
+    memory, and where it cannot, there is no GPU for it, and the model would run on the CPU.
+    """
+    if request.settings.backend in {"auto", "torch"} and has_gpu():
+        raise StartError(
+            ExitCode.USAGE,
+            "LODESTONE_EMBED_ENGINE_MEMORY_BYTES bounds address space, of which CUDA needs more "
+            "than there is memory. Leave it out on a GPU, and limit the container.",
+        )
+    resource.setrlimit(resource.RLIMIT_AS, (request.memory_bytes, request.memory_bytes))
 
 
 class _Answering:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def _load(precision: str, attention: str = "auto", graphs: str = "auto") -> Load
     )
 
 
-@pytest.fixture(params=["float16", "bfloat16"])
+@pytest.fixture(params=["float16", "bfloat16"], scope="module")
 def model(request: pytest.FixtureRequest) -> Iterator[LoadedModel]:
     """The bundled model on the GPU, without padding."""
     loaded = _load(request.param)
@@ -131,6 +132,25 @@ def test_the_same_batch_gives_the_same_bytes(model: LoadedModel) -> None:
     ids = _ids(model)
 
     assert len({model.backend.infer(ids).tobytes() for _ in range(5)}) == 1
+
+
+def test_two_threads_get_the_rows_of_their_own_batches(
+    model: LoadedModel, ordinary_and_graphed: tuple[Backend, Backend]
+) -> None:
+    """Red when a batch is copied over what a replay of the last one still reads, or its rows."""
+    batches = _batches(model, 40)
+    for backend in ordinary_and_graphed:
+        assert backend.info.concurrency == 2
+        expected = [backend.infer(batch) for batch in batches]
+
+        def run(seed: int, backend: Backend = backend, expected: list[Vectors] = expected) -> bool:
+            order = random.Random(seed).choices(range(len(batches)), k=150)
+            return all(
+                _least_cosine(backend.infer(batches[at]), expected[at]) > 0.9999 for at in order
+            )
+
+        with ThreadPoolExecutor(2) as threads:
+            assert all(threads.map(run, range(2)))
 
 
 def test_a_result_outlives_the_next_forward(model: LoadedModel) -> None:

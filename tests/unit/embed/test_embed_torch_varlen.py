@@ -12,7 +12,12 @@ from sentence_transformers import SentenceTransformer
 
 from services.embed.backends import torch_packed
 from services.embed.backends.sentence_transformers import load_torch
-from services.embed.backends.torch_attention import Segments, attend_by_length
+from services.embed.backends.torch_attention import (
+    Segments,
+    attend_by_length,
+    attend_varlen,
+    unsplit,
+)
 from services.embed.backends.torch_packed import PackedTorchBackend
 from services.embed.model import EncodedText, Truncation, Vectors
 from tests.support.random_models import POSITIONS, WORDS, save_random_model
@@ -128,7 +133,10 @@ def test_what_is_not_known_without_padding_runs_with_it(
 def test_attention_that_disagrees_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A kernel that is wrong on some GPU is found at the start, by the vectors themselves."""
+    """A kernel that is wrong on some GPU is found at the start, by the vectors themselves.
+
+    Red when an error of another kind, as another release of torch raises, ends the load.
+    """
 
     def wrong(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, segments: Segments
@@ -138,16 +146,19 @@ def test_attention_that_disagrees_does_not_serve(
     def missing(*_: Any) -> torch.Tensor:
         raise RuntimeError("no kernel image is available")
 
+    def refusing(*_: Any) -> torch.Tensor:
+        raise TypeError("got an unexpected keyword argument")
+
     folder = save_random_model(tmp_path, "bert")
     backends = []
-    for attention in (wrong, missing):
+    for attention in (wrong, missing, refusing):
         monkeypatch.setattr(torch_packed, "attention_for", lambda *_, a=attention: a)
         backends.append(_load(folder))
 
-    assert [model.backend.info.padded for model in backends] == [True, True]
+    assert [model.backend.info.padded for model in backends] == [True] * 3
     told = capsys.readouterr().err
     assert "packed_attention_disagrees" in told
-    assert "packed_attention_failed" in told
+    assert told.count("packed_attention_failed") == 2
     texts = _texts()[:-1]
     expected = _library(folder, texts, POSITIONS)
     for model in backends:
@@ -179,3 +190,17 @@ def test_attention_by_length_is_attention_text_by_text() -> None:
         for text in zip(*parts, strict=True)
     ]
     assert torch.allclose(result, torch.cat([t.transpose(0, 1) for t in expected]), atol=1e-5)
+
+
+def test_the_gpus_kernel_is_called_as_the_release_of_torch_knows_it() -> None:
+    """Red when a release without the word is told not to split, and one with it is not."""
+
+    def of_now(*_: Any, scale: float | None = None, num_splits: int | None = None) -> None: ...
+
+    def of_before(*_: Any, scale: float | None = None) -> None: ...
+
+    assert unsplit(of_now) == {"num_splits": 1}
+    assert unsplit(of_before) == {}
+    row = torch.empty((5, 2, 8), dtype=torch.float16, device="meta")
+    segments = Segments([2, 3], torch.device("meta"))
+    assert attend_varlen(row, row, row, segments).shape == row.shape
