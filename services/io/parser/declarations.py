@@ -26,6 +26,8 @@ _DOTS = re.compile(r"\s*\.\s*")
 _ARGUMENTS = re.compile(r"\s*(?:<[^<>]*>|\[[^\[\]]*\]|\([^()]*\))")
 _ARROWS = re.compile(r"[-=]>")
 _OPEN_ARGUMENTS = re.compile(r"\s*[<\[(].*", re.DOTALL)
+_MAX_NESTED_ARGUMENTS = 8
+"""Arguments within arguments that are taken out; what is left begins at the first bracket."""
 _OPERATOR = re.compile(r"(?:(?<=::)|^)\s*operator\b(.*)", re.DOTALL)
 _PLAIN_NAME = re.compile(r"[\w.$@:]+")
 _UNNAMED = {
@@ -221,6 +223,7 @@ def plain_name(text: str) -> str:
     """Returns a name with `.` between its parts and without type arguments."""
     if text.isidentifier():
         return text[:_MAX_NAME_CHARACTERS]
+    text = " ".join(text.split())  # else patterns look at blanks again at each of them
     operator = _OPERATOR.search(text)
     last = "" if operator is None else _operator_name(operator[1])
     bare = _without_arguments(text if operator is None else text[: operator.start()])
@@ -235,9 +238,11 @@ def _in_one_line(text: str) -> str:
 
 def _without_arguments(text: str) -> str:
     """Returns a path without the type arguments of its parts: `Map<K, V>::at` is `Map::at`."""
-    before, text = "", _ARROWS.sub("::", text)  # they close no brackets
-    while before != text:
+    text = _ARROWS.sub("::", text)  # they close no brackets
+    for _ in range(_MAX_NESTED_ARGUMENTS):
         before, text = text, _ARGUMENTS.sub("", text)
+        if before == text:
+            break
     return _OPEN_ARGUMENTS.sub("", text)
 
 
