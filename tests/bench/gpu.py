@@ -2,9 +2,9 @@
 
 Each part is a process of its own with a limit of time, and tells each figure when it is there: one
 that fails, hangs or ends the GPU's context costs what it had still to tell. `python -m
-tests.bench.gpu rates graphs` runs some; all together they fit into the ten minutes for which a GPU
-may be lent. What a part needs and prints besides is in `gpu_parts`; a machine that has torch and no
-network is what `gpu_kit` is for.
+tests.bench.gpu rates graphs` runs some; all together they fit into ten minutes. What a part needs
+and prints besides is in `gpu_parts`; a machine that has torch and no network is what `gpu_kit` is
+for.
 
 The last line is JSON: the figures, and under `failed` the parts that did not end well; the exit
 status is 1 when there are any. Without a CUDA device it is `{}`, and the exit status 77, by which
