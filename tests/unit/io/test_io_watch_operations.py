@@ -28,7 +28,7 @@ from tests.unit.io.tree_changes import (
     save_like_vim,
     write_through_mapping,
 )
-from tests.unit.io.watching import applied, kinds, watch
+from tests.unit.io.watching import PATIENT, applied, kinds, watch
 
 if TYPE_CHECKING:
     from tests.unit.io.harness import MakeFiles
@@ -100,7 +100,7 @@ def test_each_operation_is_told_as_the_fewest_events(
 ) -> None:
     """Also: applied to the old listing, the events give what a scan finds."""
     top = make_files(FILES)
-    with watch(top) as watched:
+    with watch(top, options=PATIENT) as watched:
         before = watched.scan()
         operation(top)
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 RULES = ScanRules(1000, NameRules())
 QUICK = WatchOptions(quiet_seconds=0.02, max_wait_seconds=0.3, check_seconds=0.05)
+PATIENT = WatchOptions(quiet_seconds=0.2, max_wait_seconds=2.0, check_seconds=0.05)
+"""For what an operation is told as: one that flushes its file may take longer than the quiet."""
 WAIT_SECONDS = 20.0
 MARK = "zz-mark-"
 Version = tuple[int, int, int]
