@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
 from services.cli.indexer import Indexer
 from services.runtime.exits import ExitCode
 from tests.support.postgres import make_reachable_folder
+from tests.support.small_disk import mounted_disk
 from tests.support.stack import Lodestone, finish, wait_until
 
 if TYPE_CHECKING:
@@ -30,17 +30,13 @@ _LEFT_MIB = 48
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of its own, of a few hundred MiB; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    """A file system of its own, of a few hundred MiB."""
     folder = make_reachable_folder()
-    size = f"size={_DISK_MIB}m"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
-    folder.chmod(0o755)
     try:
-        yield folder
+        with mounted_disk(folder, f"{_DISK_MIB}m"):
+            folder.chmod(0o755)
+            yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
         folder.rmdir()
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from services.embed.backends.measured import keep_measured
 from services.runtime.exits import ExitCode
+from tests.support.small_disk import mounted_disk
 from tests.support.tiny_models import make_model
 from tests.unit.embed.harness import bundled_folder
 
@@ -23,17 +24,11 @@ _DISK_KIB = 1024
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of a mebibyte; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    """A file system of its own, of a mebibyte."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    size = f"size={_DISK_KIB}k"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
-    try:
+    with mounted_disk(folder, f"{_DISK_KIB}k"):
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from services.io.changes import NewFile
 from services.io.errors import DiskFullError
+from tests.support.small_disk import mounted_disk
 from tests.unit.io.racing_writes import append_lines, create_files
 from tests.unit.io.service_process import answer_of, edits_of, new_files, running
 from tests.unit.io.writing import (
@@ -131,20 +132,15 @@ async def test_a_server_that_is_told_to_stop_finishes_the_writes_in_flight(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of one MiB; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    """A file system of its own, of one MiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
+    with ExitStack() as disks:
+        try:
+            disks.enter_context(mounted_disk(folder, "1m"))
+        except subprocess.CalledProcessError:
+            pytest.skip("mounting is not allowed here")
         yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def fill(disk: Path) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from services.cli.trace.spans import find_spans
 from services.runtime.settings import ServiceSettings
 from services.runtime.span_exporter import FileSpanExporter
 from services.runtime.span_files import FILES, SpanFiles, span_files
+from tests.support.small_disk import mounted_disk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,16 +30,11 @@ _LINE = b'{"resourceSpans":[]}'
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few pages; only root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small disk needs root")
+    """A file system of a few pages."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], check=True)
-    try:
+    with mounted_disk(folder, "16k", lazily=True):
         yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def _fill(folder: Path) -> Path:
