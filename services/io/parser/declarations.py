@@ -38,8 +38,6 @@ _UNNAMED = {
     "indexer_declaration": "this",
     "init_declaration": "init",
 }
-
-
 _OPERATORS = frozenset({"operator_declaration", "conversion_operator_declaration"})
 _DESTRUCTOR = "destructor_declaration"
 

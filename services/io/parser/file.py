@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 BINARY_LOOK_BYTES = 8192
 MAX_ERROR_SHARE = 0.5
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _nodes(
     data: bytes, language: str, limits: ParseLimits, grammars: Grammars
 ) -> tuple[NodeBuilder, str, Syntax | None]:
     """Returns the nodes, the language that they are of, and the syntax tree if there is one."""
-    if not data.removeprefix(_BOM).strip():
+    if not data.removeprefix(BOM_UTF8).strip():
         return NodeBuilder(data, limits.max_tokens, limits.max_nodes), language, None
     if language == MARKDOWN:
         builder = NodeBuilder(data, limits.max_tokens, limits.max_nodes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,6 @@ _FENCE = re.compile(rb" {0,3}(`{3,}|~{3,})(.*)", re.DOTALL)
 _NO_PARAGRAPH = re.compile(rb"[ \t]*(?:[#>|]|[-*+][ \t]|\d+[.)][ \t]|\r?\n|$)|(?: {4}|\t)")
 _BREAK = re.compile(rb" {0,3}(?:(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|(?:\*[ \t]*){3,})\r?\n?")
 _FRONT_MATTER = re.compile(rb"(---|\+\+\+)[ \t]*\r?\n?")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _COMMENT = re.compile(rb" {0,3}<!--")
 _MAX_TITLE_CHARACTERS = 120
 
@@ -42,7 +42,7 @@ def add_sections(builder: NodeBuilder) -> None:
         TooManyNodesError: the file has too many.
     """
     data = builder.data
-    begin = len(_BYTE_ORDER_MARK) if data.startswith(_BYTE_ORDER_MARK) else 0
+    begin = len(BOM_UTF8) if data.startswith(BOM_UTF8) else 0
     headings = list(_headings(data, begin))
     end = len(data)
     first = headings[0].start if headings else end
