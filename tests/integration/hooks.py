@@ -29,6 +29,8 @@ class Hook:
         self.poison = ""
         """Calls with a text that holds this end as if the process had died."""
         self.code = grpc.StatusCode.UNAVAILABLE
+        self.repeated = False
+        """Whether channels make such a call again, which takes them a second or two each time."""
         self.spoil: Callable[[embed_service_pb2.EmbedResponse, Sequence[str]], object] = (
             lambda _response, _texts: None
         )
@@ -54,6 +56,8 @@ class Hook:
         self.reached.set()
         await self.go_on.wait()
         if self.poison and any(self.poison in text for text in texts):
+            if not self.repeated:
+                context.set_trailing_metadata((("grpc-retry-pushback-ms", "-1"),))
             await context.abort(self.code, "the process died")
 
 

@@ -126,7 +126,7 @@ async def test_io_that_goes_away_costs_a_wait(services: Indexing, hook: Hook) ->
 async def test_a_text_that_kills_the_service_fails_alone(
     services: Indexing, hook: Hook, roots: Path
 ) -> None:
-    hook.poison = "value + 33\n"
+    hook.poison, hook.repeated = "value + 33\n", True
 
     run = await services.run("tree")
     (outcome,) = await services.failures(run)

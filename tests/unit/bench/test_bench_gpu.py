@@ -81,6 +81,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SentenceTransformer, "__init__", on_cpu)
     monkeypatch.setattr(gpu_parts, "_ROUNDS", 1)
     monkeypatch.setattr(gpu_parts, "_ONE_BY_ONE", 2)
+    monkeypatch.setattr(gpu_parts, "_WORD_COUNTS", (1, 33, 900))
 
 
 @pytest.mark.slow
