@@ -167,7 +167,8 @@ class AcceptedTokens:
             self._loaded = _loaded(read_token_list(self._path))
         except StartError as error:
             # Half written, or wrong: those that were accepted stay so, and somebody is told.
-            get_logger().error("tokens_not_reloaded", reason=error.message)
+            if self._watch.failed(error.message):
+                get_logger().error("tokens_not_reloaded", reason=error.message)
         else:
             get_logger().info("tokens_reloaded", count=len(self._loaded.entries))
 
@@ -191,7 +192,8 @@ class OwnToken:
             try:
                 self._header = self._read()
             except StartError as error:
-                get_logger().error("tokens_not_reloaded", reason=error.message)
+                if self._watch.failed(error.message):
+                    get_logger().error("tokens_not_reloaded", reason=error.message)
         return self._header
 
     def _read(self) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import resource
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ from services.runtime.tokens import AcceptedTokens, OwnToken, digest_of, new_tok
 from tests.unit.runtime.running import Running, running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 SERVICES = (*IoApp.service_names, *EmbedApp.service_names, *IndexerApp.service_names)
@@ -280,6 +283,42 @@ def test_a_broken_file_keeps_the_tokens_that_were_accepted(
 
     assert tokens.identify(f"Bearer {token}").name == "bot"
     assert "tokens_not_reloaded" in capsys.readouterr().err
+
+
+def test_a_file_that_can_be_read_only_later_is_tried_until_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file does not change any more: rights come after the content, descriptors are free again.
+
+    Red when a failed try is the last one: what was revoked is then accepted for good.
+    """
+    revoked, new = new_token(), new_token()
+    path = write_tokens(tmp_path / "accepted", entry(revoked))
+    tokens = AcceptedTokens(path)
+    now = [0.0]
+    tokens._watch = FileWatch(path, clock=lambda: now[0])
+    write_tokens(path, entry(new))
+
+    with _no_descriptor_left():
+        for _ in range(3):
+            now[0] += 2
+            assert tokens.identify(f"Bearer {revoked}").name == "bot"
+    assert capsys.readouterr().err.count("tokens_not_reloaded") == 1
+
+    now[0] += 2
+    assert tokens.identify(f"Bearer {new}").name == "bot"
+    with pytest.raises(UnauthenticatedError, match="not known"):
+        tokens.identify(f"Bearer {revoked}")
+
+
+@contextmanager
+def _no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize(
