@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 from contextlib import contextmanager
@@ -20,9 +21,11 @@ from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
 from lodestone.io.v1 import scan_service_pb2 as scan_pb2
 from lodestone.io.v1 import scan_service_pb2_grpc as scan_grpc
+from lodestone.io.v1 import tree_pb2
 from services.embed.app import EmbedApp
 from services.indexer.app import IndexerApp
 from services.io.app import IoApp
+from services.runtime import file_watch
 from services.runtime.access import LOCAL, AccessRules, Identity, MethodRule, Scope
 from services.runtime.channel import connect
 from services.runtime.errors import ForbiddenError, UnauthenticatedError
@@ -33,7 +36,7 @@ from services.runtime.tokens import AcceptedTokens, OwnToken, digest_of, new_tok
 from tests.unit.runtime.running import Running, running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 SERVICES = (*IoApp.service_names, *EmbedApp.service_names, *IndexerApp.service_names)
@@ -309,6 +312,59 @@ def test_a_file_that_can_be_read_only_later_is_tried_until_then(
     assert tokens.identify(f"Bearer {new}").name == "bot"
     with pytest.raises(UnauthenticatedError, match="not known"):
         tokens.identify(f"Bearer {revoked}")
+
+
+@pytest.mark.parametrize("change", ["revoked", "narrowed"])
+async def test_a_stream_ends_when_its_token_does_not_count_any_more(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """As UNAVAILABLE: who rotates its token begins again with the new one, and loses nothing.
+
+    Red when a token is looked at as a stream begins, and not again.
+    """
+    monkeypatch.setattr(file_watch, "_LOOK_SECONDS", 0.0)
+    token, own = new_token(), tmp_path / "own"
+    own.write_text(token, encoding="ascii")
+    accepted = write_tokens(tmp_path / "accepted", entry(token))
+    texts: asyncio.Queue[embed_pb2.EmbedStreamRequest] = asyncio.Queue()
+    async with running(address, accepted_tokens_file=str(accepted)) as service:
+        async with connect(service.address, token_file=own) as channel:
+            given: Any = embed_grpc.EmbedServiceStub(channel).EmbedStream(_each(texts), timeout=5)
+            texts.put_nowait(_text(1))
+            assert (await given.read()).id == 1
+            told: Any = scan_grpc.ScanServiceStub(channel).ScanTree(
+                scan_pb2.ScanTreeRequest(
+                    tree=tree_pb2.Tree(root="roots/main", directory="endless")
+                ),
+                timeout=5,
+            )
+            assert (await told.read()).files
+
+            write_tokens(accepted, *([entry(token, roots=["b"])] if change == "narrowed" else []))
+            texts.put_nowait(_text(2))
+
+            assert await given.code() is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(grpc.aio.AioRpcError, match="begin again"):
+                _ = [response async for response in told]
+        assert await code_of(service, token, tmp_path) == (
+            "OK" if change == "narrowed" else "UNAUTHENTICATED"
+        )
+
+
+async def _each(
+    texts: asyncio.Queue[embed_pb2.EmbedStreamRequest],
+) -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
+    while True:
+        yield await texts.get()
+
+
+def _text(number: int) -> embed_pb2.EmbedStreamRequest:
+    return embed_pb2.EmbedStreamRequest(
+        id=number,
+        model="models/echo",
+        text="a",
+        options=embed_pb2.EmbedOptions(purpose=embed_pb2.PURPOSE_DOCUMENT),
+    )
 
 
 @contextmanager
