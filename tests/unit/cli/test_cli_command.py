@@ -53,6 +53,30 @@ def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        (">&-", "--version", 0),
+        ("2>&-", "index --what", 2),
+        ("2>&-", "index /nowhere", 2),
+        (">&- 2>&- <&-", "status", 3),
+    ],
+)
+def test_a_stream_that_is_closed_changes_no_exit_code(
+    tmp_path: Path, closed: str, arguments: str, code: int
+) -> None:
+    """As from cron, or a daemon; red when what is printed is flushed to no file at all."""
+    command = f"exec {sys.executable} -m services.cli {arguments} {closed}"
+    environment = {**os.environ, "LODESTONE_DATA_DIR": str(tmp_path / "data")}
+
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, check=False, timeout=60, env=environment
+    )
+
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("command", QUEUE_COMMANDS)
 def test_every_command_of_the_queue_has_help_json_and_a_data_folder(
     command: str, capsys: pytest.CaptureFixture[str]
