@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 from services.cli.state import SERVICES
@@ -37,6 +38,50 @@ _OF_ALL = (
     "LODESTONE_TLS_CA_FILE",
     "LODESTONE_TLS_REQUIRE_CLIENT_CERT",
 )
+_EXTRA_MODELS = "LODESTONE_EMBED_EXTRA_MODELS"
+_RERANKER = "LODESTONE_EMBED_RERANKER"
+_PATHS = (
+    TRACES_FOLDER,
+    "LODESTONE_ACCEPTED_TOKENS_FILE",
+    "LODESTONE_TOKEN_FILE",
+    "LODESTONE_TLS_CERT_FILE",
+    "LODESTONE_TLS_KEY_FILE",
+    "LODESTONE_TLS_CA_FILE",
+    "LODESTONE_IO_STATE_DIR",
+    "LODESTONE_EMBED_CACHE_DIR",
+    "LODESTONE_EMBED_REMOTE_KEY_FILE",
+)
+
+
+def seen_from_here(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment with absolute paths: services run in another folder than the command.
+
+    A model is a path when it is written with a `/` and such a folder is there, else a name.
+    """
+    found = dict(environment)
+    for name in _PATHS:
+        if found.get(name):
+            found[name] = os.path.abspath(found[name])  # noqa: PTH100 - links stay as they are
+    if _RERANKER in found:
+        found[_RERANKER] = _folder_from_here(found[_RERANKER])
+    if EMBED_MODEL in found:
+        found[EMBED_MODEL] = _model_from_here(found[EMBED_MODEL])
+    if models := found.get(_EXTRA_MODELS):
+        named = (item.partition("=") for item in models.split(","))
+        found[_EXTRA_MODELS] = ",".join(
+            f"{name}{equals}{_model_from_here(source)}" for name, equals, source in named
+        )
+    return found
+
+
+def _model_from_here(source: str) -> str:
+    return _folder_from_here(source) if "/" in source else source
+
+
+def _folder_from_here(source: str) -> str:
+    """Returns a folder's absolute path; what is none is told of by the service, as it was given."""
+    is_folder = os.path.isdir(source)  # noqa: PTH112 - Path raises where it may not look
+    return os.path.abspath(source) if is_folder else source  # noqa: PTH100 - as above
 
 
 def service_environment(

@@ -18,6 +18,7 @@ from services.cli.environment import (
     given_settings,
     has_unseen_names,
     listen_variable,
+    seen_from_here,
     service_environment,
 )
 from services.cli.folder import DataFolder, find_folder, locked, open_folder
@@ -48,7 +49,7 @@ class Stack:
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         self._root = root
-        self._environment = environment
+        self._environment = seen_from_here(environment)
         self._started: list[Child] = []
         self._database_started: ProcessState | None = None
 
