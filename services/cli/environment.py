@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from services.cli.state import SERVICES
+from services.runtime.exits import ExitCode, StartError
 from services.runtime.span_files import TRACES_FOLDER
 
 if TYPE_CHECKING:
@@ -168,6 +169,26 @@ def check_environment(environment: Mapping[str, str]) -> None:
                 check_names(environment, f"{PREFIX}{service.upper()}_", names_of(value))
 
 
+def check_listening(environment: Mapping[str, str]) -> None:
+    """Raises StartError for an address at which the command could not ask whether all is well."""
+    for service in SERVICES:
+        variable = listen_variable(service)
+        address = environment.get(variable, "unix:")
+        if address.startswith("unix:"):
+            continue
+        if address.endswith(":0"):
+            raise StartError(
+                ExitCode.USAGE, f"{variable}={address}: name a port, so that others find it."
+            )
+        if environment.get("LODESTONE_TLS_CERT_FILE"):
+            raise StartError(
+                ExitCode.USAGE,
+                f"{variable}={address} would speak TLS, and the command speaks none to what it "
+                "starts: leave it unset, or start the services one by one, as docs/operations.md "
+                "tells.",
+            )
+
+
 def check_before_restart(
     changed: Mapping[str, Iterable[str]], environment: Mapping[str, str]
 ) -> None:
@@ -179,13 +200,25 @@ def check_before_restart(
         changed: names of the settings that changed, by service.
         environment: the settings of now.
     """
+    from importlib import import_module
+
     from services.runtime.settings import load_settings
+    from services.runtime.tokens import OwnToken, read_token_list
 
-    if "embed" in changed:
-        from services.embed.settings import EmbedSettings
-        from services.embed.specs import specs_of
+    for name in changed:
+        kind = getattr(import_module(f"services.{name}.settings"), f"{name.capitalize()}Settings")
+        settings = load_settings(kind, {DATABASE_URL: "", **environment})
+        settings.refuse_unguarded()
+        if settings.tls.paths():
+            settings.tls.read()
+        if settings.accepted_tokens_file is not None:
+            read_token_list(settings.accepted_tokens_file)
+        if settings.token_file is not None:
+            OwnToken(settings.token_file)
+        if name == "embed":
+            from services.embed.specs import specs_of
 
-        specs_of(load_settings(EmbedSettings, environment))
+            specs_of(settings)
     if DATABASE_URL in changed.get("indexer", ()):
         import asyncio
 

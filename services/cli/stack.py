@@ -15,6 +15,7 @@ from services.cli.environment import (
     changed_settings,
     check_before_restart,
     check_environment,
+    check_listening,
     given_settings,
     has_unseen_names,
     listen_variable,
@@ -90,6 +91,7 @@ class Stack:
     def _start_missing(self) -> StackState:
         start_timeout(self._environment)
         check_environment(self._environment)
+        check_listening(self._environment)
         check_space(self._root)
         waiting = Waiting()
         folder = open_folder(self._root, note)

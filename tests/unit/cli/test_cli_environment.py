@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from services.cli.environment import changed_settings, given_settings, service_environment
+import pytest
+
+from services.cli.environment import (
+    changed_settings,
+    check_listening,
+    given_settings,
+    service_environment,
+)
 from services.cli.folder import DataFolder
 from services.cli.sockets import RunFolder
 from services.cli.stack import Stack
 from services.embed.settings import EmbedSettings
 from services.indexer.settings import IndexerSettings
 from services.io.settings import IoSettings
-
-if TYPE_CHECKING:
-    import pytest
+from services.runtime.exits import StartError
 
 _FOLDER = DataFolder(Path("/data"))
 _RUN = RunFolder(Path("/data"))
@@ -84,6 +88,19 @@ def test_paths_are_those_of_the_folder_where_the_command_runs(
     assert Stack(tmp_path, {"LODESTONE_EMBED_RERANKER": ""})._environment == {
         "LODESTONE_EMBED_RERANKER": ""
     }
+
+
+@pytest.mark.parametrize(
+    ("address", "certificate"),
+    [("127.0.0.1:0", ""), ("127.0.0.1:7303", "/tls.crt"), ("0.0.0.0:7303", "/tls.crt")],
+)
+def test_an_address_that_the_command_cannot_ask_is_refused(address: str, certificate: str) -> None:
+    """Red when it waits for three minutes for what will never answer it."""
+    given = {"LODESTONE_INDEXER_LISTEN": address, "LODESTONE_TLS_CERT_FILE": certificate}
+
+    with pytest.raises(StartError, match="LODESTONE_INDEXER_LISTEN"):
+        check_listening(given)
+    check_listening({**given, "LODESTONE_INDEXER_LISTEN": "unix:/run/indexer.sock"})
 
 
 def test_only_the_indexer_learns_the_password() -> None:
