@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,17 @@ def data_folder(function: Callable[..., Any]) -> Callable[..., Any]:
         "Default: LODESTONE_DATA_DIR, else a folder of yours.",
     )
     return option(function)
+
+
+class Quantity(click.FloatRange):
+    """A number in a range; click itself lets `nan` pass, which is in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """As the base class says."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("It is no number.", param, ctx)
+        return number
 
 
 def given_once(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.options import common
+from services.cli.options import Quantity, common
 
 if TYPE_CHECKING:
     from services.cli.steering import Wish
@@ -77,7 +77,7 @@ def trace(**options: Any) -> ExitCode:
 @click.option("--workspace", required=True, help="The workspace.")
 @click.option(
     "--sample",
-    type=click.FloatRange(0, 1),
+    type=Quantity(0, 1),
     default=0.0,
     show_default=True,
     help="Share of vectors and terms to compute again and compare.",
@@ -154,7 +154,7 @@ def queue_retry_failed(*, root: Path, workspace: str, as_json: bool) -> ExitCode
 @_WORKSPACE
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 3600),
+    type=Quantity(0, 3600),
     default=60.0,
     show_default=True,
     help="Longest wait in seconds.",

@@ -23,6 +23,7 @@ from services.cli.environment import (
     service_environment,
 )
 from services.cli.folder import DataFolder, find_folder, locked, open_folder
+from services.cli.logs import log_end
 from services.cli.preflight import START_TIMEOUT_VARIABLE, check_space, start_timeout
 from services.cli.state import POSTGRES, SERVICES, ProcessState, StackState, read_state, write_state
 from services.cli.terminal import Waiting, note
@@ -151,7 +152,8 @@ class Stack:
         child = spawn_service(name, environment, address, folder.log(name))
         self._started.append(child)
         given = given_settings(name, self._environment)
-        state = _with(state, name, ProcessState(child.process, address, given))
+        entry = ProcessState(child.process, address, given, child.log_start)
+        state = _with(state, name, entry)
         if name == "io":
             state = replace(state, roots=environment.get(IO_ROOTS, DEFAULT_ROOTS))
         write_state(folder.state, state)
@@ -174,8 +176,9 @@ class Stack:
         server = embedded_database(folder, run, self._environment)
         if state.runs(POSTGRES):
             return state, server.url
+        log_start = log_end(folder.log(POSTGRES))
         process = server.start()
-        self._database_started = ProcessState(process, str(run.postgres))
+        self._database_started = ProcessState(process, str(run.postgres), {}, log_start)
         state = _with(state, POSTGRES, self._database_started)
         write_state(folder.state, state)
         return state, server.url
@@ -210,7 +213,8 @@ class Stack:
             if child.name == name:
                 return child
         known = state.processes[name]
-        return Child(name, known.process, known.address, folder.log(name), None)
+        log = folder.log(name)
+        return Child(name, known.process, known.address, log, None, known.log_start)
 
     def _wait(self, children: list[Child], waiting: Waiting) -> None:
         from services.cli.health import is_serving

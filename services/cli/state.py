@@ -25,6 +25,8 @@ class ProcessState:
     address: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Digest of each setting that the user gave it, by name."""
+    log_start: int = 0
+    """Where its lines begin in its log, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +85,5 @@ def _process(entry: Any) -> ProcessState:
         process=ProcessId(int(entry["process"]["pid"]), str(entry["process"]["started"])),
         address=str(entry["address"]),
         settings={str(name): str(digest) for name, digest in entry["settings"].items()},
+        log_start=int(entry.get("log_start", 0)),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from services.cli.files import write_atomic
+from services.cli.options import Quantity
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on s
     default=("*",),
     help="Id of a root of the io service, likewise. Repeatable. Default: all.",
 )
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires.")
+@click.option("--days", type=Quantity(min=0, min_open=True), help="Days until it expires.")
 @_FILE
 @_AS_JSON
 def new(
@@ -94,7 +95,7 @@ def new(
     secret = new_token()
     try:
         end = datetime.now(UTC) + timedelta(days=days) if days is not None else None
-    except (OverflowError, ValueError):
+    except OverflowError:
         raise click.BadParameter("No date is that far away.", param_hint="--days") from None
     try:
         made = TokenEntry.model_validate(

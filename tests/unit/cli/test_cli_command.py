@@ -77,6 +77,18 @@ def test_a_stream_that_is_closed_changes_no_exit_code(
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", ["queue drain --timeout nan", "check --workspace any-name --sample nan"]
+)
+def test_a_number_that_is_none_is_refused(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when a range is left to click: a traceback comes of it."""
+    assert main(arguments.split()) == ExitCode.USAGE
+
+    assert "It is no number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", QUEUE_COMMANDS)
 def test_every_command_of_the_queue_has_help_json_and_a_data_folder(
     command: str, capsys: pytest.CaptureFixture[str]
