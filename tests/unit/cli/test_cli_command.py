@@ -25,6 +25,10 @@ COMMANDS = [
     "models",
     "trace",
 ]
+_ASK_ELSEWHERE = [
+    *("search", "context", "graph", "runs", "run", "workspaces", "report", "check", "trace"),
+    *("pause", "resume", "cancel", "retry"),
+]
 QUEUE_COMMANDS = ["status", "pause", "resume", "failed", "retry-failed", "drain"]
 _HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog mcp"
 
@@ -38,6 +42,7 @@ def test_every_command_has_help_json_and_a_data_folder(
     text = capsys.readouterr().out
     assert "--json" in text
     assert "--data-dir" in text
+    assert ("--indexer" in text) == (command in {*_ASK_ELSEWHERE, "doctor"})
     assert set(cli.commands) == {*COMMANDS, "queue", "token", "mcp"}
 
 
