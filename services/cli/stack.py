@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -83,7 +84,10 @@ class Stack:
             state = read_state(folder.state)
             running = [name for name in (*STOP_ORDER, POSTGRES) if state.runs(name)]
             for name in running:
-                state = _stopped(folder, state, name)
+                _stop_process(name, state.processes[name])
+                state = _without(state, name)
+            with suppress(OSError):  # a disk that is full: of what is stopped nobody believes it
+                write_state(folder.state, state)
             if state.run and folder.root.joinpath(state.run) != folder.root:
                 # Sockets of a long path lie elsewhere: nothing of this folder's stays there.
                 shutil.rmtree(state.run, ignore_errors=True)
