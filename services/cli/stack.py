@@ -70,7 +70,8 @@ class Stack:
             recorded = [name for item in state.processes.values() for name in item.settings]
             if has_unseen_names(recorded, self._environment):
                 check_environment(self._environment)
-            if state.ready and not state.dead() and not self._outdated(state):
+            amiss = state.dead() or state.cut_off() or self._outdated(state)
+            if state.ready and not amiss:
                 return state
         with caller.command_step("lodestone.cli.start"):
             return self._start_missing()
@@ -122,7 +123,7 @@ class Stack:
         from services.cli.sockets import RunFolder, choose_run_folder
 
         before = read_state(folder.state)
-        state = self._stop_outdated(folder, before)
+        state = self._stop_outdated(folder, _without_cut_off(folder, before))
         if any(state.runs(name) for name in state.processes):
             run = RunFolder(folder.root.joinpath(state.run))  # where those that run look
         else:
@@ -257,6 +258,16 @@ class Stack:
                 _stop_process(POSTGRES, self._database_started)
                 state = _without(state, POSTGRES)
             write_state(folder.state, state)
+
+
+def _without_cut_off(folder: DataFolder, state: StackState) -> StackState:
+    """Stops what nobody reaches any more; it is started again like what died."""
+    gone = state.cut_off()
+    for name in (*STOP_ORDER, POSTGRES):
+        if name in gone:
+            note(f"Restarting {name}: its socket is gone.")
+            state = _stopped(folder, state, name)
+    return state
 
 
 def _stopped(folder: DataFolder, state: StackState, name: str) -> StackState:

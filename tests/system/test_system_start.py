@@ -64,6 +64,23 @@ def test_two_commands_at_once_start_one_of_each(stopped: Lodestone) -> None:
     assert pids[0] == pids[1] == pids[2]
 
 
+def test_what_lost_its_socket_is_started_again(stopped: Lodestone, flask: Path) -> None:
+    """As of `/tmp` that is cleaned; red when whoever runs is taken to be reachable."""
+    assert stopped.run("up").code == 0
+    before = stopped.state.processes
+    Path(before["io"].address.removeprefix("unix:")).unlink()
+    Path(before["postgres"].address, ".s.PGSQL.5432").unlink()
+
+    report = stopped.index(flask)
+
+    now = stopped.state.processes
+    assert report["state"] == "succeeded"
+    assert {name for name in now if now[name].process != before[name].process} == {
+        "io",
+        "postgres",
+    }
+
+
 def test_only_what_died_is_started_again(stopped: Lodestone) -> None:
     stopped.run("up")
     before = stopped.state.processes
