@@ -26,13 +26,17 @@ class FileWatch:
         self._seen: list[tuple[int, int, int]] | None = self._look()
         self._told = ""
 
-    def changed(self) -> bool:
+    def changed(self, *, at_once: bool = False) -> bool:
         """Returns whether any of the files is another than at the last time that this was true.
 
         It is true of the same files again when `failed` was told of them.
+
+        Args:
+            at_once: whether to look also where it was looked within the second before.
         """
         now = self._clock()
-        if now - self._looked < _LOOK_SECONDS:
+        at_once = at_once and self._seen is not None
+        if now - self._looked < _LOOK_SECONDS and not at_once:
             return False
         self._looked = now
         seen = self._look()

@@ -124,6 +124,14 @@ def read_token_list(path: Path) -> TokenList:
 class _Loaded:
     entries: list[tuple[bytes, TokenEntry]]
 
+    def find(self, digest: bytes) -> TokenEntry | None:
+        """Returns the token of a digest, if it is accepted."""
+        found: TokenEntry | None = None
+        for accepted, entry in self.entries:  # all of them: the time tells no digest
+            if hmac.compare_digest(accepted, digest):
+                found = entry
+        return found
+
 
 class AcceptedTokens:
     """The tokens that a service accepts; a changed file counts within a second or so."""
@@ -150,10 +158,10 @@ class AcceptedTokens:
             CALLS_REFUSED.labels("no_token").inc()
             raise UnauthenticatedError("The call needs a bearer token (metadata `authorization`).")
         digest = digest_of(authorization[len(_BEARER) :].strip()).encode()
-        found: TokenEntry | None = None
-        for accepted, entry in self._loaded.entries:  # all of them: the time tells no digest
-            if hmac.compare_digest(accepted, digest):
-                found = entry
+        found = self._loaded.find(digest)
+        if found is None and self._watch.changed(at_once=True):  # one that was made just now
+            self._reload()
+            found = self._loaded.find(digest)
         if found is None:
             CALLS_REFUSED.labels("unknown_token").inc()
             raise UnauthenticatedError("The token is not known.")

@@ -288,6 +288,18 @@ def test_a_broken_file_keeps_the_tokens_that_were_accepted(
     assert "tokens_not_reloaded" in capsys.readouterr().err
 
 
+def test_a_new_token_is_accepted_from_its_first_call_on(tmp_path: Path) -> None:
+    """`lodestone token new` says so; red until the file is looked at the next time."""
+    path = write_tokens(tmp_path / "accepted")
+    tokens = AcceptedTokens(path)
+    tokens._watch = FileWatch(path, clock=lambda: 0.0)
+    new = new_token()
+
+    write_tokens(path, entry(new))
+
+    assert tokens.identify(f"Bearer {new}").name == "bot"
+
+
 def test_a_file_that_can_be_read_only_later_is_tried_until_then(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
