@@ -16,6 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     # The library's own warnings on a lost connection; the command says it in its own words.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    _open_closed_streams()
     output = sys.stdout
     try:
         code = cli.main(args=arguments, prog_name="lodestone", standalone_mode=False)
@@ -40,6 +41,21 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _fail(*_explain(error))
     return int(code or ExitCode.OK)
+
+
+def _open_closed_streams() -> None:
+    """Opens the standard streams that the caller closed on nothing.
+
+    Else Python has no object for them, and the next file that is opened gets their number and what
+    libraries write there.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _leave_reader() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import grpc
 from services.cli.caller import trace_headers
 from services.cli.health import CHANNEL_OPTIONS
 from services.runtime.addresses import is_local, refuse_clear_token
+from services.runtime.exits import StartError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +26,7 @@ TLS_KEY_FILE = "LODESTONE_TLS_KEY_FILE"
 def open_channel(address: str, *, tls_name: str = "") -> grpc.Channel:
     """Returns a channel that shows the token in the file that `LODESTONE_TOKEN_FILE` names.
 
+    Each call shows the one that is there then: a watch lasts longer than a token.
     Its calls belong to the trace of the command that opens it, if that has one. To another machine
     it speaks TLS when `LODESTONE_TLS_CA_FILE` names who signs certificates, and shows the
     certificate of `LODESTONE_TLS_CERT_FILE` and `LODESTONE_TLS_KEY_FILE` if it has one.
@@ -37,14 +40,12 @@ def open_channel(address: str, *, tls_name: str = "") -> grpc.Channel:
         StartError: a file cannot be read, or a token would travel to another machine without TLS.
     """
     headers = trace_headers()
-    if name := os.environ.get(TOKEN_FILE, ""):
-        from services.runtime.tokens import OwnToken
-
-        if not os.environ.get(TLS_CA_FILE):
-            refuse_clear_token(address)
-        headers.append(("authorization", OwnToken(Path(name)).header))
+    token = os.environ.get(TOKEN_FILE, "")
+    if token and not os.environ.get(TLS_CA_FILE):
+        refuse_clear_token(address)
+    added = _AddHeaders(headers, Path(token) if token else None)
     channel = _channel(address, tls_name)
-    return grpc.intercept_channel(channel, _AddHeaders(headers)) if headers else channel
+    return grpc.intercept_channel(channel, added) if headers or token else channel
 
 
 def is_forwarded(address: str, tls_name: str) -> bool:
@@ -72,8 +73,10 @@ def _channel(address: str, tls_name: str) -> grpc.Channel:
 
 
 class _AddHeaders(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
-    def __init__(self, headers: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, headers: Sequence[tuple[str, str]], token_file: Path | None) -> None:
         self._headers = headers
+        self._token_file = token_file
+        self._token = () if token_file is None else _read_token(token_file)
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         return continuation(self._with_headers(details), request)
@@ -82,4 +85,14 @@ class _AddHeaders(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterc
         return continuation(self._with_headers(details), request)
 
     def _with_headers(self, details: Any) -> Any:
-        return details._replace(metadata=[*(details.metadata or ()), *self._headers])
+        if self._token_file is not None:
+            with suppress(StartError):  # half written: the one before counts
+                self._token = _read_token(self._token_file)
+        metadata = [*(details.metadata or ()), *self._headers, *self._token]
+        return details._replace(metadata=metadata)
+
+
+def _read_token(path: Path) -> tuple[tuple[str, str], ...]:
+    from services.runtime.tokens import OwnToken
+
+    return (("authorization", OwnToken(path).header),)

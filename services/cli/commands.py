@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from services.cli.model_commands import models
-from services.cli.options import common
+from services.cli.options import common, common_elsewhere
 from services.cli.run_commands import RUN_COMMANDS
 from services.cli.search_commands import SEARCH_COMMANDS
 from services.cli.tokens import token
@@ -125,7 +125,7 @@ def unwatch(**options: Any) -> ExitCode:
 @cli.command()
 @click.option("--workspace", default="", help="Runs of this workspace alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
-@common
+@common_elsewhere
 def runs(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
     """List runs, newest first."""
     from services.cli.listing import show_runs
@@ -135,7 +135,7 @@ def runs(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
 
 @cli.command()
 @click.argument("name")
-@common
+@common_elsewhere
 def run(*, root: Path, name: str, as_json: bool) -> ExitCode:
     """Show the run NAME: counts, stages, and everything that failed."""
     from services.cli.listing import show_run
@@ -144,7 +144,7 @@ def run(*, root: Path, name: str, as_json: bool) -> ExitCode:
 
 
 @cli.command()
-@common
+@common_elsewhere
 def workspaces(*, root: Path, as_json: bool) -> ExitCode:
     """List workspaces with what is indexed of each."""
     from services.cli.listing import show_workspaces

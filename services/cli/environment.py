@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import TYPE_CHECKING
 
 from services.cli.state import SERVICES
+from services.runtime.exits import ExitCode, StartError
 from services.runtime.span_files import TRACES_FOLDER
 
 if TYPE_CHECKING:
@@ -37,6 +39,50 @@ _OF_ALL = (
     "LODESTONE_TLS_CA_FILE",
     "LODESTONE_TLS_REQUIRE_CLIENT_CERT",
 )
+_EXTRA_MODELS = "LODESTONE_EMBED_EXTRA_MODELS"
+_RERANKER = "LODESTONE_EMBED_RERANKER"
+_PATHS = (
+    TRACES_FOLDER,
+    "LODESTONE_ACCEPTED_TOKENS_FILE",
+    "LODESTONE_TOKEN_FILE",
+    "LODESTONE_TLS_CERT_FILE",
+    "LODESTONE_TLS_KEY_FILE",
+    "LODESTONE_TLS_CA_FILE",
+    "LODESTONE_IO_STATE_DIR",
+    "LODESTONE_EMBED_CACHE_DIR",
+    "LODESTONE_EMBED_REMOTE_KEY_FILE",
+)
+
+
+def seen_from_here(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the environment with absolute paths: services run in another folder than the command.
+
+    A model is a path when it is written with a `/` and such a folder is there, else a name.
+    """
+    found = dict(environment)
+    for name in _PATHS:
+        if found.get(name):
+            found[name] = os.path.abspath(found[name])  # noqa: PTH100 - links stay as they are
+    if _RERANKER in found:
+        found[_RERANKER] = _folder_from_here(found[_RERANKER])
+    if EMBED_MODEL in found:
+        found[EMBED_MODEL] = _model_from_here(found[EMBED_MODEL])
+    if models := found.get(_EXTRA_MODELS):
+        named = (item.partition("=") for item in models.split(","))
+        found[_EXTRA_MODELS] = ",".join(
+            f"{name}{equals}{_model_from_here(source)}" for name, equals, source in named
+        )
+    return found
+
+
+def _model_from_here(source: str) -> str:
+    return _folder_from_here(source) if "/" in source else source
+
+
+def _folder_from_here(source: str) -> str:
+    """Returns a folder's absolute path; what is none is told of by the service, as it was given."""
+    is_folder = os.path.isdir(source)  # noqa: PTH112 - Path raises where it may not look
+    return os.path.abspath(source) if is_folder else source  # noqa: PTH100 - as above
 
 
 def service_environment(
@@ -123,6 +169,26 @@ def check_environment(environment: Mapping[str, str]) -> None:
                 check_names(environment, f"{PREFIX}{service.upper()}_", names_of(value))
 
 
+def check_listening(environment: Mapping[str, str]) -> None:
+    """Raises StartError for an address at which the command could not ask whether all is well."""
+    for service in SERVICES:
+        variable = listen_variable(service)
+        address = environment.get(variable, "unix:")
+        if address.startswith("unix:"):
+            continue
+        if address.endswith(":0"):
+            raise StartError(
+                ExitCode.USAGE, f"{variable}={address}: name a port, so that others find it."
+            )
+        if environment.get("LODESTONE_TLS_CERT_FILE"):
+            raise StartError(
+                ExitCode.USAGE,
+                f"{variable}={address} would speak TLS, and the command speaks none to what it "
+                "starts: leave it unset, or start the services one by one, as docs/operations.md "
+                "tells.",
+            )
+
+
 def check_before_restart(
     changed: Mapping[str, Iterable[str]], environment: Mapping[str, str]
 ) -> None:
@@ -134,13 +200,25 @@ def check_before_restart(
         changed: names of the settings that changed, by service.
         environment: the settings of now.
     """
+    from importlib import import_module
+
     from services.runtime.settings import load_settings
+    from services.runtime.tokens import OwnToken, read_token_list
 
-    if "embed" in changed:
-        from services.embed.settings import EmbedSettings
-        from services.embed.specs import specs_of
+    for name in changed:
+        kind = getattr(import_module(f"services.{name}.settings"), f"{name.capitalize()}Settings")
+        settings = load_settings(kind, {DATABASE_URL: "", **environment})
+        settings.refuse_unguarded()
+        if settings.tls.paths():
+            settings.tls.read()
+        if settings.accepted_tokens_file is not None:
+            read_token_list(settings.accepted_tokens_file)
+        if settings.token_file is not None:
+            OwnToken(settings.token_file)
+        if name == "embed":
+            from services.embed.specs import specs_of
 
-        specs_of(load_settings(EmbedSettings, environment))
+            specs_of(settings)
     if DATABASE_URL in changed.get("indexer", ()):
         import asyncio
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import grpc
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
-from services.cli.logs import last_telling_line
+from services.cli.deaths import check_alive
 from services.cli.preflight import FREE_BYTES_TO_GO_ON, disk_full, free_bytes
 from services.cli.rpc_errors import explain, is_unavailable
 from services.cli.state import read_state
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from services.cli.folder import DataFolder
     from services.cli.indexer import Indexer
-    from services.cli.state import StackState
 
 FINISHED = frozenset(
     {
@@ -160,7 +159,7 @@ class RunFollower:
         state = read_state(self._folder.state)
         if state.embedded:
             self._check_room(run)
-        self._check_services(state)
+        check_alive(self._folder, state, _GOES_ON)
 
     def _check_room(self, run: runs_pb2.IndexRun) -> None:
         """Cancels the run before PostgreSQL has no room for its log, which would stop it hard."""
@@ -169,15 +168,6 @@ class RunFollower:
             self._cancel(run)
         elif self._full_at is not None and time.monotonic() - self._full_at > _FULL_SECONDS:
             raise disk_full(self._folder.root, _GOES_ON)
-
-    def _check_services(self, state: StackState) -> None:
-        for name in state.dead():
-            line = last_telling_line(self._folder.log(name), f"lodestone-{name}: ", "FATAL:")
-            what = "PostgreSQL" if name == "postgres" else f"The {name} service"
-            raise StartError(
-                ExitCode.UNAVAILABLE,
-                f"{what} died during the run (its last line: {line}). {_GOES_ON}",
-            )
 
     def _cancel(self, run: runs_pb2.IndexRun) -> None:
         try:

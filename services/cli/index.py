@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
 from services.cli.environment import DEFAULT_ROOTS, EMBED_MODEL, IO_ROOTS
-from services.cli.folder import DataFolder
+from services.cli.folder import DataFolder, default_root
 from services.cli.follow import RunFollower
 from services.cli.indexer import Indexer
 from services.cli.progress import ProgressDisplay
@@ -29,7 +33,6 @@ from services.runtime.exits import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from lodestone.indexer.v1.index_run_service_pb2 import Outcome
 
@@ -123,7 +126,7 @@ def _tell(run: IndexRun, failures: Sequence[Outcome], options: IndexOptions) -> 
     elif exit_code(run) is not ExitCode.OK:
         note(f"What failed: lodestone run {run.name}")
     elif not options.as_json and not options.first_search:
-        click.echo(f'Try: lodestone search --path {options.path} "what you look for"')
+        click.echo(_next_command(options))
 
 
 def _first_search(indexer: Indexer, workspace: str, options: IndexOptions) -> None:
@@ -133,4 +136,15 @@ def _first_search(indexer: Indexer, workspace: str, options: IndexOptions) -> No
     query = options.query or FIRST_QUERY
     click.secho(f'\nFirst search: "{query}"', bold=True)
     print_hits(find(indexer, workspace, query, limit=3))
-    click.echo(f'Try: lodestone search --path {options.path} "what you look for"')
+    click.echo(_next_command(options))
+
+
+def _next_command(options: IndexOptions) -> str:
+    """Returns what to try now, as a shell takes it in the folder where this command ran."""
+    arguments = ["--path", options.path]
+    if options.root != default_root(os.environ):
+        arguments = ["--data-dir", str(options.root), *arguments]
+    program = sys.argv[0] if Path(sys.argv[0]).name == "lodestone" else "lodestone"
+    if shutil.which("lodestone"):
+        program = "lodestone"
+    return f'Try: {shlex.join([program, "search", *arguments])} "what you look for"'

@@ -42,9 +42,11 @@ _FAILURES = (
 class Indexer:
     """A client of one indexer; errors of calls are StartErrors with one clear line."""
 
-    def __init__(self, address: str, *, call_seconds: float = _CALL_SECONDS) -> None:
+    def __init__(
+        self, address: str, *, call_seconds: float = _CALL_SECONDS, tls_name: str = ""
+    ) -> None:
         self._seconds = call_seconds
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, tls_name=tls_name)
         self._runs = IndexRunServiceStub(self._channel)
         self._workspaces = WorkspaceServiceStub(self._channel)
 

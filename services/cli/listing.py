@@ -12,6 +12,7 @@ import click
 from lodestone.indexer.v1.workspace_service_pb2 import WatchStatus
 from services.cli.follow import FINISHED
 from services.cli.indexer import Indexer
+from services.cli.options import elsewhere
 from services.cli.report import (
     mode_name,
     outcome_json,
@@ -138,7 +139,13 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def connect(root: Path) -> tuple[Indexer, str]:
-    """Returns a client of the running indexer, started when it does not run, and io's roots."""
+    """Returns a client of the running indexer, started when it does not run, and io's roots.
+
+    Of an indexer elsewhere the roots are not known, and empty.
+    """
+    asked = elsewhere()
+    if asked.address:
+        return Indexer(asked.address, tls_name=asked.tls_name), ""
     state = Stack(root, os.environ).ensure()
     return Indexer(state.processes["indexer"].address), state.roots
 

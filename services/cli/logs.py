@@ -21,20 +21,31 @@ def open_log(path: Path) -> IO[bytes]:
     return os.fdopen(descriptor, "ab")
 
 
-def last_telling_line(path: Path, *marks: str) -> str:
+def log_end(path: Path) -> int:
+    """Returns where a log ends, and so where that of a process that is started now begins."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def last_telling_line(path: Path, *marks: str, start: int = 0) -> str:
     """Returns the last line that holds one of the marks, else the last line with text in it.
 
     Reads the end of the file alone; long lines are cut.
+
+    Args:
+        path: the log.
+        marks: what tells that a line says why a process ended.
+        start: where the lines of the process begin: those before it are of earlier ones.
     """
-    lines = _tail(path)
+    lines = _tail(path, start)
     telling = [line for line in lines if any(mark in line for mark in marks)]
-    return (telling or lines or ["its log is empty"])[-1][:_LINE_CHARACTERS]
+    return (telling or lines or ["it wrote nothing"])[-1][:_LINE_CHARACTERS]
 
 
-def _tail(path: Path) -> list[str]:
+def _tail(path: Path, start: int) -> list[str]:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            size = path.stat().st_size
+            file.seek(max(0, size - _TAIL_BYTES, start if start <= size else 0))
             text = file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return []

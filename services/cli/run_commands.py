@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.options import common
+from services.cli.options import Quantity, common_elsewhere
 
 if TYPE_CHECKING:
     from services.cli.steering import Wish
@@ -21,7 +21,7 @@ def _steering(wish: Wish, text: str) -> click.Command:
 
     @click.command(wish, help=text)
     @click.argument("name", metavar="RUN")
-    @common
+    @common_elsewhere
     def command(*, root: Path, name: str, as_json: bool) -> ExitCode:
         from services.cli.steering import steer
 
@@ -44,7 +44,7 @@ _STEERING = (
 @click.command()
 @click.argument("name", metavar="RUN")
 @click.option("--files", is_flag=True, help="List what became of each file that it looked into.")
-@common
+@common_elsewhere
 def report(*, root: Path, name: str, files: bool, as_json: bool) -> ExitCode:
     """Report RUN: where the time went, what failed and why, what was reused."""
     from services.cli.run_report import show_report
@@ -61,7 +61,7 @@ def report(*, root: Path, name: str, files: bool, as_json: bool) -> ExitCode:
     help="Read files of spans of this folder. Default: where the services write theirs.",
 )
 @click.option("--all", "unmerged", is_flag=True, help="List each step of the path by itself.")
-@common
+@common_elsewhere
 def trace(**options: Any) -> ExitCode:
     """Draw the critical path of RUN: what its end waited for, and how long.
 
@@ -77,14 +77,14 @@ def trace(**options: Any) -> ExitCode:
 @click.option("--workspace", required=True, help="The workspace.")
 @click.option(
     "--sample",
-    type=click.FloatRange(0, 1),
+    type=Quantity(0, 1),
     default=0.0,
     show_default=True,
     help="Share of vectors and terms to compute again and compare.",
 )
 @click.option("--mark", is_flag=True, help="Mark what disagrees for a repair run.")
 @click.option("--repair", is_flag=True, help="Mark it, and queue a run that redoes that alone.")
-@common
+@common_elsewhere
 def check(
     *, root: Path, workspace: str, sample: float, mark: bool, repair: bool, as_json: bool
 ) -> ExitCode:
@@ -101,7 +101,7 @@ def queue() -> None:
 
 @queue.command("status")
 @_WORKSPACE
-@common
+@common_elsewhere
 def queue_status(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
     """Show nodes by kind and status with the age of the oldest, workers, and unfinished runs."""
     from services.cli.queue import show_status
@@ -111,7 +111,7 @@ def queue_status(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
 
 @queue.command("pause")
 @_WORKSPACE
-@common
+@common_elsewhere
 def queue_pause(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
     """Let nothing be claimed until `queue resume`; what is in flight is finished."""
     from services.cli.queue import hold
@@ -121,7 +121,7 @@ def queue_pause(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
 
 @queue.command("resume")
 @_WORKSPACE
-@common
+@common_elsewhere
 def queue_resume(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
     """Allow claims again."""
     from services.cli.queue import hold
@@ -132,7 +132,7 @@ def queue_resume(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
 @queue.command("failed")
 @click.option("--workspace", required=True, help="The workspace.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
-@common
+@common_elsewhere
 def queue_failed(*, root: Path, workspace: str, limit: int, as_json: bool) -> ExitCode:
     """List nodes that failed for good, with their error."""
     from services.cli.queue import show_failed
@@ -142,7 +142,7 @@ def queue_failed(*, root: Path, workspace: str, limit: int, as_json: bool) -> Ex
 
 @queue.command("retry-failed")
 @click.option("--workspace", required=True, help="The workspace.")
-@common
+@common_elsewhere
 def queue_retry_failed(*, root: Path, workspace: str, as_json: bool) -> ExitCode:
     """Put all failed nodes of a workspace back, and queue a run that takes them up."""
     from services.cli.queue import retry_failed
@@ -154,12 +154,12 @@ def queue_retry_failed(*, root: Path, workspace: str, as_json: bool) -> ExitCode
 @_WORKSPACE
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 3600),
+    type=Quantity(0, 3600),
     default=60.0,
     show_default=True,
     help="Longest wait in seconds.",
 )
-@common
+@common_elsewhere
 def queue_drain(*, root: Path, workspace: str, timeout: float, as_json: bool) -> ExitCode:
     """Wait until nothing is pending or in flight; fails when something is left."""
     from services.cli.queue import drain

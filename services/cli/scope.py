@@ -79,6 +79,12 @@ def find_scope(indexer: Indexer, filters: Filters, roots: str) -> Scope:
     Raises:
         StartError: there is none, or more than one, or the path lies not in the one that was named.
     """
+    if filters.path and not roots:
+        raise StartError(
+            ExitCode.USAGE,
+            "--path is of this machine, whose files an indexer elsewhere does not know: name a "
+            "--workspace.",
+        )
     path = existing_path(filters.path) if filters.path else None
     if filters.workspace:
         name = f"workspaces/{check_workspace_id(filters.workspace)}"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from services.cli.options import common, data_folder, given_once, not_blank
+from services.cli.options import common_elsewhere, data_folder, given_once, not_blank
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,7 +83,7 @@ def _also(effect: str) -> Callable[..., Any]:
 )
 @click.option("--explain", is_flag=True, help="Tell why each hit stands where it does.")
 @click.option("--watch", is_flag=True, help="Search again whenever the index has changed.")
-@common
+@common_elsewhere
 def search(**options: Any) -> ExitCode:
     """Find the code that is closest to QUERY, in words or code.
 
@@ -127,7 +127,7 @@ def search(**options: Any) -> ExitCode:
     help="Most hits that are looked at.",
 )
 @_also("each piece then tells its own.")
-@common
+@common_elsewhere
 def context(**options: Any) -> ExitCode:
     """Print code that answers QUERY, cited, for the prompt of a language model."""
     from services.cli.context import ContextOptions, run_context
@@ -152,7 +152,7 @@ def context(**options: Any) -> ExitCode:
 @click.option(
     "-k", "--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="Most nodes."
 )
-@common
+@common_elsewhere
 def graph(**options: Any) -> ExitCode:
     """Show what is around the class, function or method SYMBOL: all of it, or what is named.
 

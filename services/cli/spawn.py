@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.cli.logs import last_telling_line, open_log
+from services.cli.logs import last_telling_line, log_end, open_log
 from services.cli.processes import ProcessId, identify, is_alive
 from services.runtime.exits import ExitCode, StartError
 
@@ -26,6 +26,8 @@ class Child:
     log: Path
     popen: subprocess.Popen[bytes] | None
     """None when another command started it, and so knows its exit code."""
+    log_start: int = 0
+    """Where its lines begin in the log."""
 
     def check(self) -> None:
         """Raises StartError with the process's own exit code and reason when it has ended."""
@@ -46,7 +48,7 @@ class Child:
 
     def _reason(self) -> str:
         mark = f"lodestone-{self.name}: "
-        line = last_telling_line(self.log, mark)
+        line = last_telling_line(self.log, mark, start=self.log_start)
         return f"The {self.name} service ended: {line.removeprefix(mark)}"
 
 
@@ -56,6 +58,7 @@ def spawn_service(name: str, environment: Mapping[str, str], address: str, log: 
         # Left by a killed process: nothing else listens in this folder.
         Path(address.removeprefix("unix:")).unlink(missing_ok=True)
     with open_log(log) as file:
+        log_start = log_end(log)
         popen = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-m", f"services.{name}"],
             stdin=subprocess.DEVNULL,
@@ -66,4 +69,4 @@ def spawn_service(name: str, environment: Mapping[str, str], address: str, log: 
             start_new_session=True,
         )
     process = identify(popen.pid) or ProcessId(popen.pid, "gone")
-    return Child(name, process, address, log, popen)
+    return Child(name, process, address, log, popen, log_start)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,15 @@ from services.cli.environment import (
     changed_settings,
     check_before_restart,
     check_environment,
+    check_listening,
     given_settings,
     has_unseen_names,
     listen_variable,
+    seen_from_here,
     service_environment,
 )
 from services.cli.folder import DataFolder, find_folder, locked, open_folder
+from services.cli.logs import log_end
 from services.cli.preflight import START_TIMEOUT_VARIABLE, check_space, start_timeout
 from services.cli.state import POSTGRES, SERVICES, ProcessState, StackState, read_state, write_state
 from services.cli.terminal import Waiting, note
@@ -48,7 +52,7 @@ class Stack:
 
     def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
         self._root = root
-        self._environment = environment
+        self._environment = seen_from_here(environment)
         self._started: list[Child] = []
         self._database_started: ProcessState | None = None
 
@@ -66,7 +70,8 @@ class Stack:
             recorded = [name for item in state.processes.values() for name in item.settings]
             if has_unseen_names(recorded, self._environment):
                 check_environment(self._environment)
-            if state.ready and not state.dead() and not self._outdated(state):
+            amiss = state.dead() or state.cut_off() or self._outdated(state)
+            if state.ready and not amiss:
                 return state
         with caller.command_step("lodestone.cli.start"):
             return self._start_missing()
@@ -80,7 +85,10 @@ class Stack:
             state = read_state(folder.state)
             running = [name for name in (*STOP_ORDER, POSTGRES) if state.runs(name)]
             for name in running:
-                state = _stopped(folder, state, name)
+                _stop_process(name, state.processes[name])
+                state = _without(state, name)
+            with suppress(OSError):  # a disk that is full: of what is stopped nobody believes it
+                write_state(folder.state, state)
             if state.run and folder.root.joinpath(state.run) != folder.root:
                 # Sockets of a long path lie elsewhere: nothing of this folder's stays there.
                 shutil.rmtree(state.run, ignore_errors=True)
@@ -89,6 +97,7 @@ class Stack:
     def _start_missing(self) -> StackState:
         start_timeout(self._environment)
         check_environment(self._environment)
+        check_listening(self._environment)
         check_space(self._root)
         waiting = Waiting()
         folder = open_folder(self._root, note)
@@ -114,7 +123,7 @@ class Stack:
         from services.cli.sockets import RunFolder, choose_run_folder
 
         before = read_state(folder.state)
-        state = self._stop_outdated(folder, before)
+        state = self._stop_outdated(folder, _without_cut_off(folder, before))
         if any(state.runs(name) for name in state.processes):
             run = RunFolder(folder.root.joinpath(state.run))  # where those that run look
         else:
@@ -148,7 +157,8 @@ class Stack:
         child = spawn_service(name, environment, address, folder.log(name))
         self._started.append(child)
         given = given_settings(name, self._environment)
-        state = _with(state, name, ProcessState(child.process, address, given))
+        entry = ProcessState(child.process, address, given, child.log_start)
+        state = _with(state, name, entry)
         if name == "io":
             state = replace(state, roots=environment.get(IO_ROOTS, DEFAULT_ROOTS))
         write_state(folder.state, state)
@@ -171,8 +181,9 @@ class Stack:
         server = embedded_database(folder, run, self._environment)
         if state.runs(POSTGRES):
             return state, server.url
+        log_start = log_end(folder.log(POSTGRES))
         process = server.start()
-        self._database_started = ProcessState(process, str(run.postgres))
+        self._database_started = ProcessState(process, str(run.postgres), {}, log_start)
         state = _with(state, POSTGRES, self._database_started)
         write_state(folder.state, state)
         return state, server.url
@@ -207,7 +218,8 @@ class Stack:
             if child.name == name:
                 return child
         known = state.processes[name]
-        return Child(name, known.process, known.address, folder.log(name), None)
+        log = folder.log(name)
+        return Child(name, known.process, known.address, log, None, known.log_start)
 
     def _wait(self, children: list[Child], waiting: Waiting) -> None:
         from services.cli.health import is_serving
@@ -246,6 +258,16 @@ class Stack:
                 _stop_process(POSTGRES, self._database_started)
                 state = _without(state, POSTGRES)
             write_state(folder.state, state)
+
+
+def _without_cut_off(folder: DataFolder, state: StackState) -> StackState:
+    """Stops what nobody reaches any more; it is started again like what died."""
+    gone = state.cut_off()
+    for name in (*STOP_ORDER, POSTGRES):
+        if name in gone:
+            note(f"Restarting {name}: its socket is gone.")
+            state = _stopped(folder, state, name)
+    return state
 
 
 def _stopped(folder: DataFolder, state: StackState, name: str) -> StackState:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.cli.files import write_atomic
 from services.cli.processes import ProcessId, is_alive
+from services.cli.sockets import POSTGRES_SOCKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
 POSTGRES = "postgres"
 SERVICES = ("io", "embed", "indexer")
@@ -25,6 +26,8 @@ class ProcessState:
     address: str
     settings: Mapping[str, str] = field(default_factory=dict)
     """Digest of each setting that the user gave it, by name."""
+    log_start: int = 0
+    """Where its lines begin in its log, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,21 @@ class StackState:
     def dead(self) -> list[str]:
         """Returns the names of those that must run and do not."""
         return [name for name in self.needed if not self.runs(name)]
+
+    def cut_off(self) -> list[str]:
+        """Returns the names of those that served and whose socket is gone, as of a cleaned `/tmp`.
+
+        They run on, and nobody reaches them any more.
+        """
+        if not self.ready:
+            return []
+        return [name for name in self.needed if self.runs(name) and not self._has_socket(name)]
+
+    def _has_socket(self, name: str) -> bool:
+        address = self.processes[name].address
+        if name == POSTGRES:
+            return Path(address, POSTGRES_SOCKET).exists()
+        return not address.startswith("unix:") or Path(address.removeprefix("unix:")).exists()
 
     def runs(self, name: str) -> bool:
         """Tells whether a process runs."""
@@ -83,4 +101,5 @@ def _process(entry: Any) -> ProcessState:
         process=ProcessId(int(entry["process"]["pid"]), str(entry["process"]["started"])),
         address=str(entry["address"]),
         settings={str(name): str(digest) for name, digest in entry["settings"].items()},
+        log_start=int(entry.get("log_start", 0)),
     )

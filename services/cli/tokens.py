@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
-import tempfile
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from services.cli.files import write_atomic
+from services.cli.options import Quantity
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from services.runtime.tokens import TokenEntry
 
@@ -68,7 +71,7 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON on s
     default=("*",),
     help="Id of a root of the io service, likewise. Repeatable. Default: all.",
 )
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="Days until it expires.")
+@click.option("--days", type=Quantity(min=0, min_open=True), help="Days until it expires.")
 @_FILE
 @_AS_JSON
 def new(
@@ -90,7 +93,10 @@ def new(
     from services.runtime.tokens import TokenEntry, digest_of, new_token
 
     secret = new_token()
-    end = datetime.now(UTC) + timedelta(days=days) if days is not None else None
+    try:
+        end = datetime.now(UTC) + timedelta(days=days) if days is not None else None
+    except OverflowError:
+        raise click.BadParameter("No date is that far away.", param_hint="--days") from None
     try:
         made = TokenEntry.model_validate(
             {
@@ -108,7 +114,8 @@ def new(
         raise StartError(
             ExitCode.USAGE, f"Wrong {first['loc'][0]}: {first['input']!r} ({first['msg']})."
         ) from None
-    _write(path, [*_read(path, missing_ok=True), made])
+    with _changing(path) as file:
+        _write(file, [*_read(file, missing_ok=True), made])
     if as_json:
         click.echo(json.dumps({"id": made.id, "name": name, "token": secret}))
     else:
@@ -139,13 +146,15 @@ def list_tokens(*, path: Path, as_json: bool) -> None:
 @_FILE
 def revoke(*, identifier: str, path: Path) -> None:
     """Take the token ID back: calls with it are refused within a second or two."""
-    entries = _read(path)
-    left = [entry for entry in entries if entry.id != identifier]
-    if len(left) == len(entries):
-        raise StartError(
-            ExitCode.USAGE, f"{path} holds no token {identifier}; `lodestone token list` shows all."
-        )
-    _write(path, left)
+    with _changing(path) as file:
+        entries = _read(file)
+        left = [entry for entry in entries if entry.id != identifier]
+        if len(left) == len(entries):
+            raise StartError(
+                ExitCode.USAGE,
+                f"{path} holds no token {identifier}; `lodestone token list` shows all.",
+            )
+        _write(file, left)
     click.echo(f"Token {identifier} is not accepted any more.", err=True)
 
 
@@ -157,22 +166,39 @@ def _read(path: Path, *, missing_ok: bool = False) -> list[TokenEntry]:
     return list(read_token_list(path).tokens)
 
 
-def _write(path: Path, entries: Sequence[TokenEntry]) -> None:
+@contextmanager
+def _changing(path: Path) -> Iterator[Path]:
+    """Yields the file itself, behind links, which no other command changes meanwhile.
+
+    Of two that read it at once the later would undo what the earlier wrote, a revocation for one.
+    """
+    file = path.resolve()
+    try:
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _not_written(path, error) from None
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(folder)
+
+
+def _write(file: Path, entries: Sequence[TokenEntry]) -> None:
     """Replaces the file in one step, so that no service reads half of it."""
     document: dict[str, Any] = {
         "tokens": [entry.model_dump(mode="json", exclude_none=True) for entry in entries]
     }
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(document, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            Path(name).chmod(path.stat().st_mode & 0o777)
-        Path(name).replace(path)
+        # A service of another account reads it on.
+        like = file.stat() if file.exists() else None
+        write_atomic(file, json.dumps(document, indent=1), like=like)
     except OSError as error:
-        raise StartError(
-            ExitCode.USAGE,
-            f"The file of accepted tokens {path} cannot be written: {error.strerror}.",
-        ) from None
+        raise _not_written(file, error) from None
+
+
+def _not_written(path: Path, error: OSError) -> StartError:
+    return StartError(
+        ExitCode.USAGE,
+        f"The file of accepted tokens {path} cannot be written: {error.strerror}.",
+    )

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lodestone.indexer.v1.index_run_service_pb2 import IndexRun
+from services.cli.deaths import check_alive
 from services.cli.environment import DEFAULT_ROOTS, IO_ROOTS
 from services.cli.folder import DataFolder
 from services.cli.follow import FINISHED, RunFollower
 from services.cli.indexer import Indexer
-from services.cli.logs import last_telling_line
 from services.cli.progress import ProgressDisplay
 from services.cli.report import print_report, run_json, seconds_of, state_name
 from services.cli.stack import Stack
@@ -159,7 +159,7 @@ def _follow(
             failures, polls = 0, polls + 1
         except StartError as error:
             failures += 1
-            _check_services(folder)
+            check_alive(folder, read_state(folder.state), _GOES_ON)
             if error.code is not ExitCode.UNAVAILABLE or failures > _GIVE_UP_POLLS:
                 raise
             continue
@@ -244,10 +244,3 @@ def _tell_first(run: IndexRun, options: WatchOptions) -> None:
             warn(warning)
     else:
         print_report(run, [])
-
-
-def _check_services(folder: DataFolder) -> None:
-    for name in read_state(folder.state).dead():
-        last = last_telling_line(folder.log(name), f"lodestone-{name}: ", "FATAL:")
-        what = "PostgreSQL" if name == "postgres" else f"The {name} service"
-        raise StartError(ExitCode.UNAVAILABLE, f"{what} died (its last line: {last}). {_GOES_ON}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from services.runtime import call_metrics, call_traces
 from services.runtime.access import AccessRules, Scope, note_caller, read_for
 from services.runtime.errors import (
+    Code,
     ForbiddenError,
     LodestoneError,
     NotImplementedYetError,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import Span
 
+    from services.runtime.access import Identity, MethodRule
     from services.runtime.call_metrics import CallObserver
     from services.runtime.tokens import AcceptedTokens
 
@@ -85,6 +88,48 @@ class Gate:
             await self._empty.wait()
 
 
+class _Admission:
+    """What the messages of a call are held to; this one is of a caller that needs no token."""
+
+    def check(self, request: Any) -> None:
+        """Raises when a request breaks a rule, or names what is not the caller's."""
+        validate(request)
+
+    def hold(self) -> None:
+        """Raises when the call may not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Caller(_Admission):
+    """The same of a caller with a token."""
+
+    identity: Identity
+    rule: MethodRule
+    accepted: Callable[[], Identity]
+    """Returns whose the token is now."""
+
+    def check(self, request: Any) -> None:
+        """As the base class says."""
+        validate(request)
+        with _refusals_counted():
+            self.rule.check_request(self.identity, request)
+
+    def hold(self) -> None:
+        """Raises _TokenChangedError when the token is taken back, or allows something else."""
+        try:
+            if self.accepted() == self.identity:
+                return
+        except UnauthenticatedError:
+            pass
+        raise _TokenChangedError("The token of this stream counts no more as it did: begin again.")
+
+
+class _TokenChangedError(UnauthenticatedError):
+    """Whoever has another token by now begins again with it, as rotation wants; others cannot."""
+
+    code = Code.UNAVAILABLE
+
+
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every method but health and reflection.
 
@@ -124,11 +169,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             failure: Exception | None = None
             with call_traces.server_span(method, context.invocation_metadata()) as span:
                 try:
-                    check = self._admit(method, context)
+                    admission = self._admit(method, context)
                     with self._gate.inside():
-                        response = await answer(
-                            inner, _checked(request, observer, check), context, observer
-                        )
+                        requests = _checked(request, observer, admission)
+                        response = await answer(inner, requests, context, observer, admission)
                 except asyncio.CancelledError:
                     _end(span, observer, _why_cancelled(context))
                     raise
@@ -145,29 +189,25 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
 
         return call
 
-    def _admit(self, method: str, context: Any) -> Callable[[Any], None]:
-        """Returns what checks each request of a call, once its caller is known and may make it.
+    def _admit(self, method: str, context: Any) -> _Admission:
+        """Returns what checks the messages of a call, once its caller is known and may make it.
 
         Raises:
             UnauthenticatedError: nobody is known by the token.
             ForbiddenError: its scopes do not allow the method.
         """
         if self._tokens is None:
-            return validate
-        identity = self._tokens.identify(_authorization(context.invocation_metadata()))
+            return _Admission()
+        authorization = _authorization(context.invocation_metadata())
+        accepted = partial(self._tokens.identify, authorization)
+        identity = accepted()
         note_caller(identity)
         rule = self._rules.of(method)
         with _refusals_counted():
             rule.check_scope(identity)
         if rule.scope is Scope.READ:
             read_for(identity)
-
-        def check(request: Any) -> None:
-            validate(request)
-            with _refusals_counted():
-                rule.check_request(identity, request)
-
-        return check
+        return _Caller(identity, rule, accepted)
 
     def _may_reflect(self, details: grpc.HandlerCallDetails) -> bool:
         """Returns whether the caller may ask for the contracts: whoever is known may."""
@@ -200,13 +240,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         await context.abort(code, status.message, trailers)
 
 
-async def _answer(inner: Any, request: Any, context: Any, observer: CallObserver) -> Any:
+async def _answer(
+    inner: Any, request: Any, context: Any, observer: CallObserver, _: _Admission
+) -> Any:
     response = await inner(request, context)
     observer.sent()
     return response
 
 
-async def _stream_answers(inner: Any, request: Any, context: Any, observer: CallObserver) -> None:
+async def _stream_answers(
+    inner: Any, request: Any, context: Any, observer: CallObserver, admission: _Admission
+) -> None:
     """Writes what a servicer's generator yields; it is closed before the call ends.
 
     A generator handed to grpc itself would, when the caller goes away, be closed some time later
@@ -214,6 +258,7 @@ async def _stream_answers(inner: Any, request: Any, context: Any, observer: Call
     """
     async with aclosing(inner(request, context)) as responses:
         async for response in responses:
+            admission.hold()
             try:
                 await context.write(response)
             except grpc.aio.InternalError as error:  # there is nobody to write to any more
@@ -221,17 +266,18 @@ async def _stream_answers(inner: Any, request: Any, context: Any, observer: Call
             observer.sent()
 
 
-def _checked(request: Any, observer: CallObserver, check: Callable[[Any], None]) -> Any:
-    """Returns the request, or the stream of requests, each once `check` does not raise."""
+def _checked(request: Any, observer: CallObserver, admission: _Admission) -> Any:
+    """Returns the request, or the stream of requests, each once it is held to the admission."""
     if not hasattr(request, "__aiter__"):
         observer.received()
-        check(readable(request))
+        admission.check(readable(request))
         return request
 
     async def requests() -> AsyncIterator[Any]:
         async for item in request:
             observer.received()
-            check(readable(item))
+            admission.hold()
+            admission.check(readable(item))
             yield item
 
     return requests()

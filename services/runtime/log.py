@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import traceback
 from contextlib import suppress
@@ -19,7 +18,10 @@ _MAX_CAUSES = 4
 
 
 def configure(service: str, level: str, log_format: str) -> None:
-    """Sends this process's logs to standard error, each with the service's name and trace id."""
+    """Sends this process's logs to standard error, each with the service's name and trace id.
+
+    What libraries log is among them.
+    """
     console = log_format == "console" or (log_format == "auto" and sys.stderr.isatty())
     renderer: Processor = (
         structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
@@ -43,7 +45,9 @@ def configure(service: str, level: str, log_format: str) -> None:
         logger_factory=_make_logger,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+    from services.runtime.library_logs import tell_libraries  # noqa: PLC0415 - it logs by this
+
+    tell_libraries()
 
 
 def get_logger() -> structlog.stdlib.BoundLogger:

@@ -76,7 +76,7 @@ class _Contexts:
     def current(self) -> ssl.SSLContext:
         """Returns the context to use now, with which nobody is trusted whom the files dropped."""
         if self._watch.changed():
-            self._context = reread(self._files.server_context) or self._context
+            self._context = reread(self._files.server_context, self._watch) or self._context
         return self._context
 
 

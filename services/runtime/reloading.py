@@ -38,7 +38,8 @@ class ReloadingChannel(grpc.aio.Channel):
             try:
                 fresh = self._make()
             except StartError as error:
-                get_logger().error("certificates_not_reloaded", reason=error.message)
+                if self._watch.failed(error.message):
+                    get_logger().error("certificates_not_reloaded", reason=error.message)
             else:
                 get_logger().info("certificates_reloaded")
                 old, self._channel = self._channel, fresh

@@ -182,6 +182,7 @@ class ServiceRun:
         Raises:
             StartError: the service cannot start; what was built is released.
         """
+        self._settings.refuse_unguarded()
         async with AsyncExitStack() as opened:
             opened.callback(self._serve_metrics())
             server, port = self._make_server()
@@ -227,18 +228,7 @@ class ServiceRun:
         if not address:
             return lambda: None
         variable = f"LODESTONE_{self._app.name.upper()}_METRICS_LISTEN"
-        addresses.refuse_public(address, variable, lacks=self._lacks(tokens=False))
         return metrics_port.serve_metrics(address, variable, self._settings.tls)
-
-    def _lacks(self, *, tokens: bool) -> list[str]:
-        """Returns the settings that an address in reach of other machines needs and has not."""
-        settings = self._settings
-        lacking = (
-            [] if settings.tls.serves else ["LODESTONE_TLS_CERT_FILE", "LODESTONE_TLS_KEY_FILE"]
-        )
-        if tokens and settings.accepted_tokens_file is None:
-            lacking.append("LODESTONE_ACCEPTED_TOKENS_FILE")
-        return lacking
 
     async def _serve_health(self, opened: AsyncExitStack) -> list[grpc.aio.Server]:
         """Answers health checks on an address of their own, which tells nothing else.
@@ -261,7 +251,6 @@ class ServiceRun:
 
     def _make_server(self) -> tuple[grpc.aio.Server, int]:
         listen = self._settings.listen
-        addresses.refuse_public(listen, self._variable, lacks=self._lacks(tokens=True))
         addresses.refuse_unusable(listen, self._variable)
         limit = self._settings.max_message_bytes
         accepted = self._settings.accepted_tokens_file

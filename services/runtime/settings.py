@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
+from services.runtime import addresses
 from services.runtime.exits import ExitCode, StartError
 from services.runtime.span_files import DEFAULT_BYTES, TRACES_FOLDER, SpanFiles
 from services.runtime.tls_files import TlsFiles
@@ -137,6 +138,16 @@ class ServiceSettings(BaseSettings):
         return TlsFiles(
             self.tls_cert_file, self.tls_key_file, self.tls_ca_file, self.tls_require_client_cert
         )
+
+    def refuse_unguarded(self) -> None:
+        """Raises StartError when other machines can reach an address that lacks what guards it."""
+        prefix = str(self.model_config["env_prefix"])
+        lacks = [] if self.tls.serves else ["LODESTONE_TLS_CERT_FILE", "LODESTONE_TLS_KEY_FILE"]
+        if self.metrics_listen:
+            addresses.refuse_public(self.metrics_listen, f"{prefix}METRICS_LISTEN", lacks=lacks)
+        if self.accepted_tokens_file is None:
+            lacks = [*lacks, "LODESTONE_ACCEPTED_TOKENS_FILE"]
+        addresses.refuse_public(self.listen, f"{prefix}LISTEN", lacks=lacks)
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

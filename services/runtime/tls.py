@@ -33,7 +33,7 @@ class ServerTls:
         """Called by gRPC for each handshake, in a thread of its own; None keeps what it has."""
         if not self._watch.changed():
             return None
-        material = reread(self._files.read)
+        material = reread(self._files.read, self._watch)
         return self._configuration(material) if material is not None else None
 
     def _configuration(self, material: TlsMaterial) -> grpc.ServerCertificateConfiguration:

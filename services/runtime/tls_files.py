@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from services.runtime.file_watch import FileWatch
+
 Read = TypeVar("Read")
 
 
@@ -100,12 +102,16 @@ def _told(*paths: Path) -> Iterator[None]:
         ) from None
 
 
-def reread(read: Callable[[], Read]) -> Read | None:
-    """Returns what changed files hold, None when that cannot be used: somebody is told."""
+def reread(read: Callable[[], Read], watch: FileWatch) -> Read | None:
+    """Returns what changed files hold, None when that cannot be used: somebody is told.
+
+    The watch has them tried again.
+    """
     try:
         found = read()
     except StartError as error:
-        get_logger().error("certificates_not_reloaded", reason=error.message)
+        if watch.failed(error.message):
+            get_logger().error("certificates_not_reloaded", reason=error.message)
         return None
     get_logger().info("certificates_reloaded")
     return found

@@ -124,6 +124,14 @@ def read_token_list(path: Path) -> TokenList:
 class _Loaded:
     entries: list[tuple[bytes, TokenEntry]]
 
+    def find(self, digest: bytes) -> TokenEntry | None:
+        """Returns the token of a digest, if it is accepted."""
+        found: TokenEntry | None = None
+        for accepted, entry in self.entries:  # all of them: the time tells no digest
+            if hmac.compare_digest(accepted, digest):
+                found = entry
+        return found
+
 
 class AcceptedTokens:
     """The tokens that a service accepts; a changed file counts within a second or so."""
@@ -150,10 +158,10 @@ class AcceptedTokens:
             CALLS_REFUSED.labels("no_token").inc()
             raise UnauthenticatedError("The call needs a bearer token (metadata `authorization`).")
         digest = digest_of(authorization[len(_BEARER) :].strip()).encode()
-        found: TokenEntry | None = None
-        for accepted, entry in self._loaded.entries:  # all of them: the time tells no digest
-            if hmac.compare_digest(accepted, digest):
-                found = entry
+        found = self._loaded.find(digest)
+        if found is None and self._watch.changed(at_once=True):  # one that was made just now
+            self._reload()
+            found = self._loaded.find(digest)
         if found is None:
             CALLS_REFUSED.labels("unknown_token").inc()
             raise UnauthenticatedError("The token is not known.")
@@ -167,7 +175,8 @@ class AcceptedTokens:
             self._loaded = _loaded(read_token_list(self._path))
         except StartError as error:
             # Half written, or wrong: those that were accepted stay so, and somebody is told.
-            get_logger().error("tokens_not_reloaded", reason=error.message)
+            if self._watch.failed(error.message):
+                get_logger().error("tokens_not_reloaded", reason=error.message)
         else:
             get_logger().info("tokens_reloaded", count=len(self._loaded.entries))
 
@@ -191,7 +200,8 @@ class OwnToken:
             try:
                 self._header = self._read()
             except StartError as error:
-                get_logger().error("tokens_not_reloaded", reason=error.message)
+                if self._watch.failed(error.message):
+                    get_logger().error("tokens_not_reloaded", reason=error.message)
         return self._header
 
     def _read(self) -> str:

@@ -107,7 +107,7 @@ def test_every_dependency_of_the_package_is_in_an_image_or_the_command() -> None
     assert declared - listed == {"torch"} | _OF_THE_COMMAND
 
 
-_DOCTOR = """
+_COMMAND = """
 import os, sys
 os.geteuid = lambda: 10001  # as in the image, where nothing is root
 from importlib.abc import MetaPathFinder
@@ -121,7 +121,16 @@ sys.exit(main({arguments}))
 """
 
 
-def test_the_indexer_s_image_has_a_doctor(tmp_path: Path) -> None:
+_ASKED = {
+    "doctor --json --database --io={0} --embed={0} --indexer={0}": ExitCode.FAILED,
+    "queue status --indexer={0}": ExitCode.UNAVAILABLE,
+    "report 12345678 --indexer={0}": ExitCode.UNAVAILABLE,
+    "trace 12345678 --indexer={0}": ExitCode.UNAVAILABLE,
+}
+
+
+@pytest.mark.parametrize("asked", _ASKED)
+def test_the_indexer_s_image_has_a_command_that_asks(tmp_path: Path, asked: str) -> None:
     """Red when the command is not copied, or imports what the image lacks."""
     for line in (*_stages()["run"], *_stages()["indexer"]):
         if match := re.fullmatch(r"COPY (services\S*) (services\S*)", line):
@@ -139,11 +148,10 @@ def test_the_indexer_s_image_has_a_doctor(tmp_path: Path) -> None:
         for module, owners in importlib.metadata.packages_distributions().items()
         if absent & {owner.lower().replace("_", "-") for owner in owners}
     }
-    addresses = [f"--{name}=unix:{tmp_path}/nobody" for name in ("io", "embed", "indexer")]
-    arguments = ["doctor", "--json", "--database", *addresses]
+    arguments = asked.format(f"unix:{tmp_path}/nobody").split()
 
     result = subprocess.run(
-        [sys.executable, "-P", "-c", _DOCTOR.format(refused=refused, arguments=arguments)],
+        [sys.executable, "-P", "-c", _COMMAND.format(refused=refused, arguments=arguments)],
         env={
             "HOME": str(tmp_path),
             "PYTHONPATH": f"{tmp_path}:{ROOT / 'build' / 'gen'}",
@@ -157,8 +165,11 @@ def test_the_indexer_s_image_has_a_doctor(tmp_path: Path) -> None:
     )
 
     assert "rich" in refused
-    checks = {each["name"]: each["detail"] for each in json.loads(result.stdout or "[]")}
-    assert result.returncode == ExitCode.FAILED, result.stderr
+    assert result.returncode == _ASKED[asked], result.stderr
+    if not asked.startswith("doctor"):
+        assert "nobody does not answer" in result.stderr
+        return
+    checks = {each["name"]: each["detail"] for each in json.loads(result.stdout)}
     assert {"io", "workspaces", "model", "database"} <= set(checks)
     assert all("cannot be reached" in checks[name] for name in ("io", "model", "workspaces"))
     assert "No connection" in checks["indexes"]

@@ -43,7 +43,11 @@ def small_disk() -> Iterator[Path]:
 def test_a_full_disk_cancels_the_run_and_the_next_one_goes_on(
     small_disk: Path, large_tree: Path
 ) -> None:
-    """Red when the room is not watched: the run waits for its model, and the command with it."""
+    """Red when the room is not watched: the run waits for its model, and the command with it.
+
+    At the end nothing at all is left, and everything is stopped: red when it ends with the first
+    file that cannot be written.
+    """
     product = Lodestone(small_disk / "data").with_settings(EMBED_MODEL="hashing")
     try:
         assert product.run("up").code == 0
@@ -61,6 +65,10 @@ def test_a_full_disk_cancels_the_run_and_the_next_one_goes_on(
         assert report["state"] == "succeeded"
         assert report["nodes"]["embedded"] + report["nodes"]["reused"] == report["nodes"]["total"]
         assert product.index(large_tree)["forwards"] == 0
+        fill(small_disk, 0)
+        stopped = product.run("down", "--json")
+        assert stopped.code == 0, stopped.stderr
+        assert stopped.json["stopped"] == ["indexer", "embed", "io", "postgres"]
     finally:
         assert product.run("down").code == 0
 
@@ -86,10 +94,10 @@ def wait_until_a_run_goes(product: Lodestone) -> None:
         wait_until(goes, 30, "a run goes")
 
 
-def fill(disk: Path) -> Path:
-    """Takes nearly all the room of a disk; returns the file that holds it."""
+def fill(disk: Path, left_mib: int = _LEFT_MIB) -> Path:
+    """Takes nearly all the room of a disk, or all of it; returns the file that holds it."""
     filler = disk / "filler"
     with filler.open("wb") as file:
         free = shutil.disk_usage(disk).free
-        os.posix_fallocate(file.fileno(), 0, free - (_LEFT_MIB << 20))
+        os.posix_fallocate(file.fileno(), 0, free - (left_mib << 20))
     return filler

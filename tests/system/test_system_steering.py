@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from services.runtime.exits import ExitCode
 from tests.support.stack import finish
 
 if TYPE_CHECKING:
@@ -70,6 +72,32 @@ def test_the_queue_is_held_and_some_files_are_indexed_alone(
     assert failed.json == []
     assert nothing.json == {"count": 0, "run": "", "runs": []}
     assert [hit["path"] for hit in product.search("left_alone", flask, 1)] != ["cli.py"]
+
+
+def test_an_indexer_elsewhere_is_steered_and_nothing_is_started(
+    product: Lodestone, flask: Path, tmp_path: Path
+) -> None:
+    """Red when the services of this machine are asked, and started for it, as is usual."""
+    product.index(flask)
+    address = product.state.processes["indexer"].address
+    here = replace(product, root=tmp_path / "none")
+
+    runs = here.run("runs", "--indexer", address, "--json")
+    workspace = runs.json[0]["workspace"]
+    held = here.run("queue", "pause", "--workspace", workspace, "--indexer", address)
+    status = product.run("queue", "status", "--workspace", workspace, "--json")
+    freed = here.run("queue", "resume", "--workspace", workspace, "--indexer", address)
+    found = here.run("search", "view", "--workspace", workspace, "--indexer", address, "--json")
+    by_path = here.run("search", "view", "--path", str(flask), "--indexer", address)
+    nobody = here.run("queue", "resume", "--indexer", f"unix:{tmp_path}/nobody")
+
+    assert runs.json == product.run("runs", "--json").json
+    assert status.json["paused"]
+    assert (held.code, freed.code, found.code) == (0, 0, 0)
+    assert found.json
+    assert (by_path.code, nobody.code) == (ExitCode.USAGE, ExitCode.UNAVAILABLE)
+    assert "lodestone up" not in nobody.stderr
+    assert not here.root.exists()
 
 
 def test_a_check_tells_what_disagrees_and_a_repair_mends_it(

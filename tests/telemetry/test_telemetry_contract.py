@@ -138,7 +138,7 @@ def test_lines_are_logged_in_no_other_way() -> None:
             re.search(r"^ *(import|from) (logging|structlog)\b", text, re.MULTILINE) is not None
         )
     )
-    assert [name for name, _ in others] == ["services.runtime.log"]
+    assert [name for name, _ in others] == ["services.runtime.library_logs", "services.runtime.log"]
 
 
 def test_every_span_of_the_source_is_declared_and_the_other_way_round(contract: Contract) -> None:

@@ -25,6 +25,10 @@ COMMANDS = [
     "models",
     "trace",
 ]
+_ASK_ELSEWHERE = [
+    *("search", "context", "graph", "runs", "run", "workspaces", "report", "check", "trace"),
+    *("pause", "resume", "cancel", "retry"),
+]
 QUEUE_COMMANDS = ["status", "pause", "resume", "failed", "retry-failed", "drain"]
 _HEAVY = "pydantic sqlalchemy protovalidate opentelemetry psutil asyncpg rich torch structlog mcp"
 
@@ -38,6 +42,7 @@ def test_every_command_has_help_json_and_a_data_folder(
     text = capsys.readouterr().out
     assert "--json" in text
     assert "--data-dir" in text
+    assert ("--indexer" in text) == (command in {*_ASK_ELSEWHERE, "doctor"})
     assert set(cli.commands) == {*COMMANDS, "queue", "token", "mcp"}
 
 
@@ -51,6 +56,42 @@ def test_a_reader_that_has_seen_enough_is_no_failure() -> None:
 
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("closed", "arguments", "code"),
+    [
+        (">&-", "--version", 0),
+        ("2>&-", "index --what", 2),
+        ("2>&-", "index /nowhere", 2),
+        (">&- 2>&- <&-", "status", 3),
+    ],
+)
+def test_a_stream_that_is_closed_changes_no_exit_code(
+    tmp_path: Path, closed: str, arguments: str, code: int
+) -> None:
+    """As from cron, or a daemon; red when what is printed is flushed to no file at all."""
+    command = f"exec {sys.executable} -m services.cli {arguments} {closed}"
+    environment = {**os.environ, "LODESTONE_DATA_DIR": str(tmp_path / "data")}
+
+    done = subprocess.run(
+        ["sh", "-c", command], capture_output=True, check=False, timeout=60, env=environment
+    )
+
+    assert done.returncode == code
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", ["queue drain --timeout nan", "check --workspace any-name --sample nan"]
+)
+def test_a_number_that_is_none_is_refused(
+    arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Red when a range is left to click: a traceback comes of it."""
+    assert main(arguments.split()) == ExitCode.USAGE
+
+    assert "It is no number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", QUEUE_COMMANDS)

@@ -135,6 +135,31 @@ def test_a_service_that_dies_is_named(
     assert "Run the same command again" in failure.value.message
 
 
+@pytest.mark.parametrize(
+    ("is_known", "told"),
+    [(True, r"io service died \(its last line: killed\)"), (False, "io service was stopped")],
+)
+def test_what_an_earlier_process_wrote_is_not_told_of_one_that_dies(
+    script: Script, follower: RunFollower, folder: DataFolder, *, is_known: bool, told: str
+) -> None:
+    """Red when the last telling line of the log is taken, whoever wrote it and when."""
+    address = f"unix:{folder.root.parent}/indexer.sock"
+    before = "lodestone-io: the port is taken\n"
+    processes = dict(state_of_all(address).processes)
+    del processes["io"]
+    if is_known:
+        gone = ProcessId(os.getpid(), "another")
+        processes["io"] = ProcessState(gone, address, log_start=len(before))
+    write_state(folder.state, replace(state_of_all(address), processes=processes))
+    folder.log("io").write_text(f"{before}killed\n")
+    script.watches.put([RUNNING, CANCELLED])
+
+    with pytest.raises(StartError, match=told):
+        follower.follow(run_in(State.STATE_QUEUED))
+
+    script.cancelled.set()
+
+
 def test_index_prints_exactly_one_json_object(script: Script, folder: DataFolder) -> None:
     script.watches.put([RUNNING, SUCCEEDED])
 

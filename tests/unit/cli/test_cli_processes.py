@@ -7,8 +7,16 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
 
 from services.cli.processes import identify, is_alive, send, terminate
+from services.cli.spawn import spawn_service
+from services.runtime.exits import StartError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _sleeper(code: str = "") -> subprocess.Popen[bytes]:
@@ -70,3 +78,16 @@ def test_a_process_that_obeys_is_not_killed() -> None:
 
     assert terminate(process, signal.SIGTERM, grace_seconds=10)
     child.wait()
+
+
+def test_a_service_that_ends_at_once_is_told_of_by_its_own_lines(tmp_path: Path) -> None:
+    """Red when the log's last line of its kind is taken, which an earlier start wrote."""
+    log = tmp_path / "none.log"
+    log.write_text("lodestone-none: the port is taken\n")
+
+    child = spawn_service("none", os.environ, "127.0.0.1:1", log)
+    assert child.popen is not None
+    child.popen.wait()
+
+    with pytest.raises(StartError, match=r"No module named services\.none"):
+        child.check()

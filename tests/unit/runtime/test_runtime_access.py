@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import resource
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,11 @@ from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from lodestone.indexer.v1 import workspace_service_pb2 as workspaces_pb2
 from lodestone.io.v1 import scan_service_pb2 as scan_pb2
 from lodestone.io.v1 import scan_service_pb2_grpc as scan_grpc
+from lodestone.io.v1 import tree_pb2
 from services.embed.app import EmbedApp
 from services.indexer.app import IndexerApp
 from services.io.app import IoApp
+from services.runtime import file_watch
 from services.runtime.access import LOCAL, AccessRules, Identity, MethodRule, Scope
 from services.runtime.channel import connect
 from services.runtime.errors import ForbiddenError, UnauthenticatedError
@@ -31,6 +36,7 @@ from services.runtime.tokens import AcceptedTokens, OwnToken, digest_of, new_tok
 from tests.unit.runtime.running import Running, running
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
 
 SERVICES = (*IoApp.service_names, *EmbedApp.service_names, *IndexerApp.service_names)
@@ -280,6 +286,107 @@ def test_a_broken_file_keeps_the_tokens_that_were_accepted(
 
     assert tokens.identify(f"Bearer {token}").name == "bot"
     assert "tokens_not_reloaded" in capsys.readouterr().err
+
+
+def test_a_new_token_is_accepted_from_its_first_call_on(tmp_path: Path) -> None:
+    """`lodestone token new` says so; red until the file is looked at the next time."""
+    path = write_tokens(tmp_path / "accepted")
+    tokens = AcceptedTokens(path)
+    tokens._watch = FileWatch(path, clock=lambda: 0.0)
+    new = new_token()
+
+    write_tokens(path, entry(new))
+
+    assert tokens.identify(f"Bearer {new}").name == "bot"
+
+
+def test_a_file_that_can_be_read_only_later_is_tried_until_then(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file does not change any more: rights come after the content, descriptors are free again.
+
+    Red when a failed try is the last one: what was revoked is then accepted for good.
+    """
+    revoked, new = new_token(), new_token()
+    path = write_tokens(tmp_path / "accepted", entry(revoked))
+    tokens = AcceptedTokens(path)
+    now = [0.0]
+    tokens._watch = FileWatch(path, clock=lambda: now[0])
+    write_tokens(path, entry(new))
+
+    with _no_descriptor_left():
+        for _ in range(3):
+            now[0] += 2
+            assert tokens.identify(f"Bearer {revoked}").name == "bot"
+    assert capsys.readouterr().err.count("tokens_not_reloaded") == 1
+
+    now[0] += 2
+    assert tokens.identify(f"Bearer {new}").name == "bot"
+    with pytest.raises(UnauthenticatedError, match="not known"):
+        tokens.identify(f"Bearer {revoked}")
+
+
+@pytest.mark.parametrize("change", ["revoked", "narrowed"])
+async def test_a_stream_ends_when_its_token_does_not_count_any_more(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """As UNAVAILABLE: who rotates its token begins again with the new one, and loses nothing.
+
+    Red when a token is looked at as a stream begins, and not again.
+    """
+    monkeypatch.setattr(file_watch, "_LOOK_SECONDS", 0.0)
+    token, own = new_token(), tmp_path / "own"
+    own.write_text(token, encoding="ascii")
+    accepted = write_tokens(tmp_path / "accepted", entry(token))
+    texts: asyncio.Queue[embed_pb2.EmbedStreamRequest] = asyncio.Queue()
+    async with running(address, accepted_tokens_file=str(accepted)) as service:
+        async with connect(service.address, token_file=own) as channel:
+            given: Any = embed_grpc.EmbedServiceStub(channel).EmbedStream(_each(texts), timeout=5)
+            texts.put_nowait(_text(1))
+            assert (await given.read()).id == 1
+            told: Any = scan_grpc.ScanServiceStub(channel).ScanTree(
+                scan_pb2.ScanTreeRequest(
+                    tree=tree_pb2.Tree(root="roots/main", directory="endless")
+                ),
+                timeout=5,
+            )
+            assert (await told.read()).files
+
+            write_tokens(accepted, *([entry(token, roots=["b"])] if change == "narrowed" else []))
+            texts.put_nowait(_text(2))
+
+            assert await given.code() is grpc.StatusCode.UNAVAILABLE
+            with pytest.raises(grpc.aio.AioRpcError, match="begin again"):
+                _ = [response async for response in told]
+        assert await code_of(service, token, tmp_path) == (
+            "OK" if change == "narrowed" else "UNAUTHENTICATED"
+        )
+
+
+async def _each(
+    texts: asyncio.Queue[embed_pb2.EmbedStreamRequest],
+) -> AsyncIterator[embed_pb2.EmbedStreamRequest]:
+    while True:
+        yield await texts.get()
+
+
+def _text(number: int) -> embed_pb2.EmbedStreamRequest:
+    return embed_pb2.EmbedStreamRequest(
+        id=number,
+        model="models/echo",
+        text="a",
+        options=embed_pb2.EmbedOptions(purpose=embed_pb2.PURPOSE_DOCUMENT),
+    )
+
+
+@contextmanager
+def _no_descriptor_left() -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 @pytest.mark.parametrize(

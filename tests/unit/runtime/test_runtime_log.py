@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 
 import pytest
@@ -53,6 +54,30 @@ def test_no_format_tells_an_errors_text_or_variables(
     assert "ValueError" in text
     assert SECRET not in text
     assert "/home/user" not in text
+
+
+def test_what_libraries_tell_is_a_line_without_what_they_filled_in(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Red when their lines are no JSON, and when paths and content come out by them."""
+    log.configure("embed", "info", "json")
+    library = logging.getLogger("some.library")
+
+    library.warning("cannot send to %s", SECRET)
+    try:
+        _fail()
+    except ValueError:
+        library.exception(f"{SECRET} was lost")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["event"], line["level"], line["library"]) for line in lines] == [
+        ("library_told", "warning", "some.library"),
+        ("library_told", "error", "some.library"),
+    ]
+    assert lines[0]["template"] == "cannot send to %s"
+    assert lines[0]["place"].startswith("test_runtime_log:")
+    assert lines[1]["error"][0]["type"] == "builtins.ValueError"
+    assert SECRET not in str(lines)
 
 
 @pytest.mark.usefixtures("spans")

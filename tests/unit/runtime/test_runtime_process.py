@@ -17,6 +17,7 @@ import pytest
 
 from services.runtime.channel import connect
 from services.runtime.exits import ExitCode
+from tests.support.certificates import new_authority, write_certificates
 from tests.unit.runtime.sample_calls import embed
 from tests.unit.runtime.sample_service import SECRET
 
@@ -289,3 +290,32 @@ async def _until_code(address: str, token: str, folder: Path, code: str) -> None
     while (told := await _code_of(address, token, folder)) != code:
         assert time.monotonic() < deadline, told
         await asyncio.sleep(0.05)
+
+
+def test_all_that_a_service_writes_is_json(tmp_path: Path) -> None:
+    """Whoever tries a port without TLS makes gRPC's core tell of it, and collectors read lines.
+
+    Red when the core is not told to be silent before it is loaded.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    files = write_certificates(tmp_path / "tls", new_authority())
+    environment = {
+        **os.environ,
+        **files.environment(),
+        "LODESTONE_IO_LISTEN": f"127.0.0.1:{port}",
+        "PYTHONWARNINGS": "always",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "services.io"], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        lines = [process.stderr.readline()]
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while connection.recv(1024):
+                pass
+        process.send_signal(signal.SIGTERM)
+        lines += process.stderr.read().splitlines()
+
+    assert {"service_ready", "service_stopped"} <= {json.loads(line)["event"] for line in lines}
