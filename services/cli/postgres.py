@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
 import subprocess
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -25,12 +28,15 @@ from services.cli.sockets import POSTGRES_PORT, POSTGRES_SOCKET
 from services.runtime.exits import ExitCode, StartError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from services.cli.accounts import Account
 
 START_TIMEOUT_SECONDS = 60.0
 _STOP_GRACE_SECONDS = 30.0
+_ORPHANS_SECONDS = 10.0
+"""Longest time that what a killed server had started goes on: it looks for it now and then."""
 _STATUS_LINE = 7  # of postmaster.pid: "starting", "ready", "stopping"
 _SETTINGS = {
     "listen_addresses": "",
@@ -84,7 +90,8 @@ class EmbeddedPostgres:
         A server that already runs over the folder is taken over; leftovers of a crash are cleared.
 
         Raises:
-            StartError: the folder is closed to the account, of another version, or does not start.
+            StartError: the folder is closed to the account, of another version, in use by a server
+                that is out of sight, or it does not start.
         """
         layout = self._layout
         self._check_reachable()
@@ -96,17 +103,27 @@ class EmbeddedPostgres:
         if running is not None:
             return running
         deadline = time.monotonic() + timeout_seconds
-        while True:
-            self._clear_leftovers()
-            process = self._launch(deadline)
-            if process is not None:
-                return process
-            time.sleep(0.2)
+        with self._claimed() as claim:
+            while True:
+                self._clear_leftovers()
+                process = self._launch(deadline, claim)
+                if process is not None:
+                    return process
+                time.sleep(0.2)
+
+    def require_free(self) -> None:
+        """Returns when no server runs over the folder but one that is in sight.
+
+        Raises:
+            StartError: one does.
+        """
+        if self._layout.data.exists() and self._running() is None:
+            with self._claimed():
+                return
 
     def stop(self, process: ProcessId) -> None:
         """Stops the server: open transactions are rolled back, what was committed stays."""
-        if not terminate_fast(process):
-            self._clear_leftovers()
+        terminate_fast(process)
 
     def _check_reachable(self) -> None:
         if self._account is None:
@@ -150,7 +167,32 @@ class EmbeddedPostgres:
             for name in (POSTGRES_SOCKET, f"{POSTGRES_SOCKET}.lock"):
                 (self._layout.sockets / name).unlink(missing_ok=True)
 
-    def _launch(self, deadline: float) -> ProcessId | None:
+    @contextmanager
+    def _claimed(self) -> Iterator[int]:
+        """Yields an open file whose lock says that a server runs over the folder.
+
+        The server and all that it starts inherit it, so that it is free once the last of them has
+        ended. A pid says less: a server in another container, which shares the folder, has one
+        that means nothing here, and two over one folder destroy what it holds.
+        """
+        data, deadline = self._layout.data, time.monotonic() + _ORPHANS_SECONDS
+        claim = os.open(
+            data.with_name(f"{data.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        try:
+            while not _lock(claim):
+                if time.monotonic() > deadline:
+                    raise StartError(
+                        ExitCode.DATA_FOLDER,
+                        f"Another PostgreSQL runs over {data}, in another container perhaps: stop "
+                        "it there, or choose another folder with --data-dir.",
+                    )
+                time.sleep(0.1)
+            yield claim
+        finally:
+            os.close(claim)
+
+    def _launch(self, deadline: float, claim: int) -> ProcessId | None:
         """Spawns the server and waits until it takes connections; None asks for another try."""
         with open_log(self._layout.log) as log:
             log_start = log_end(self._layout.log)
@@ -162,6 +204,7 @@ class EmbeddedPostgres:
                 cwd="/",
                 env=plain_environment(),
                 start_new_session=True,
+                pass_fds=(claim,),
             )
         process = identify(child.pid)
         while child.poll() is None and time.monotonic() < deadline:
@@ -201,6 +244,15 @@ class EmbeddedPostgres:
 def terminate_fast(process: ProcessId) -> bool:
     """Stops a server in its fast mode; returns whether it took the time to do so in order."""
     return terminate(process, signal.SIGINT, _STOP_GRACE_SECONDS)
+
+
+def _lock(claim: int) -> bool:
+    """Locks an open file unless somebody else has; returns whether it is ours."""
+    try:
+        fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _pid_file(data: Path) -> list[str]:

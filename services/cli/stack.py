@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from services.cli.postgres import EmbeddedPostgres
     from services.cli.sockets import RunFolder
     from services.cli.spawn import Child
 
@@ -135,6 +136,8 @@ class Stack:
         if not state.runs("indexer"):
             state = replace(state, embedded=not self._environment.get(DATABASE_URL))
         state = replace(state, run=str(run.root), ready=False)
+        if state.embedded and not state.runs(POSTGRES):
+            self._database(folder, run).require_free()
         for name in ("embed", "io"):
             state = self._spawn(folder, run, state, name)
         if _moved(before, state) and state.runs("indexer"):
@@ -173,12 +176,15 @@ class Stack:
         }
         return {**self._environment, **addresses}
 
+    def _database(self, folder: DataFolder, run: RunFolder) -> EmbeddedPostgres:
+        from services.cli.database import embedded_database
+
+        return embedded_database(folder, run, self._environment)
+
     def _start_database(
         self, folder: DataFolder, run: RunFolder, state: StackState
     ) -> tuple[StackState, str]:
-        from services.cli.database import embedded_database
-
-        server = embedded_database(folder, run, self._environment)
+        server = self._database(folder, run)
         if state.runs(POSTGRES):
             return state, server.url
         log_start = log_end(folder.log(POSTGRES))

@@ -153,6 +153,33 @@ def test_a_lock_file_whose_pid_was_reused_is_cleared(
     other.wait()
 
 
+def test_a_server_that_is_out_of_sight_keeps_its_folder(
+    standing: EmbeddedPostgres,
+    running: ProcessId,
+    standing_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one of another container is.
+
+    Red when its lock file is taken for a dead server's: it stops once it misses that, or two write.
+    """
+    pid_file = standing_folder / "postgres" / "postmaster.pid"
+    before = pid_file.read_text()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("services.cli.postgres.identify", lambda _: None)
+        elsewhere.setattr("services.cli.postgres._ORPHANS_SECONDS", 0.3)
+
+        with pytest.raises(StartError, match="Another PostgreSQL runs over") as refused:
+            standing.start()
+        with pytest.raises(StartError, match="Another PostgreSQL runs over"):
+            standing.require_free()
+
+    assert refused.value.code == ExitCode.DATA_FOLDER
+    assert pid_file.read_text() == before
+    assert standing.start() == running
+    assert Database(standing.url).execute("SELECT 1") == "1"
+
+
 def test_a_half_made_cluster_is_made_anew(server: EmbeddedPostgres, folder: Path) -> None:
     (folder / "postgres.tmp").mkdir()
     (folder / "postgres.tmp" / "PG_VERSION").write_text("18")
