@@ -16,7 +16,7 @@ NAME_MARKS = "$@!?"
 """What languages put before and after names, and a question may leave out."""
 
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
-_SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
+_SYMBOL = re.compile(r"[$@]?\w+(?:(?:::|\.|->|#)[$@]?\w+)*(?:\(\))?[!?]?")
 _PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?|[\w.@+-]+/")
 _PLACE = re.compile(rf"((?:[\w.@+-]*/)+[\w.@+-]+\.\w+)(?:\s+|::?)((?!\d){_SYMBOL.pattern})")
 """A file and a name in it, as tools and people write them: `src/app.py::Flask::run`."""

@@ -115,6 +115,7 @@ def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
         "a(",
         "word_x ",
         "A::",
+        "_a.",
         "/a",
         "x.",
         "def ",
@@ -143,6 +144,16 @@ def test_a_long_question_costs_little(piece: str) -> None:
 
     assert time.process_time() - started < 1.0
     assert len(question.terms) <= 128
+
+
+@pytest.mark.parametrize("text", ["_a." * 24, "/a.b::" + "_a." * 24])
+def test_an_underscore_before_a_name_is_read_in_one_way(text: str) -> None:
+    """Two ways for each part of a name were 2^24 ways to try, and no search was answered."""
+    started = time.process_time()
+
+    read_question(text)
+
+    assert time.process_time() - started < 1.0
 
 
 @given(st.text(max_size=300))
