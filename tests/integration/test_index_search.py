@@ -19,6 +19,7 @@ from services.indexer.search.model import SearchFilter
 from services.indexer.search.terms import name_terms, query_terms
 from services.indexer.storage.database import Database
 from services.indexer.storage.search import SearchStore
+from tests.integration.indexing import indexing
 from tests.integration.oracle import broken_rules
 from tests.integration.samples import write_many, write_tree
 
@@ -142,6 +143,24 @@ async def test_a_file_that_changed_since_shows_no_bytes(
     assert hits["app.py"].text == ""
     assert hits["app.py"].freshness == search_pb2.NodeHit.FRESHNESS_CHANGED
     assert hits["notes.py"].freshness == search_pb2.NodeHit.FRESHNESS_GONE
+
+
+async def test_texts_that_io_has_no_room_for_are_not_told_as_changed(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    text = f"class {{}}:\n    def run(self):\n        return '{'x' * 600_000}'\n"
+    write_tree(roots / "tree", first_py=text.format("First"), second_py=text.format("Second"))
+    limits = {"max_answer_bytes": 1 << 20}
+    async with indexing(roots, sockets, migrated_url, io_settings=limits) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        hits = await services.search("tree", "First Second", symbols=["First", "Second"])
+
+    fresh, unknown = search_pb2.NodeHit.FRESHNESS_FRESH, search_pb2.NodeHit.FRESHNESS_UNSPECIFIED
+    assert [(hit.freshness, len(hit.text) > 600_000) for hit in hits] == [
+        (fresh, True),
+        (unknown, False),
+    ]
 
 
 async def test_tenants_see_nothing_of_each_other(services: Indexing, roots: Path) -> None:
