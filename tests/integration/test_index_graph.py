@@ -13,7 +13,7 @@ from tests.integration.oracle import broken_rules, check
 from tests.integration.samples import edit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from tests.integration.indexing import Indexing
@@ -61,8 +61,8 @@ CONTAINS, INHERITS = search_pb2.EDGE_KIND_CONTAINS, search_pb2.EDGE_KIND_INHERIT
 IMPORTS = search_pb2.EDGE_KIND_IMPORTS
 
 
-def _write(folder: Path) -> Path:
-    for name, text in TREE.items():
+def _write(folder: Path, more: Mapping[str, str] | None = None) -> Path:
+    for name, text in {**TREE, **(more or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return folder
@@ -143,6 +143,44 @@ async def test_what_lies_one_edge_away(graph: Indexing) -> None:
     """`json.dumps` is Python's own, though the workspace holds a `dumps` in a folder `json`."""
     for symbol, fields, expected in ONE_EDGE:
         assert _edges(await _expand(graph, symbol, **fields)) == expected, symbol
+
+
+async def test_what_imports_a_module_is_found_from_it(services: Indexing, roots: Path) -> None:
+    """A module is named by what is imported of its package too, and a package by its folder."""
+    files = {
+        "tools.py": "import json\nfrom shop import prices as p\nimport shop.base\n\nX = p\n",
+        "cmd/list.go": 'package main\n\nimport "ex.com/shop/rows"\n\nfunc l() { rows.All() }\n',
+        "rows/all.go": "package rows\n\nfunc All() {}\n",
+        "lib/part.h": "struct part { int number; };\n\nint part_of(int x);\n",
+        "lib/whole.c": '#include "part.h"\n\nint whole(int x) { return part_of(x); }\n',
+        "web/app.js": "import * as cart from './cart.js';\n\ncart.show();\n",
+    }
+    _write(roots / "tree", files)
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    nodes = [hit.node_id for hit in await services.search("tree", "shop", k=1000)]
+
+    there, back = [
+        await services.searches.ExpandNodes(
+            search_pb2.ExpandNodesRequest(
+                parent="workspaces/tree",
+                node_ids=nodes,
+                edges=[IMPORTS],
+                direction=direction,
+                depth=1,
+            )
+        )
+        for direction in (OUT, IN)
+    ]
+
+    assert _edges(back) == _edges(there)
+    assert _edges(there) >= {
+        "tools.py: imports shop/prices.py:price_of",
+        "tools.py: imports shop/base.py:Store",
+        "cmd/list.go: imports rows/all.go:",
+        "lib/whole.c: imports lib/part.h:part",
+        "web/app.js: imports web/cart.js:",
+    }
 
 
 async def test_walks_go_on_to_their_depth_through_cycles(graph: Indexing) -> None:

@@ -31,6 +31,12 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
+def module_ends(path: str, language: str) -> set[str]:
+    """Returns the last parts of names that may mean a file, alone or as a part of its folder."""
+    whole = () if language == "python" else (folder_of(path),)
+    return {name.rpartition("/")[2] for name in (*_names_of(path), *whole) if name}
+
+
 def is_relative(module: str) -> bool:
     """Tells whether a module is named from the folder of the file that imports it."""
     return module.partition("/")[0] in _RELATIVE
