@@ -183,6 +183,64 @@ async def test_what_imports_a_module_is_found_from_it(services: Indexing, roots:
     }
 
 
+RUST = {
+    "src/lib.rs": (
+        "mod net;\nmod store;\npub mod error;\npub use error::Error;\n\npub struct Config;\n"
+        "impl Config {\n    pub fn load() { net::connect(); self::local(); store::open(); }\n}\n"
+        "fn local() {}\npub fn shared() {}\n"
+    ),
+    "src/error.rs": "pub struct Error;\nimpl Error { pub fn new() {} }\npub fn wrap() {}\n",
+    "src/net/mod.rs": (
+        "pub mod tcp;\nuse crate::{shared, Config, Error};\n\npub fn connect() {\n"
+        "    tcp::dial();\n    self::tcp::again();\n    Config::load();\n    shared();\n"
+        "    Error::new();\n    super::local();\n    crate::error::wrap();\n}\n"
+    ),
+    "src/net/tcp.rs": (
+        "pub fn dial() { super::connect(); crate::shared(); std::mem::open(); }\n"
+        "pub fn again() { super::super::shared(); }\n"
+        "#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() { super::dial(); }\n}\n"
+    ),
+    "src/store/mod.rs": "mod disk;\npub use self::disk::Disk;\npub fn open() { Disk::mount(); }\n",
+    "src/store/disk.rs": (
+        "pub struct Disk;\nimpl Disk {\n    pub fn mount() { Self::open(); super::open(); }\n"
+        "    fn open() {}\n}\n"
+    ),
+}  # fmt: skip
+
+
+async def test_a_path_of_rust_is_looked_up_in_its_modules(services: Indexing, roots: Path) -> None:
+    for name, text in RUST.items():
+        (roots / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (roots / "tree" / name).write_text(text)
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+
+    found = await _expand(
+        services, *("load", "connect", "dial", "again", "t", "open", "mount"),
+        direction=OUT, edges=[CALLS],
+    )  # fmt: skip
+
+    assert _edges(found) == {
+        "src/lib.rs:Config.load calls src/net/mod.rs:connect",
+        "src/lib.rs:Config.load calls src/lib.rs:local",
+        "src/lib.rs:Config.load calls src/store/mod.rs:open",
+        "src/net/mod.rs:connect calls src/net/tcp.rs:dial",
+        "src/net/mod.rs:connect calls src/net/tcp.rs:again",
+        "src/net/mod.rs:connect calls src/lib.rs:Config.load",
+        "src/net/mod.rs:connect calls src/lib.rs:shared",
+        "src/net/mod.rs:connect calls src/error.rs:Error.new",
+        "src/net/mod.rs:connect calls src/lib.rs:local",
+        "src/net/mod.rs:connect calls src/error.rs:wrap",
+        "src/net/tcp.rs:dial calls src/net/mod.rs:connect",
+        "src/net/tcp.rs:dial calls src/lib.rs:shared",
+        "src/net/tcp.rs:again calls src/lib.rs:shared",
+        "src/net/tcp.rs:tests.t calls src/net/tcp.rs:dial",
+        "src/store/mod.rs:open calls src/store/disk.rs:Disk.mount",
+        "src/store/disk.rs:Disk.mount calls src/store/disk.rs:Disk.open",
+        "src/store/disk.rs:Disk.mount calls src/store/mod.rs:open",
+    }
+
+
 async def test_walks_go_on_to_their_depth_through_cycles(graph: Indexing) -> None:
     near = await _expand(graph, "Cart.add", direction=OUT, edges=[CALLS])
     far = await _expand(graph, "Cart.add", direction=OUT, edges=[CALLS], depth=5)
