@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
 _WORKSPACE, _MODEL = WorkspaceId(1), ModelId(1)
@@ -161,6 +162,24 @@ async def test_texts_that_io_has_no_room_for_are_not_told_as_changed(
         (fresh, True),
         (unknown, False),
     ]
+
+
+async def test_a_caller_whose_time_ends_is_told_who_did_not_answer(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> None:
+    """And gRPC makes no further try, which would have no time, and end with that alone."""
+    write_tree(roots / "tree")
+    async with indexing(roots, sockets, migrated_url, embed=hook.app) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        hook.hold()
+        request = search_pb2.SearchNodesRequest(parent="workspaces/tree", query="json")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await services.searches.SearchNodes(request, timeout=1.0)
+        hook.go_on.set()
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "The embed service does not answer (deadline_exceeded)."
 
 
 async def test_tenants_see_nothing_of_each_other(services: Indexing, roots: Path) -> None:
