@@ -9,6 +9,7 @@ from services.indexer.model import NodeKind
 from services.indexer.search.globs import is_open, wildcards
 from services.indexer.search.highlight import matched_ranges
 from services.indexer.search.model import Freshness, SearchFilter
+from services.indexer.search.terms import dotted
 from services.runtime.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def filter_of(
         languages=tuple(message.languages),
         kinds=tuple(message.kinds),
         paths=tuple(message.paths),
-        symbols=tuple(message.symbols),
+        symbols=tuple(each for name in message.symbols for each in (name, dotted(name))),
         changed_since=changed_since,
     )
 

@@ -12,6 +12,7 @@ from services.indexer.model import NodeId
 from services.indexer.pages import page_size
 from services.indexer.rest_tokens import MOST_ROWS, make_rest_token, read_rest_token
 from services.indexer.search.reranking import RerankOutcome
+from services.indexer.search.terms import dotted
 from services.runtime.errors import InvalidRequestError
 from services.runtime.yielding import mapped
 
@@ -183,7 +184,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 workspace,
                 convert_graph.walk_of(request),
                 node_ids=[NodeId(node) for node in request.node_ids],
-                symbols=request.symbols,
+                symbols=list(map(dotted, request.symbols)),
             )
             starts = await self._graph.shown(workspace, dict.fromkeys(around.starts, 1))
             response.starts.extend(convert_graph.hits_to_proto(starts))

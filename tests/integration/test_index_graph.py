@@ -112,6 +112,8 @@ ONE_EDGE: list[tuple[str, dict[str, Any], set[str]]] = [
             "tests/test_cart.py:test_add tests shop/prices.py:round_up"}),
     ("Cart", {"direction": IN, "edges": [TESTS]}, {
             "tests/test_cart.py:test_add tests shop/cart.py:Cart"}),
+    ("Cart::dump()", {"direction": IN, "edges": [CONTAINS]}, {
+            "shop/cart.py:Cart contains shop/cart.py:Cart.dump"}),
     ("Cart.dump", {"direction": OUT, "edges": [CALLS]}, set()),
     ("Cart", {"direction": OUT, "edges": [INHERITS]}, {
             "shop/cart.py:Cart inherits shop/base.py:Store"}),

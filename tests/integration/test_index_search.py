@@ -10,11 +10,12 @@ import asyncpg
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
 from services.indexer.model import ModelId, WorkspaceId
+from services.indexer.search.globs import is_open
 from services.indexer.search.model import SearchFilter
 from services.indexer.search.terms import name_terms, query_terms
 from services.indexer.storage.database import Database
@@ -101,6 +102,7 @@ async def test_the_lexical_arm_gives_what_plain_python_gives(
         ({"languages": ["javascript"]}, {"web/price.js"}),
         ({"kinds": ["class"]}, {"app.py"}),
         ({"symbols": ["parse_body"]}, {"app.py"}),
+        ({"symbols": ["Router::add_route", "Router#find_handler()"]}, {"app.py"}),
         ({"symbols": ["parse_body"], "languages": ["javascript"]}, set()),
         ({"paths": ["man"]}, set()),
         ({"paths": ["d"]}, set()),
@@ -234,12 +236,13 @@ async def test_a_workspace_that_was_never_indexed_says_so(services: Indexing) ->
     query=st.text(_SENDABLE, min_size=1, max_size=60),
     text=st.text(_SENDABLE, max_size=30),
 )
+@example(query="0", text="\\")
 async def test_no_text_of_a_caller_reaches_the_database_as_code(
     services: Indexing, store: SearchStore, query: str, text: str
 ) -> None:
     """Any text is a question or is refused as one; none is an error of the server."""
     allowed = {grpc.StatusCode.OK}
-    if "\0" in text:
+    if "\0" in text or is_open(text):
         allowed = {grpc.StatusCode.INVALID_ARGUMENT}
 
     assert await _code_of(services, query, text) in allowed

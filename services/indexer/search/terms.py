@@ -32,6 +32,9 @@ _UNSPACED = (
 
 _UNSPACED_SIGN = re.compile(f"[{_UNSPACED}]")
 _UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_JOINT = re.compile(r"(?<=[\w>])(?:::|->|#)(?=\w)")
+"""What stands between the parts of a qualified name, where that is no dot."""
+
 _LONGEST_TERM = 64
 """Longer runs of letters are data, such as base64: they are cut."""
 
@@ -45,6 +48,11 @@ _QUESTION_WORDS = _listed(
     when where which while who whom why will with would you your"""
 )
 """Words of English that say nothing of code."""
+
+
+def dotted(name: str) -> str:
+    """Returns a qualified name as nodes have it, of one as its language writes it: `A::b()`."""
+    return _JOINT.sub(".", name).removesuffix("()")
 
 
 def content_terms(text: str) -> dict[str, int]:
