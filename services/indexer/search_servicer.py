@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from lodestone.indexer.v1 import search_service_pb2, search_service_pb2_grpc
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from services.indexer.storage.indexed_files import IndexedFiles
 
 _DEFAULT_HITS = 10
+MOST_TEXT_BYTES = 32 << 20
+"""Bytes of the texts of a page, as many as io gives by default for one workspace."""
 
 
 class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServicer):
@@ -137,9 +140,15 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
         request: search_service_pb2.SearchNodesRequest,
         page: Sequence[Hit],
     ) -> list[search_service_pb2.NodeHit]:
-        """Returns hits with what was asked of them: their text, whether they are still there."""
-        shown: dict[int, search_service_pb2.NodeHit] = {}
-        for workspace, own in _by_workspace(workspaces, page):
+        """Returns hits with what was asked of them: their text, whether they are still there.
+
+        Those behind the first with whose text there are too many bytes come without.
+        """
+        plain = convert_graph.hits_to_proto(page)
+        if not (request.verify or request.with_text):
+            return plain
+        shown = {hit.node_id: item for hit, item in zip(page, plain, strict=True)}
+        for workspace, own in _by_workspace(workspaces, _with_room(page)):
             messages = await self._shown_of(workspace, request, own)
             shown |= {hit.node_id: item for hit, item in zip(own, messages, strict=True)}
         return [shown[hit.node_id] for hit in page]
@@ -161,15 +170,13 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 ),
                 verified,
             )
-        if request.with_text:
-            found = await self._engine.read(workspace, page)
-            return await mapped(
-                lambda item: convert_search.hit_to_proto(
-                    item.headed() if request.signatures else item, request.query
-                ),
-                found,
-            )
-        return convert_graph.hits_to_proto(page)
+        found = await self._engine.read(workspace, page)
+        return await mapped(
+            lambda item: convert_search.hit_to_proto(
+                item.headed() if request.signatures else item, request.query
+            ),
+            found,
+        )
 
     async def ExpandNodes(
         self, request: search_service_pb2.ExpandNodesRequest, context: Any
@@ -211,6 +218,12 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
             at_least=page_size(search.page_size, _DEFAULT_HITS),
         )
         return convert_graph.explanation_to_proto(explanation)
+
+
+def _with_room(page: Sequence[Hit]) -> list[Hit]:
+    """Returns the first hits of a page, whose texts together are no more than one answer holds."""
+    ends = accumulate(hit.end_byte - hit.start_byte for hit in page)
+    return [hit for hit, end in zip(page, ends, strict=True) if end <= MOST_TEXT_BYTES]
 
 
 def _by_workspace(

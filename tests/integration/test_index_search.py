@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from services.indexer import search_servicer
 from services.indexer.model import ModelId, WorkspaceId
 from services.indexer.search.globs import is_open
 from services.indexer.search.model import SearchFilter
@@ -164,6 +165,31 @@ async def test_texts_that_io_has_no_room_for_are_not_told_as_changed(
         (fresh, True),
         (unknown, False),
     ]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_the_texts_of_all_workspaces_together_are_bounded(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch, *, verify: bool
+) -> None:
+    monkeypatch.setattr(search_servicer, "MOST_TEXT_BYTES", 1000)
+    for name in ("tree", "other"):
+        write_tree(roots / name, big_py=f"def big_{name}():\n    return '{'x' * 600}'\n")
+        await services.create(name, name)
+        await services.succeed(name)
+    request = search_pb2.SearchNodesRequest(
+        parent="workspaces/tree",
+        other_parents=["workspaces/other"],
+        query="big",
+        filter=search_pb2.SearchFilter(symbols=["big_tree", "big_other"]),
+        with_text=True,
+        verify=verify,
+    )
+
+    found = await services.searches.SearchNodes(request)
+
+    fresh, unknown = search_pb2.NodeHit.FRESHNESS_FRESH, search_pb2.NodeHit.FRESHNESS_UNSPECIFIED
+    told = [(hit.freshness, bool(hit.text)) for hit in found.hits]
+    assert told == [(fresh, True), (unknown, False)]
 
 
 async def test_a_caller_whose_time_ends_is_told_who_did_not_answer(
