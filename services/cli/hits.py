@@ -22,6 +22,7 @@ _NOTES = {
     NodeHit.FRESHNESS_CHANGED: "the file changed since",
     NodeHit.FRESHNESS_GONE: "gone",
 }
+_READ_NOTES = {NodeHit.FRESHNESS_UNSPECIFIED: "its text could not be read", **_NOTES}
 _VERIFIED_NOTES = {
     NodeHit.FRESHNESS_UNSPECIFIED: "not verified: its file cannot be read",
     NodeHit.FRESHNESS_FRESH: "fresh",
@@ -47,7 +48,7 @@ def print_hits(
         verified: whether hits were held against the live files; each then says what it is.
         with_workspaces: whether each begins with its workspace in brackets.
     """
-    notes = _VERIFIED_NOTES if verified else _NOTES
+    notes = _VERIFIED_NOTES if verified else _NOTES if text == "none" else _READ_NOTES
     if not hits:
         click.echo("Nothing was found.")
     for hit in hits:

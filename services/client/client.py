@@ -18,6 +18,7 @@ from services.client.model import (
     FileLines,
     Filter,
     Hit,
+    RunState,
     SearchPage,
     Status,
     Workspace,
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_TIMEOUT_SECONDS = 30.0
+_NEWEST_RUNS = 50
+"""Runs in which what a workspace's status tells is looked for."""
+
+_AT_REST = frozenset({RunState.QUEUED, RunState.PAUSED})
 _ALL = Filter()
 
 
@@ -214,13 +219,15 @@ class Lodestone(RunCalls, GraphCalls):
                 workspaces_pb2.GetWorkspaceStatsRequest(name=name),
             ),
             self._call(
-                self._runs.ListIndexRuns, runs_pb2.ListIndexRunsRequest(parent=name, page_size=1)
+                self._runs.ListIndexRuns,
+                runs_pb2.ListIndexRunsRequest(parent=name, page_size=_NEWEST_RUNS),
             ),
         )
         tree = convert.workspace_of(found.workspace)
-        newest = convert.run_of(runs.index_runs[0]) if runs.index_runs else None
-        current = newest if newest is not None and not newest.state.is_final else None
-        last = newest if current is None else None
+        newest = list(map(convert.run_of, runs.index_runs))
+        unfinished = [run for run in newest if not run.state.is_final]
+        at_work = [run for run in unfinished if run.state not in _AT_REST]
+        last = next((run for run in newest if run.state.is_final), None)
         if tree.last_run and (last is None or last.name != tree.last_run):
             last = await self.run(tree.last_run)
         return Status(
@@ -230,5 +237,5 @@ class Lodestone(RunCalls, GraphCalls):
             nodes_embedded=stats.nodes_embedded,
             nodes_failed=stats.nodes_failed,
             last_run=last,
-            current_run=current,
+            current_run=next(iter(at_work or unfinished), None),
         )

@@ -242,4 +242,4 @@ class Status:
     last_run: Run | None
     """The last finished one."""
     current_run: Run | None
-    """The newest, when it is not finished."""
+    """The one that is at work, else the newest that is not finished."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lodestone.indexer.v1 import search_service_pb2
 from services.indexer.convert import duration
-from services.indexer.convert_search import hit_to_proto
+from services.indexer.convert_search import FRESHNESS, hit_to_proto
 from services.indexer.graph.engine import Surroundings
 from services.indexer.graph.model import (
     MAX_DEPTH,
@@ -21,7 +21,6 @@ from services.indexer.model import NodeId
 from services.indexer.pages import page_size
 from services.indexer.rest_tokens import make_rest_token, read_rest_token
 from services.indexer.search.engine import FoundText
-from services.indexer.search.model import Freshness
 from services.indexer.search.reranking import RerankOutcome
 from services.runtime.errors import PageTokenError
 
@@ -47,14 +46,6 @@ _RESOLUTIONS = {
     Resolution.UNIQUE: search_service_pb2.EDGE_RESOLUTION_UNIQUE,
     Resolution.AMBIGUOUS: search_service_pb2.EDGE_RESOLUTION_AMBIGUOUS,
 }
-_FRESHNESS = {
-    Freshness.UNKNOWN: search_service_pb2.NodeHit.FRESHNESS_UNSPECIFIED,
-    Freshness.FRESH: search_service_pb2.NodeHit.FRESHNESS_FRESH,
-    Freshness.MOVED: search_service_pb2.NodeHit.FRESHNESS_MOVED,
-    Freshness.CHANGED: search_service_pb2.NodeHit.FRESHNESS_CHANGED,
-    Freshness.GONE: search_service_pb2.NodeHit.FRESHNESS_GONE,
-}
-
 
 _RERANKINGS = {
     RerankOutcome.NONE: search_service_pb2.RERANKING_UNSPECIFIED,
@@ -156,7 +147,7 @@ def verified_to_proto(
     """Returns a hit that was held against its file."""
     found = FoundText(item.hit, item.text if with_text else None, None)
     message = hit_to_proto(found.headed() if signatures else found, query)
-    message.freshness = _FRESHNESS[item.freshness]
+    message.freshness = FRESHNESS[item.freshness]
     return message
 
 

@@ -8,7 +8,8 @@ from lodestone.indexer.v1 import search_service_pb2
 from services.indexer.model import NodeKind
 from services.indexer.search.globs import is_open, wildcards
 from services.indexer.search.highlight import matched_ranges
-from services.indexer.search.model import SearchFilter
+from services.indexer.search.model import Freshness, SearchFilter
+from services.indexer.search.terms import dotted
 from services.runtime.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -16,7 +17,13 @@ if TYPE_CHECKING:
 
     from services.indexer.search.engine import FoundText
 
-_FRESHNESS = search_service_pb2.NodeHit.Freshness
+FRESHNESS = {
+    Freshness.UNKNOWN: search_service_pb2.NodeHit.FRESHNESS_UNSPECIFIED,
+    Freshness.FRESH: search_service_pb2.NodeHit.FRESHNESS_FRESH,
+    Freshness.MOVED: search_service_pb2.NodeHit.FRESHNESS_MOVED,
+    Freshness.CHANGED: search_service_pb2.NodeHit.FRESHNESS_CHANGED,
+    Freshness.GONE: search_service_pb2.NodeHit.FRESHNESS_GONE,
+}
 _MOST_WILDCARDS = 2000
 """Of all globs of a filter: the database takes long for more."""
 
@@ -45,7 +52,7 @@ def filter_of(
         languages=tuple(message.languages),
         kinds=tuple(message.kinds),
         paths=tuple(message.paths),
-        symbols=tuple(message.symbols),
+        symbols=tuple(each for name in message.symbols for each in (name, dotted(name))),
         changed_since=changed_since,
     )
 
@@ -72,15 +79,13 @@ def hit_to_proto(found: FoundText, query: str = "") -> search_service_pb2.NodeHi
         score=hit.score,
         text=found.text or "",
         is_signature=found.is_signature,
-        freshness=_freshness(found),
+        freshness=FRESHNESS[_freshness(found)],
         matches=[search_service_pb2.TextRange(start=start, end=end) for start, end in ranges],
     )
 
 
-def _freshness(found: FoundText) -> search_service_pb2.NodeHit.Freshness.ValueType:
-    if found.failure is None:
-        fresh = found.text is not None
-        return _FRESHNESS.FRESHNESS_FRESH if fresh else _FRESHNESS.FRESHNESS_UNSPECIFIED
-    if found.failure.reason == "ERROR_REASON_FILE_NOT_FOUND":
-        return _FRESHNESS.FRESHNESS_GONE
-    return _FRESHNESS.FRESHNESS_CHANGED
+def _freshness(found: FoundText) -> Freshness:
+    """Returns what is known of a hit; nothing where its text was not asked for."""
+    if found.failure is not None:
+        return Freshness.of(found.failure)
+    return Freshness.UNKNOWN if found.text is None else Freshness.FRESH

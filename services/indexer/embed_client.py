@@ -25,6 +25,7 @@ from services.indexer.errors import (
 )
 from services.indexer.model import EmbedModel, Failure
 from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.runtime.deadlines import seconds_at_most
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.status import read_rpc_error
 
@@ -167,7 +168,9 @@ class EmbedClient:
             ),
         )
         try:
-            response = await self._embed.Embed(request, timeout=self._timeout_seconds)
+            response = await self._embed.Embed(
+                request, timeout=seconds_at_most(self._timeout_seconds)
+            )
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "embed")
             remote = read_rpc_error(error)

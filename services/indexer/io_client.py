@@ -32,6 +32,7 @@ from services.indexer.model import (
     Tree,
 )
 from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.runtime.deadlines import seconds_at_most
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.request_sizes import most_request_bytes
 
@@ -170,7 +171,9 @@ class IoClient:
         )
         outcomes: dict[int, ParseOutcome] = {}
         try:
-            async for response in self._parse.ParseFiles(request, timeout=self._parse_seconds):
+            async for response in self._parse.ParseFiles(
+                request, timeout=seconds_at_most(self._parse_seconds)
+            ):
                 if response.index >= len(files) or response.index in outcomes:
                     raise PayloadMismatchError("io answered for a file that was not asked for.")
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
@@ -233,7 +236,9 @@ class IoClient:
                 ],
             )
             try:
-                response = await self._snippets.ReadSnippets(request, timeout=self._timeout_seconds)
+                response = await self._snippets.ReadSnippets(
+                    request, timeout=seconds_at_most(self._timeout_seconds)
+                )
             except grpc.aio.AioRpcError as error:
                 raise_unavailable(error, "io")
                 texts += [call_failure(error)] * len(part)

@@ -22,6 +22,7 @@ from services.indexer.errors import (
 )
 from services.indexer.model import Failure
 from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.runtime.deadlines import seconds_at_most
 
 if TYPE_CHECKING:
     from services.indexer.model import Tree
@@ -76,7 +77,9 @@ class LiveFiles:
         )
         request = snippet_service_pb2.ReadSnippetsRequest(tree=_tree(tree), refs=[ref])
         try:
-            response = await self._snippets.ReadSnippets(request, timeout=self._timeout_seconds)
+            response = await self._snippets.ReadSnippets(
+                request, timeout=seconds_at_most(self._timeout_seconds)
+            )
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "io")
             return call_failure(error)
@@ -96,7 +99,9 @@ class LiveFiles:
             tree=_tree(tree), files=[scan_service_pb2.KnownFile(path=path)]
         )
         try:
-            response = await self._scan.CheckFiles(request, timeout=self._timeout_seconds)
+            response = await self._scan.CheckFiles(
+                request, timeout=seconds_at_most(self._timeout_seconds)
+            )
         except grpc.aio.AioRpcError as error:
             raise_unavailable(error, "io")
             raise _error(call_failure(error), path) from None

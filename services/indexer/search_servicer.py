@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from lodestone.indexer.v1 import search_service_pb2, search_service_pb2_grpc
@@ -12,6 +13,7 @@ from services.indexer.model import NodeId
 from services.indexer.pages import page_size
 from services.indexer.rest_tokens import MOST_ROWS, make_rest_token, read_rest_token
 from services.indexer.search.reranking import RerankOutcome
+from services.indexer.search.terms import dotted
 from services.runtime.errors import InvalidRequestError
 from services.runtime.yielding import mapped
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from services.indexer.storage.indexed_files import IndexedFiles
 
 _DEFAULT_HITS = 10
+MOST_TEXT_BYTES = 32 << 20
+"""Bytes of the texts of a page, as many as io gives by default for one workspace."""
 
 
 class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServicer):
@@ -136,9 +140,15 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
         request: search_service_pb2.SearchNodesRequest,
         page: Sequence[Hit],
     ) -> list[search_service_pb2.NodeHit]:
-        """Returns hits with what was asked of them: their text, whether they are still there."""
-        shown: dict[int, search_service_pb2.NodeHit] = {}
-        for workspace, own in _by_workspace(workspaces, page):
+        """Returns hits with what was asked of them: their text, whether they are still there.
+
+        Those behind the first with whose text there are too many bytes come without.
+        """
+        plain = convert_graph.hits_to_proto(page)
+        if not (request.verify or request.with_text):
+            return plain
+        shown = {hit.node_id: item for hit, item in zip(page, plain, strict=True)}
+        for workspace, own in _by_workspace(workspaces, _with_room(page)):
             messages = await self._shown_of(workspace, request, own)
             shown |= {hit.node_id: item for hit, item in zip(own, messages, strict=True)}
         return [shown[hit.node_id] for hit in page]
@@ -160,15 +170,13 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 ),
                 verified,
             )
-        if request.with_text:
-            found = await self._engine.read(workspace, page)
-            return await mapped(
-                lambda item: convert_search.hit_to_proto(
-                    item.headed() if request.signatures else item, request.query
-                ),
-                found,
-            )
-        return convert_graph.hits_to_proto(page)
+        found = await self._engine.read(workspace, page)
+        return await mapped(
+            lambda item: convert_search.hit_to_proto(
+                item.headed() if request.signatures else item, request.query
+            ),
+            found,
+        )
 
     async def ExpandNodes(
         self, request: search_service_pb2.ExpandNodesRequest, context: Any
@@ -183,7 +191,7 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
                 workspace,
                 convert_graph.walk_of(request),
                 node_ids=[NodeId(node) for node in request.node_ids],
-                symbols=request.symbols,
+                symbols=list(map(dotted, request.symbols)),
             )
             starts = await self._graph.shown(workspace, dict.fromkeys(around.starts, 1))
             response.starts.extend(convert_graph.hits_to_proto(starts))
@@ -210,6 +218,12 @@ class SearchServicer(ContextServicer, search_service_pb2_grpc.SearchServiceServi
             at_least=page_size(search.page_size, _DEFAULT_HITS),
         )
         return convert_graph.explanation_to_proto(explanation)
+
+
+def _with_room(page: Sequence[Hit]) -> list[Hit]:
+    """Returns the first hits of a page, whose texts together are no more than one answer holds."""
+    ends = accumulate(hit.end_byte - hit.start_byte for hit in page)
+    return [hit for hit, end in zip(page, ends, strict=True) if end <= MOST_TEXT_BYTES]
 
 
 def _by_workspace(

@@ -12,6 +12,7 @@ import grpc
 
 from services.runtime import call_metrics, call_traces
 from services.runtime.access import AccessRules, Scope, note_caller, read_for
+from services.runtime.deadlines import note_deadline
 from services.runtime.errors import (
     Code,
     ForbiddenError,
@@ -167,6 +168,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(request: Any, context: Any) -> Any:
             observer = call_metrics.SERVER.start(kind, method)
             failure: Exception | None = None
+            note_deadline(context.time_remaining())
             with call_traces.server_span(method, context.invocation_metadata()) as span:
                 try:
                     admission = self._admit(method, context)

@@ -27,6 +27,7 @@ DETAILS_KEY = "grpc-status-details-bin"
 """Trailing metadata key under which gRPC carries a `google.rpc.Status`."""
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 """Trailing metadata key by which a server tells gRPC when to repeat a call (gRFC A6)."""
+_NEVER, _OUT_OF_TIME = "-1", "DEADLINE_EXCEEDED"
 _ATTEMPTS_KEY = "grpc-previous-rpc-attempts"
 """Metadata key by which gRPC tells a server how often it made a call before (gRFC A6)."""
 
@@ -89,6 +90,7 @@ def trailers_of(
     Where no replica would answer now, gRPC repeats a call that failed before after the error's
     `retry_after_seconds`, doubled from time to time, instead of its own backoff, which is for
     another replica to try. The times are spread, so that callers do not come back all at once.
+    It repeats none that waited in vain for another service for all the time that there was.
 
     Args:
         error: what ends the call.
@@ -97,6 +99,8 @@ def trailers_of(
     """
     details = (DETAILS_KEY, status.SerializeToString())
     known = only_error_in(error)
+    if isinstance(known, LodestoneError) and known.metadata.get("code") == _OUT_OF_TIME:
+        return (details, (_PUSHBACK_KEY, _NEVER))
     if not failed_before or not isinstance(known, LodestoneError) or not known.everywhere:
         return (details,)
     wait_seconds = (known.retry_after_seconds or 0.0) * 2 ** min(failed_before - 1, 4)

@@ -220,6 +220,22 @@ async def test_a_vector_that_is_wrong_in_the_cache_too_is_found_by_its_text(
     await check(services, "tree", "tree")
 
 
+async def test_a_share_of_the_vectors_is_held_to_the_texts(services: Indexing, roots: Path) -> None:
+    """Red where the share is taken for a whole number: then any share but all is nothing."""
+    write_many(roots / "tree" / "many", 60)
+    await services.succeed("tree")
+    await damage_rows(
+        services,
+        f"UPDATE embedding_cache SET embedding = {_OTHER}",
+        f"UPDATE node_vectors_m1 SET embedding = {_OTHER}",
+    )
+
+    half, whole = [await check_index(services, sample_ratio=ratio) for ratio in (0.5, 1.0)]
+
+    assert set(half) < set(whole)
+    assert 0.3 < len(half) / len(whole) < 0.7
+
+
 async def test_terms_that_are_wrong_in_the_cache_too_are_found_by_their_text(
     services: Indexing, hook: Hook
 ) -> None:

@@ -22,6 +22,7 @@ from services.client import (
     StateConflictError,
     UnavailableError,
 )
+from tests.integration.indexing import Mode, indexing
 from tests.integration.samples import edit, write_many, write_tree
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
 _DOCUMENT = Path(__file__).parents[2] / "docs" / "client.md"
@@ -101,6 +103,26 @@ async def test_status_tells_what_is_indexed_and_what_runs(client: Lodestone, roo
     assert (full.files, full.nodes_embedded) == (3, run.nodes_total)
     assert full.last_run == run
     assert full.current_run is None
+
+
+async def test_status_tells_the_run_that_is_at_work_and_not_the_one_behind_it(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> None:
+    write_tree(roots / "tree")
+    async with indexing(roots, sockets, migrated_url, embed=hook.app) as services:
+        await services.create("tree", "tree")
+        hook.hold()
+        at_work = await services.begin("tree")
+        await hook.reached.wait()
+        await services.begin("tree", Mode.MODE_SCOPED, paths=["app.py"])
+        async with Lodestone.connect(_address(services)) as client:
+            status = await client.status("tree")
+        hook.go_on.set()
+        await services.wait(at_work)
+
+    assert status.current_run is not None
+    assert (status.current_run.name, status.current_run.state) == (at_work.name, RunState.RUNNING)
+    assert status.last_run is None
 
 
 async def test_a_run_tells_the_trace_in_which_its_work_is(

@@ -13,7 +13,7 @@ from tests.integration.oracle import broken_rules, check
 from tests.integration.samples import edit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from tests.integration.indexing import Indexing
@@ -61,8 +61,8 @@ CONTAINS, INHERITS = search_pb2.EDGE_KIND_CONTAINS, search_pb2.EDGE_KIND_INHERIT
 IMPORTS = search_pb2.EDGE_KIND_IMPORTS
 
 
-def _write(folder: Path) -> Path:
-    for name, text in TREE.items():
+def _write(folder: Path, more: Mapping[str, str] | None = None) -> Path:
+    for name, text in {**TREE, **(more or {})}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     return folder
@@ -112,6 +112,8 @@ ONE_EDGE: list[tuple[str, dict[str, Any], set[str]]] = [
             "tests/test_cart.py:test_add tests shop/prices.py:round_up"}),
     ("Cart", {"direction": IN, "edges": [TESTS]}, {
             "tests/test_cart.py:test_add tests shop/cart.py:Cart"}),
+    ("Cart::dump()", {"direction": IN, "edges": [CONTAINS]}, {
+            "shop/cart.py:Cart contains shop/cart.py:Cart.dump"}),
     ("Cart.dump", {"direction": OUT, "edges": [CALLS]}, set()),
     ("Cart", {"direction": OUT, "edges": [INHERITS]}, {
             "shop/cart.py:Cart inherits shop/base.py:Store"}),
@@ -143,6 +145,102 @@ async def test_what_lies_one_edge_away(graph: Indexing) -> None:
     """`json.dumps` is Python's own, though the workspace holds a `dumps` in a folder `json`."""
     for symbol, fields, expected in ONE_EDGE:
         assert _edges(await _expand(graph, symbol, **fields)) == expected, symbol
+
+
+async def test_what_imports_a_module_is_found_from_it(services: Indexing, roots: Path) -> None:
+    """A module is named by what is imported of its package too, and a package by its folder."""
+    files = {
+        "tools.py": "import json\nfrom shop import prices as p\nimport shop.base\n\nX = p\n",
+        "cmd/list.go": 'package main\n\nimport "ex.com/shop/rows"\n\nfunc l() { rows.All() }\n',
+        "rows/all.go": "package rows\n\nfunc All() {}\n",
+        "lib/part.h": "struct part { int number; };\n\nint part_of(int x);\n",
+        "lib/whole.c": '#include "part.h"\n\nint whole(int x) { return part_of(x); }\n',
+        "web/app.js": "import * as cart from './cart.js';\n\ncart.show();\n",
+    }
+    _write(roots / "tree", files)
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    nodes = [hit.node_id for hit in await services.search("tree", "shop", k=1000)]
+
+    there, back = [
+        await services.searches.ExpandNodes(
+            search_pb2.ExpandNodesRequest(
+                parent="workspaces/tree",
+                node_ids=nodes,
+                edges=[IMPORTS],
+                direction=direction,
+                depth=1,
+            )
+        )
+        for direction in (OUT, IN)
+    ]
+
+    assert _edges(back) == _edges(there)
+    assert _edges(there) >= {
+        "tools.py: imports shop/prices.py:price_of",
+        "tools.py: imports shop/base.py:Store",
+        "cmd/list.go: imports rows/all.go:",
+        "lib/whole.c: imports lib/part.h:part",
+        "web/app.js: imports web/cart.js:",
+    }
+
+
+RUST = {
+    "src/lib.rs": (
+        "mod net;\nmod store;\npub mod error;\npub use error::Error;\n\npub struct Config;\n"
+        "impl Config {\n    pub fn load() { net::connect(); self::local(); store::open(); }\n}\n"
+        "fn local() {}\npub fn shared() {}\n"
+    ),
+    "src/error.rs": "pub struct Error;\nimpl Error { pub fn new() {} }\npub fn wrap() {}\n",
+    "src/net/mod.rs": (
+        "pub mod tcp;\nuse crate::{shared, Config, Error};\n\npub fn connect() {\n"
+        "    tcp::dial();\n    self::tcp::again();\n    Config::load();\n    shared();\n"
+        "    Error::new();\n    super::local();\n    crate::error::wrap();\n}\n"
+    ),
+    "src/net/tcp.rs": (
+        "pub fn dial() { super::connect(); crate::shared(); std::mem::open(); }\n"
+        "pub fn again() { super::super::shared(); }\n"
+        "#[cfg(test)]\nmod tests {\n    #[test]\n    fn t() { super::dial(); }\n}\n"
+    ),
+    "src/store/mod.rs": "mod disk;\npub use self::disk::Disk;\npub fn open() { Disk::mount(); }\n",
+    "src/store/disk.rs": (
+        "pub struct Disk;\nimpl Disk {\n    pub fn mount() { Self::open(); super::open(); }\n"
+        "    fn open() {}\n}\n"
+    ),
+}  # fmt: skip
+
+
+async def test_a_path_of_rust_is_looked_up_in_its_modules(services: Indexing, roots: Path) -> None:
+    for name, text in RUST.items():
+        (roots / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (roots / "tree" / name).write_text(text)
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+
+    found = await _expand(
+        services, *("load", "connect", "dial", "again", "t", "open", "mount"),
+        direction=OUT, edges=[CALLS],
+    )  # fmt: skip
+
+    assert _edges(found) == {
+        "src/lib.rs:Config.load calls src/net/mod.rs:connect",
+        "src/lib.rs:Config.load calls src/lib.rs:local",
+        "src/lib.rs:Config.load calls src/store/mod.rs:open",
+        "src/net/mod.rs:connect calls src/net/tcp.rs:dial",
+        "src/net/mod.rs:connect calls src/net/tcp.rs:again",
+        "src/net/mod.rs:connect calls src/lib.rs:Config.load",
+        "src/net/mod.rs:connect calls src/lib.rs:shared",
+        "src/net/mod.rs:connect calls src/error.rs:Error.new",
+        "src/net/mod.rs:connect calls src/lib.rs:local",
+        "src/net/mod.rs:connect calls src/error.rs:wrap",
+        "src/net/tcp.rs:dial calls src/net/mod.rs:connect",
+        "src/net/tcp.rs:dial calls src/lib.rs:shared",
+        "src/net/tcp.rs:again calls src/lib.rs:shared",
+        "src/net/tcp.rs:tests.t calls src/net/tcp.rs:dial",
+        "src/store/mod.rs:open calls src/store/disk.rs:Disk.mount",
+        "src/store/disk.rs:Disk.mount calls src/store/disk.rs:Disk.open",
+        "src/store/disk.rs:Disk.mount calls src/store/mod.rs:open",
+    }
 
 
 async def test_walks_go_on_to_their_depth_through_cycles(graph: Indexing) -> None:

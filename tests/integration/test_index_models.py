@@ -14,6 +14,7 @@ from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
 from tests.integration.indexing import Mode, State, indexing
 from tests.integration.oracle import broken_rules, check, rows_of
+from tests.integration.samples import write_many
 from tests.integration.two_models import (
     TREE,
     activate,
@@ -268,6 +269,20 @@ async def test_models_are_compared_by_what_the_index_answers(
     assert all(0 < score.mrr_at_10 <= score.recall_at_10 <= 1 for score in found.scores)
     assert all(score.search_duration.ToNanoseconds() > 0 for score in found.scores)
     assert [s.mrr_at_10 for s in again.scores] == [s.mrr_at_10 for s in found.scores]
+
+
+async def test_models_of_more_nodes_than_are_asked_for_are_compared_by_some(
+    services: Indexing, models: Any, roots: Path
+) -> None:
+    write_many(roots / "tree" / "many", 60)
+    await services.succeed("tree")
+
+    found = await models.CompareWorkspaceModels(
+        models_pb2.CompareWorkspaceModelsRequest(parent=TREE, questions=5)
+    )
+
+    assert found.questions == 5
+    assert all(score.recall_at_10 > 0 for score in found.scores)
 
 
 async def test_a_run_over_files_is_no_run_of_a_model(

@@ -10,15 +10,18 @@ import asyncpg
 import grpc
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lodestone.indexer.v1 import search_service_pb2 as search_pb2
+from services.indexer import search_servicer
 from services.indexer.model import ModelId, WorkspaceId
+from services.indexer.search.globs import is_open
 from services.indexer.search.model import SearchFilter
 from services.indexer.search.terms import name_terms, query_terms
 from services.indexer.storage.database import Database
 from services.indexer.storage.search import SearchStore
+from tests.integration.indexing import indexing
 from tests.integration.oracle import broken_rules
 from tests.integration.samples import write_many, write_tree
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+    from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
 
 _WORKSPACE, _MODEL = WorkspaceId(1), ModelId(1)
@@ -99,6 +103,7 @@ async def test_the_lexical_arm_gives_what_plain_python_gives(
         ({"languages": ["javascript"]}, {"web/price.js"}),
         ({"kinds": ["class"]}, {"app.py"}),
         ({"symbols": ["parse_body"]}, {"app.py"}),
+        ({"symbols": ["Router::add_route", "Router#find_handler()"]}, {"app.py"}),
         ({"symbols": ["parse_body"], "languages": ["javascript"]}, set()),
         ({"paths": ["man"]}, set()),
         ({"paths": ["d"]}, set()),
@@ -142,6 +147,67 @@ async def test_a_file_that_changed_since_shows_no_bytes(
     assert hits["app.py"].text == ""
     assert hits["app.py"].freshness == search_pb2.NodeHit.FRESHNESS_CHANGED
     assert hits["notes.py"].freshness == search_pb2.NodeHit.FRESHNESS_GONE
+
+
+async def test_texts_that_io_has_no_room_for_are_not_told_as_changed(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    text = f"class {{}}:\n    def run(self):\n        return '{'x' * 600_000}'\n"
+    write_tree(roots / "tree", first_py=text.format("First"), second_py=text.format("Second"))
+    limits = {"max_answer_bytes": 1 << 20}
+    async with indexing(roots, sockets, migrated_url, io_settings=limits) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        hits = await services.search("tree", "First Second", symbols=["First", "Second"])
+
+    fresh, unknown = search_pb2.NodeHit.FRESHNESS_FRESH, search_pb2.NodeHit.FRESHNESS_UNSPECIFIED
+    assert [(hit.freshness, len(hit.text) > 600_000) for hit in hits] == [
+        (fresh, True),
+        (unknown, False),
+    ]
+
+
+@pytest.mark.parametrize("verify", [False, True])
+async def test_the_texts_of_all_workspaces_together_are_bounded(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch, *, verify: bool
+) -> None:
+    monkeypatch.setattr(search_servicer, "MOST_TEXT_BYTES", 1000)
+    for name in ("tree", "other"):
+        write_tree(roots / name, big_py=f"def big_{name}():\n    return '{'x' * 600}'\n")
+        await services.create(name, name)
+        await services.succeed(name)
+    request = search_pb2.SearchNodesRequest(
+        parent="workspaces/tree",
+        other_parents=["workspaces/other"],
+        query="big",
+        filter=search_pb2.SearchFilter(symbols=["big_tree", "big_other"]),
+        with_text=True,
+        verify=verify,
+    )
+
+    found = await services.searches.SearchNodes(request)
+
+    fresh, unknown = search_pb2.NodeHit.FRESHNESS_FRESH, search_pb2.NodeHit.FRESHNESS_UNSPECIFIED
+    told = [(hit.freshness, bool(hit.text)) for hit in found.hits]
+    assert told == [(fresh, True), (unknown, False)]
+
+
+async def test_a_caller_whose_time_ends_is_told_who_did_not_answer(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook
+) -> None:
+    """And gRPC makes no further try, which would have no time, and end with that alone."""
+    write_tree(roots / "tree")
+    async with indexing(roots, sockets, migrated_url, embed=hook.app) as services:
+        await services.create("tree", "tree")
+        await services.succeed("tree")
+        hook.hold()
+        request = search_pb2.SearchNodesRequest(parent="workspaces/tree", query="json")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await services.searches.SearchNodes(request, timeout=1.0)
+        hook.go_on.set()
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert caught.value.details() == "The embed service does not answer (deadline_exceeded)."
 
 
 async def test_tenants_see_nothing_of_each_other(services: Indexing, roots: Path) -> None:
@@ -196,12 +262,13 @@ async def test_a_workspace_that_was_never_indexed_says_so(services: Indexing) ->
     query=st.text(_SENDABLE, min_size=1, max_size=60),
     text=st.text(_SENDABLE, max_size=30),
 )
+@example(query="0", text="\\")
 async def test_no_text_of_a_caller_reaches_the_database_as_code(
     services: Indexing, store: SearchStore, query: str, text: str
 ) -> None:
     """Any text is a question or is refused as one; none is an error of the server."""
     allowed = {grpc.StatusCode.OK}
-    if "\0" in text:
+    if "\0" in text or is_open(text):
         allowed = {grpc.StatusCode.INVALID_ARGUMENT}
 
     assert await _code_of(services, query, text) in allowed

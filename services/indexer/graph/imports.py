@@ -75,6 +75,8 @@ class Imports:
 
     def files(self, module: str, file: SourceFile, language: str) -> list[SourceFile]:
         """Returns the files that a module means: one, or those of a folder."""
+        if language == "rust" and (found := self._crate(module, file)):
+            return found
         if modules.is_elsewhere(module, language):
             return []
         place = modules.absolute(module, file.path) if modules.is_relative(module) else module
@@ -90,6 +92,14 @@ class Imports:
                 module, file.path, language, self._facts.by_folder.get(folder)
             )
         return self._few(found)
+
+    def _crate(self, module: str, file: SourceFile) -> list[SourceFile]:
+        """Returns the files that a crate of Rust begins with, where a module is that of them."""
+        for folder in modules.crate_folders(module, file.path):
+            paths = [f"{folder}/{name}".lstrip("/") for name in sorted(modules.CRATE_FILES)]
+            if found := [file for path in paths for file in self._facts.by_path.get(path)]:
+                return found
+        return []
 
     def _few(self, files: list[SourceFile]) -> list[SourceFile]:
         """Returns as many files as are looked at."""

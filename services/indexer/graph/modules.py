@@ -20,6 +20,9 @@ _WHOLE = frozenset({"python", "java", "kotlin", "scala", "bash", "ruby", "c", "c
 _SCRIPTS = frozenset({"javascript", "typescript", "tsx"})
 """Languages in which a module without a path is a package from elsewhere."""
 
+CRATE_FILES = frozenset({"lib.rs", "main.rs"})
+"""Files that a crate of Rust begins with."""
+
 
 def module_path(path: str) -> str:
     """Returns the name by which a file is imported: `a/b` for `a/b.py` and `a/b/index.js`."""
@@ -29,6 +32,12 @@ def module_path(path: str) -> str:
 def folder_of(path: str) -> str:
     """Returns the folder of a file, empty for the top."""
     return path.rpartition("/")[0]
+
+
+def module_ends(path: str, language: str) -> set[str]:
+    """Returns the last parts of names that may mean a file, alone or as a part of its folder."""
+    whole = () if language == "python" else (folder_of(path),)
+    return {name.rpartition("/")[2] for name in (*_names_of(path), *whole) if name}
 
 
 def is_relative(module: str) -> bool:
@@ -52,6 +61,26 @@ def absolute(module: str, path: str) -> str | None:
 def stem_of(module: str) -> str:
     """Returns what a file's own name must be for a module to mean it."""
     return _EXTENSION.sub("", module.rpartition("/")[2])
+
+
+def crate_folders(module: str, path: str) -> list[str]:
+    """Returns the folders, nearest first, in which a crate of Rust may begin that a module means.
+
+    No name means the file's own crate, and a folder above the file may be that of one.
+    """
+    if is_relative(module):
+        place = absolute(module, path)
+        return [] if place is None else [place]
+    if module:
+        return []
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[:count]) for count in range(len(parts), -1, -1)]
+
+
+def above(path: str, supers: int) -> str:
+    """Returns the module that so many `super` mean in a file of Rust."""
+    levels = supers - (path.rpartition("/")[2] not in CRATE_FILES | {"mod.rs"})
+    return "/".join([".."] * levels) or "."
 
 
 def is_elsewhere(module: str, language: str) -> bool:

@@ -7,6 +7,7 @@ imports from elsewhere means nothing here, whatever else has that name.
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from services.indexer.graph.imports import Imports
@@ -19,7 +20,7 @@ from services.indexer.graph.model import (
     Target,
     Use,
 )
-from services.indexer.graph.modules import folder_of
+from services.indexer.graph.modules import above, folder_of
 from services.indexer.model import NodeKind, ReferenceKind
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ _NEIGHBOURS = frozenset(
 _IMPLICIT_SELF = frozenset({"java", "kotlin", "scala", "c-sharp", "cpp", "swift", "ruby"})
 """Languages in which a plain name may be a method of the class around it."""
 _UNKNOWN = "?"
+_SUPPLIED = frozenset({"std", "core", "alloc"})
+"""Crates that come with Rust."""
 
 
 class Resolver:
@@ -57,7 +60,7 @@ class Resolver:
         if not use.qualifier:
             return self._plain(use)
         if use.qualifier in _SELF and use.kind is ReferenceKind.CALL:
-            return self._of_self(use)
+            return self._of_self(use) or self._by_path(use)
         return self._qualified(use)
 
     def _imported(self, use: Use) -> list[Target]:
@@ -167,9 +170,38 @@ class Resolver:
         own = self._facts.in_file.get((owner.file_id, use.name))
         if found := [node for node in own if _ends_with(node, full)]:
             return _told(found, Resolution.LOCAL)
+        if targets := self._by_path(use):
+            return targets
+        if use.qualifier.partition(".")[0] in _SUPPLIED and language == "rust":
+            return []
         if found := [node for node in self._candidates(use) if _ends_with(node, full)]:
             return _guessed(found, owner)
         return self._on_anything(use)
+
+    def _by_path(self, use: Use) -> list[Target]:
+        """Returns what a path of Rust means, from its crate, a module around it, or one below."""
+        owner = use.owner
+        if owner.language != "rust":
+            return []
+        parts = use.qualifier.split(".")
+        supers = sum(1 for _ in takewhile("super".__eq__, parts))
+        inside = self._modules_around(owner)
+        if parts == ["self"] or (parts == ["super"] * supers and supers <= inside):
+            return _told(self._in_own_file(use), Resolution.LOCAL)
+        module = above(owner.path, supers - inside) if supers > inside else ""
+        rest = parts[max(supers, parts[0] in {"crate", "self"}) :]
+        start = Import(module, "", "")
+        return self._through([start], _file_of(owner), "rust", ".".join([*rest, use.name]))
+
+    def _modules_around(self, owner: GraphNode) -> int:
+        """Returns in how many modules of its file a node is: no class, and yet a scope."""
+        parts = owner.scope.split(".") if owner.scope else []
+        for depth, part in enumerate(parts):
+            scope = ".".join(parts[: depth + 1])
+            named = self._facts.in_file.get((owner.file_id, part))
+            if any(node.kind is NodeKind.CLASS and node.qualified_name == scope for node in named):
+                return depth
+        return len(parts)
 
     def _through(
         self, named: Sequence[Import], file: SourceFile, language: str, rest: str

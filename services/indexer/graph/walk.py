@@ -18,7 +18,7 @@ from services.indexer.graph.model import (
     Resolution,
     WalkSpec,
 )
-from services.indexer.graph.modules import module_path
+from services.indexer.graph.modules import module_ends, module_path
 from services.indexer.graph.resolver import Resolver
 from services.indexer.model import NodeId, ReferenceKind
 from services.indexer.search.places import read_place
@@ -158,13 +158,22 @@ class GraphWalk:
             counts = Counter(use.name for use in uses)
             self._truncated |= max(counts.values(), default=0) > most
         if spec.goes_in(EdgeKind.IMPORTS):
-            stems = {
-                module_path(node.path).rpartition("/")[2]
-                for node in frontier
-                if node.ordinal == 0 and not node.is_definition
-            }
-            uses += await self._view.importers(sorted(stems)) if stems else []
+            uses += await self._importers(frontier)
         return uses
+
+    async def _importers(self, frontier: Sequence[GraphNode]) -> list[Use]:
+        """Returns imports that may mean the module of a file, which its first node stands for.
+
+        The module is what is imported of (`from a.b import c`), or what is (`from a import b`).
+        """
+        firsts = [node for node in frontier if node.ordinal == 0]
+        if not firsts:
+            return []
+        names = sorted({module_path(node.path).rpartition("/")[2] for node in firsts})
+        ends = {end for node in firsts for end in module_ends(node.path, node.language)}
+        uses = await self._view.importers(sorted(ends))
+        most = max(MAX_USES // len(names), 1)
+        return uses + await self._view.users(names, [ReferenceKind.IMPORT], most + 1)
 
     def _within(self, uses: list[Use]) -> list[Use]:
         """Returns as many uses as one step may look up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from services.indexer.search.stemming import stem
-from services.indexer.search.terms import query_terms, written_terms
+from services.indexer.search.terms import is_unspaced, query_terms, written_terms
 
 MOST_RANGES = 200
 """Most ranges that are told of one text."""
@@ -68,4 +68,6 @@ def _begins_word(identifier: str, position: int) -> bool:
     if position == 0:
         return True
     before, here = identifier[position - 1], identifier[position]
+    if is_unspaced(before) or is_unspaced(here):
+        return True
     return before == "_" or here.isupper() or before.isdigit() or here.isdigit()

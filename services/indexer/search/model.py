@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from services.indexer.model import CHANGED_REASONS, Failure
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from services.indexer.model import NodeId, NodeKind
+
+_GONE = "ERROR_REASON_FILE_NOT_FOUND"
 
 
 class Hit(NamedTuple):
@@ -43,6 +47,15 @@ class Freshness(StrEnum):
     MOVED = "moved"
     CHANGED = "changed"
     GONE = "gone"
+
+    @classmethod
+    def of(cls, read: str | Failure) -> Freshness:
+        """Returns what a read of a hit's range tells; a failure may tell nothing of the file."""
+        if isinstance(read, str):
+            return cls.FRESH
+        if read.reason == _GONE:
+            return cls.GONE
+        return cls.CHANGED if read.reason in CHANGED_REASONS else cls.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class FilePriors:
         if not place.folders.isdisjoint(self._terms):
             said = len(place.folders & self._terms)
             file += ranking.folder_bonus * min(said, ranking.folder_limit)
-        if path.endswith(self._end) and self._is_asked_for(path):
+        if self._is_asked_for(path):
             file += ranking.path_bonus
         factors = {"file": file} if file != 1 else {}
         if place.is_test and not question.wants_tests:
@@ -56,4 +56,7 @@ class FilePriors:
         return factors
 
     def _is_asked_for(self, path: str) -> bool:
-        return path in {self._path, self._end} or path.endswith(self._whole_end)
+        if path in {self._path, self._end} or path.endswith(self._whole_end):
+            return True
+        # A path of another place on a disk, or from above the tree, ends in the file's own.
+        return "/" in path and self._path.endswith(f"/{path}")

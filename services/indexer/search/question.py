@@ -16,10 +16,17 @@ NAME_MARKS = "$@!?"
 """What languages put before and after names, and a question may leave out."""
 
 _SCOPE = re.compile(r"::|\.|->|#|/|\\")
-_SYMBOL = re.compile(r"[$@_]?\w+(?:(?:::|\.|->|#)[$@_]?\w+)*(?:\(\))?[!?]?")
+_SYMBOL = re.compile(r"[$@]?\w+(?:(?:::|\.|->|#)[$@]?\w+)*(?:\(\))?[!?]?")
 _PATH = re.compile(r"[\w.@+-]*(?:/[\w.@+-]+)+/?|[\w.@+-]+/")
 _PLACE = re.compile(rf"((?:[\w.@+-]*/)+[\w.@+-]+\.\w+)(?:\s+|::?)((?!\d){_SYMBOL.pattern})")
 """A file and a name in it, as tools and people write them: `src/app.py::Flask::run`."""
+
+_WRITTEN_PATH = re.compile(
+    r"(?:[A-Za-z]:(?=[/\\]))?((?:(?<=:)[/\\]|/)?(?:[\w.@+-]+[/\\])*[\w@+-][\w.@+-]*\.\w+)(.*)",
+    re.DOTALL,
+)
+_LINE = re.compile(r"(?::\d+(?:[:-]\d+)*:?|\#L\d+(?:-L?\d+)?)?\Z")
+"""What tools write behind a file to say where in it: `app.py:12:7`, `app.py#L12-L20`."""
 
 _CHOICE = re.compile(r"[A-Za-z]+/[A-Za-z]+")
 """`read/write`, `TCP/IP`: prose writes so too, and what is called so is found by its words."""
@@ -100,6 +107,7 @@ class Question:
 
 def read_question(text: str) -> Question:
     """Returns a question taken apart."""
+    text = _plain_path(text)
     kind = kind_of(text)
     path, name = _place(text)
     terms = query_terms(text)[:_MOST_TERMS]
@@ -128,6 +136,18 @@ def kind_of(text: str) -> QuestionKind:
     if _CODE.search(stripped):
         return QuestionKind.CODE
     return QuestionKind.NATURAL
+
+
+def _plain_path(text: str) -> str:
+    """Returns a question with the file that it begins with as a tree has it.
+
+    That is without a drive and with slashes, and without the line that tools write behind it.
+    """
+    written = _WRITTEN_PATH.fullmatch(text.strip())
+    if written is None:
+        return text
+    path, rest = written[1].replace("\\", "/"), written[2]
+    return f"{path}{'' if _LINE.fullmatch(rest) else rest}"
 
 
 def _place(text: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 An identifier counts as itself and as its words: `getHTTPResponse_v2` gives `gethttpresponse_v2`,
 `get`, `http`, `respons`, `v2`. All terms are lower case, and stems where they are plain words.
+What is written without blanks, such as Chinese, counts by the pairs of its signs as well.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from services.indexer.search.stemming import stem
@@ -23,6 +25,16 @@ def _listed(text: str) -> frozenset[str]:
 
 _IDENTIFIER = re.compile(r"[^\W_](?:\w*[^\W_])?")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+\d*|[A-Z]+\d*|\d+")
+_UNSPACED = (
+    "\u3005\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Chinese, Japanese and Korean: words there have no bounds, or endings without one."""
+
+_UNSPACED_SIGN = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_RUN = re.compile(f"[{_UNSPACED}]+|[^{_UNSPACED}]+")
+_JOINT = re.compile(r"(?<=[\w>])(?:::|->|#)(?=\w)")
+"""What stands between the parts of a qualified name, where that is no dot."""
+
 _LONGEST_TERM = 64
 """Longer runs of letters are data, such as base64: they are cut."""
 
@@ -36,6 +48,11 @@ _QUESTION_WORDS = _listed(
     when where which while who whom why will with would you your"""
 )
 """Words of English that say nothing of code."""
+
+
+def dotted(name: str) -> str:
+    """Returns a qualified name as nodes have it, of one as its language writes it: `A::b()`."""
+    return _JOINT.sub(".", name).removesuffix("()")
 
 
 def content_terms(text: str) -> dict[str, int]:
@@ -104,7 +121,20 @@ def _words(identifier: str) -> list[str]:
         return [word.lower() for word in _WORD.findall(identifier)]
     # Other scripts have capitals too: words are found in the shape, and cut from the text.
     shape = "".join(map(_shape, identifier))
-    return [identifier[slice(*word.span())].lower() for word in _WORD.finditer(shape)]
+    found = [identifier[slice(*word.span())].lower() for word in _WORD.finditer(shape)]
+    return [piece for word in found for run in _UNSPACED_RUN.findall(word) for piece in _pairs(run)]
+
+
+def is_unspaced(character: str) -> bool:
+    """Tells whether a sign is of a script that has no blanks between words."""
+    return bool(_UNSPACED_SIGN.match(character))
+
+
+def _pairs(run: str) -> Iterable[str]:
+    """Returns a word, or the pairs of signs of what has no blanks between words."""
+    if len(run) <= 2 or not is_unspaced(run[0]):
+        return (run,)
+    return map("".join, pairwise(run))
 
 
 def _shape(character: str) -> str:

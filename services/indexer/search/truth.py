@@ -6,7 +6,6 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from services.indexer.model import CHANGED_REASONS, Failure
 from services.indexer.plan import match_nodes
 from services.indexer.search.model import Freshness
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 FILES_AT_ONCE = 100
 """Changed files of one page that are cut by one call."""
-
-_GONE = "ERROR_REASON_FILE_NOT_FOUND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,10 @@ class Truth:
         if not hits:
             return []
         read = await self._io.read_snippets(workspace.tree, hits)
-        seen = {hit.node_id: _at_first(hit, text) for hit, text in zip(hits, read, strict=True)}
+        seen = {
+            hit.node_id: Verified(hit, Freshness.of(text), text if isinstance(text, str) else None)
+            for hit, text in zip(hits, read, strict=True)
+        }
         changed: dict[str, list[Hit]] = defaultdict(list)
         for item in seen.values():
             if item.freshness is Freshness.CHANGED:
@@ -84,7 +84,7 @@ class Truth:
             hits = changed[outcome.path]
             if outcome.parsed is not None and outcome.parsed.skip_reason is None:
                 found += _in_file(outcome.parsed, hits, stored)
-            elif outcome.failure is not None and outcome.failure.reason == _GONE:
+            elif outcome.failure is not None and Freshness.of(outcome.failure) is Freshness.GONE:
                 found += [Verified(hit, Freshness.GONE) for hit in hits]
             else:
                 found += [Verified(hit, Freshness.CHANGED) for hit in hits]
@@ -101,16 +101,6 @@ class Truth:
                 # The file changed again since it was cut: nothing is known of it.
                 found[place] = replace(found[place], freshness=Freshness.CHANGED)
         return found
-
-
-def _at_first(hit: Hit, text: str | Failure) -> Verified:
-    if isinstance(text, str):
-        return Verified(hit, Freshness.FRESH, text)
-    if text.reason == _GONE:
-        return Verified(hit, Freshness.GONE)
-    if text.reason in CHANGED_REASONS:
-        return Verified(hit, Freshness.CHANGED)
-    return Verified(hit, Freshness.UNKNOWN)
 
 
 def _in_file(

@@ -73,7 +73,7 @@ FROM nodes n JOIN files f ON f.workspace_id = n.workspace_id AND f.id = n.file_i
 JOIN {table} v ON v.workspace_id = n.workspace_id AND v.node_id = n.id
 LEFT JOIN node_terms t ON t.workspace_id = n.workspace_id AND t.node_id = n.id
 WHERE n.workspace_id = $1 AND n.id > $2
-  AND (hashint8(n.id) & 65535) < $3 * 65536
+  AND (hashint8(n.id) & 65535) < $3::float8 * 65536
 ORDER BY n.id LIMIT $4
 """
 

@@ -92,6 +92,13 @@ def test_a_hit_says_what_became_of_it(
         assert capsys.readouterr().out == f"a.py:7-9  function  0.000{note}\n"
 
 
+def test_a_hit_without_its_text_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    print_hits([NodeHit(path="a.py", start_line=7, end_line=9, kind="function")], "short")
+
+    told = capsys.readouterr().out.rstrip("\n")
+    assert told == "a.py:7-9  function  0.000  (its text could not be read)"
+
+
 def test_hits_of_several_workspaces_begin_with_their_own(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

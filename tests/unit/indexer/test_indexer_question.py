@@ -61,7 +61,10 @@ from services.indexer.search.subjects import SubjectMatcher
         ("tests/test_app.py::TestApp::test_add", "symbol"),
         ("read/write locks", "natural"),
         ("src/app.py registers routes", "natural"),
-        ("src/app.py:12", "natural"),
+        ("src/app.py:12", "path"),
+        ("src\\app.py", "path"),
+        ("App\\Models\\User", "natural"),
+        ("10:30", "natural"),
         ("how are routes registered", "natural"),
         ("ZodError structure", "natural"),
         ("", "natural"),
@@ -96,6 +99,15 @@ def test_names_are_told_from_words(text: str, names: list[str]) -> None:
         ("tests/test_app.py::TestApp::test_add", "tests/test_app.py", [("testapp", "test_add")]),
         (" src/app.py ", "src/app.py", []),
         ("Router.add", "Router.add", [("router", "add")]),
+        (r"\w+\.py:12", r"\w+\.py:12", []),
+        (r"app\.run", r"app\.run", []),
+        ("/src/app.py:12", "/src/app.py", []),
+        ("src/app.py:12", "src/app.py", []),
+        ("src/app.py:12:7:", "src/app.py", []),
+        ("src/app.py:12-20", "src/app.py", []),
+        ("src/app.py#L12-L20", "src/app.py", []),
+        ("C:\\site\\src\\app.py:12", "/site/src/app.py", []),
+        ("src\\app.py::Router", "src/app.py", [("router",)]),
     ],
 )
 def test_a_place_is_a_path_and_a_name(text: str, path: str, names: list[tuple[str, ...]]) -> None:
@@ -115,6 +127,7 @@ def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
         "a(",
         "word_x ",
         "A::",
+        "_a.",
         "/a",
         "x.",
         "def ",
@@ -129,6 +142,8 @@ def test_words_that_say_nothing_are_left_out_unless_they_are_all() -> None:
         "a/b.c",
         "a/.",
         "a/b.c d.",
+        "a\\b.c:1",
+        "a.b\\",
     ],
 )
 def test_a_long_question_costs_little(piece: str) -> None:
@@ -143,6 +158,16 @@ def test_a_long_question_costs_little(piece: str) -> None:
 
     assert time.process_time() - started < 1.0
     assert len(question.terms) <= 128
+
+
+@pytest.mark.parametrize("text", ["_a." * 24, "/a.b::" + "_a." * 24])
+def test_an_underscore_before_a_name_is_read_in_one_way(text: str) -> None:
+    """Two ways for each part of a name were 2^24 ways to try, and no search was answered."""
+    started = time.process_time()
+
+    read_question(text)
+
+    assert time.process_time() - started < 1.0
 
 
 @given(st.text(max_size=300))

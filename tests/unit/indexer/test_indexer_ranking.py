@@ -196,6 +196,8 @@ def test_a_definition_comes_before_a_window_of_text() -> None:
         ("routing table", "routing/mod.rs", "extract/mod.rs"),
         ("store/cache.py", "deep/store/cache.py", "deep/store/other.py"),
         ("cache.py", "deep/store/cache.py", "deep/cachepy.txt"),
+        ("deep/store/cache.py:12", "deep/store/cache.py", "deep/store/cache.pyi"),
+        ("/home/me/deep/store/cache.py", "store/cache.py", "deep/cache.py"),
     ],
 )
 def test_a_path_speaks_for_its_file(query: str, path: str, other: str) -> None:

@@ -21,6 +21,7 @@ from services.indexer.search.terms import query_terms
         ("how is it done", "is it done", ["done"]),
         ("is it", "is it done", ["is", "it"]),
         ("naïve", "é naïve", ["naïve"]),
+        ("用户", "# 加载用户配置, 用户", ["用户", "用户"]),
         ("nothing", "else here", []),
         (
             "handling errors",
