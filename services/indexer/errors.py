@@ -49,7 +49,7 @@ class LeaseLostError(LodestoneError):
 
 
 class TreeUnavailableError(LodestoneError):
-    """The workspace's folder cannot be scanned."""
+    """The workspace's folder cannot be scanned or read."""
 
     reason = "ERROR_REASON_FILE_NOT_FOUND"
     code = Code.FAILED_PRECONDITION

@@ -57,6 +57,9 @@ _REFERENCE_KINDS = {
 _MOST_REFS = 1000
 _READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
 _HASH_BYTES = 32
+_OF_THE_TREE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
+"""Codes with which a call fails whose tree, or root, is not there: of its files it says nothing."""
+
 _PROBE_SECONDS = 5.0
 
 
@@ -151,12 +154,28 @@ class IoClient:
             failure = call_failure(error)
             raise TreeUnavailableError(f"The folder cannot be scanned: {failure.message}") from None
 
+    async def require_tree(self, tree: Tree) -> None:
+        """Returns when the folder is there: files that were not found before are gone, it is not.
+
+        Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
+            DependencyUnavailableError: io does not answer.
+        """
+        request = scan_service_pb2.CheckFilesRequest(
+            tree=_tree(tree), files=[scan_service_pb2.KnownFile(path="any")]
+        )
+        try:
+            await self._scan.CheckFiles(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            _call_failure(error)
+
     async def parse(
         self, tree: Tree, files: Sequence[tuple[str, bytes]], max_tokens: int
     ) -> list[ParseOutcome]:
         """Returns an outcome per (path, known digest), in their order.
 
         Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
             PayloadMismatchError: io answered for other files than it was asked for.
         """
@@ -175,8 +194,7 @@ class IoClient:
                     raise PayloadMismatchError("io answered for a file that was not asked for.")
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            failure = call_failure(error)
+            failure = _call_failure(error)
             return [ParseOutcome(path, failure=failure) for path, _ in files]
         if len(outcomes) != len(files):
             raise PayloadMismatchError("io left files without an answer.")
@@ -188,6 +206,7 @@ class IoClient:
         Nodes of very many pieces are asked for in several requests.
 
         Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
             PayloadMismatchError: a text is not the one that was asked for.
         """
@@ -201,8 +220,7 @@ class IoClient:
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            return [call_failure(error)] * len(nodes)
+            return [_call_failure(error)] * len(nodes)
         if len(response.results) != len(nodes):
             raise PayloadMismatchError("io answered with another number of texts.")
         texts: list[str | Failure] = []
@@ -244,6 +262,20 @@ class IoClient:
                 failed = result.WhichOneof("outcome") == "error"
                 texts.append(item_failure(result.error) if failed else _decoded(result.content))
         return texts
+
+
+def _call_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """Returns why a call for files or texts failed as a whole, which each of them is told.
+
+    Raises:
+        TreeUnavailableError: it says nothing of them, as their folder is not there.
+        DependencyUnavailableError: nor when io does not answer.
+    """
+    raise_unavailable(error, "io")
+    failure = call_failure(error)
+    if error.code().name in _OF_THE_TREE:
+        raise TreeUnavailableError(f"The folder cannot be read: {failure.message}") from None
+    return failure
 
 
 def _decoded(content: bytes) -> str | Failure:

@@ -209,6 +209,28 @@ async def test_a_file_that_vanishes_under_the_run_is_gone_from_the_index(
     await check(services, "tree", "tree")
 
 
+async def test_a_tree_that_vanishes_under_the_run_fails_it_and_nothing_is_removed(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    run = await _meet(services, hook)
+    before = (await rows_of(services.url, "tree"))["files"]
+    (roots / "tree").rename(roots / "away")
+    hook.go_on.set()
+
+    run = await services.wait(run)
+    after = (await rows_of(services.url, "tree"))["files"]
+    left = await broken_rules(services.url)
+    (roots / "away").rename(roots / "tree")
+    again = await services.succeed("tree")
+
+    assert run.state == State.STATE_FAILED
+    assert "folder" in run.error.message
+    assert after == before
+    assert left == []
+    assert again.nodes_removed == 0
+    await check(services, "tree", "tree")
+
+
 async def test_a_cancelled_run_stops_and_the_next_goes_on(services: Indexing, hook: Hook) -> None:
     run = await _meet(services, hook)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from services.io.app import IoApp
 from services.io.settings import IoSettings
 from services.runtime.channel import connect
 from services.runtime.errors import DependencyUnavailableError
-from tests.integration.indexing import Service
+from tests.integration.indexing import Service, State
 from tests.integration.replicas import replica, workspace_with_model
 from tests.integration.samples import write_tree
 
@@ -117,3 +118,28 @@ async def test_a_folder_that_a_broken_off_scan_could_not_look_at_keeps_its_files
     assert broken
     assert "db/store.py" in {hit.path for hit in await services.search("tree", "store")}
     assert list(run.warnings) == ["db could not be looked at: Too many files are open."]
+
+
+async def test_a_tree_that_is_removed_under_its_scan_keeps_its_files(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what such a scan did not find is removed though the tree is not there."""
+    (write_tree(roots / "tree") / "app.py").unlink()
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    open_path = os.open
+
+    def remove_before(path: Any, *args: Any, **named: Any) -> int:
+        if path == "db":
+            subprocess.run(["rm", "-r", roots / "tree"], check=True)
+        return open_path(path, *args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", remove_before)
+        run = await services.run("tree")
+    (write_tree(roots / "tree") / "app.py").unlink()
+
+    assert run.state == State.STATE_FAILED
+    assert "folder" in run.error.message
+    assert run.progress.nodes_removed == 0
+    assert (await services.succeed("tree")).forwards == 0
