@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from google.rpc import status_pb2
 
 _DOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
+_REFUSED = frozenset({"ERROR_REASON_UNAUTHENTICATED", "ERROR_REASON_FORBIDDEN"})
+"""Reasons of a service that does not accept the indexer's token, as while tokens are changed."""
 _RETRYABLE = frozenset({*_DOWN, "ABORTED"})
 
 
@@ -37,11 +39,12 @@ def _failure(remote: RemoteError) -> Failure:
 def raise_unavailable(error: grpc.aio.AioRpcError, dependency: str) -> None:
     """Raises DependencyUnavailableError when a call failed because the service is not there.
 
-    Overload and missed deadlines count too: the work is as good as before, only later. An error
-    that the service itself told has its `reason` in the metadata: the service is there.
+    Overload, missed deadlines and a token that is refused count too: the work is as good as before,
+    only later. An error that the service itself told has its `reason` in the metadata: the service
+    is there.
     """
     remote = read_rpc_error(error)
-    if remote.code not in _DOWN:
+    if remote.code not in _DOWN and remote.reason not in _REFUSED:
         return
     metadata = {"dependency": dependency, "code": remote.code}
     message = f"The {dependency} service does not answer ({remote.code.lower()})."
