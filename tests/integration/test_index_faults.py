@@ -304,6 +304,67 @@ async def test_lost_connections_make_the_run_begin_again(services: Indexing, hoo
     await check(services, "tree", "tree")
 
 
+@pytest.mark.parametrize("code", ["query_canceled", "out_of_memory", "read_only_sql_transaction"])
+async def test_what_the_database_cannot_do_now_makes_the_run_begin_again(
+    services: Indexing, code: str
+) -> None:
+    """A statement is ended by an administrator or by a timeout of the server, or has no memory."""
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        f"""
+        CREATE SEQUENCE times;
+        CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          IF nextval('times') = 1 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;
+          RETURN NEW;
+        END $$;
+        CREATE TRIGGER fail_once BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail_once()
+        """
+    )
+
+    run = await services.run("tree")
+    failed = await connection.fetchval("SELECT last_value FROM times")
+    await connection.close()
+
+    assert failed > 1
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
+async def test_a_database_that_was_a_standby_for_a_while_is_written_again(
+    services: Indexing, hook: Hook
+) -> None:
+    """After a failover: connections that lead to a server that cannot be written stay so for good.
+
+    Red when they are kept.
+    """
+    run = await _meet(services, hook)
+    connection = await asyncpg.connect(services.url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    ended = await connection.fetch(
+        "SELECT pg_terminate_backend(pid), clock_timestamp() AS at FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'lodestone-indexer'"
+    )
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'lodestone-indexer' AND backend_start > $1",
+            max(row["at"] for row in ended),
+        ):
+            await asyncio.sleep(0.01)
+    # As its owner may, also in a session that only reads.
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await connection.close()
+    hook.go_on.set()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
 async def test_a_full_disk_ends_the_run_with_its_reason(services: Indexing, hook: Hook) -> None:
     connection = await asyncpg.connect(services.url)
     await connection.execute(

@@ -1,4 +1,5 @@
-"""No transaction is open while another service is called, in any stage of a run (S4)."""
+"""No transaction is open while another service is called, in any stage of a run (S4); and what ends
+one through no fault of its own may be sent again."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 import asyncpg
 import pytest
 
+from services.runtime.errors import DependencyUnavailableError
 from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
 from tests.integration.io_hooks import IoHook
@@ -15,6 +17,8 @@ from tests.integration.samples import write_many
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from services.indexer.storage.database import Database
 
 _OLDER = """
 SELECT query FROM pg_stat_activity WHERE datname = current_database()
@@ -56,3 +60,21 @@ async def test_no_transaction_is_open_while_a_service_is_called(
         await connection.close()
         held.go_on.set()
         assert (await services.wait(run)).state == State.STATE_SUCCEEDED
+
+
+async def test_a_transaction_that_meets_columns_of_a_newer_version_may_be_sent_again(
+    database: Database,
+) -> None:
+    """A rolling upgrade: a statement that reads whole rows has a plan of the old ones."""
+
+    async def read() -> None:
+        async with database.transaction() as connection:
+            await connection.fetch("SELECT * FROM models")
+
+    await read()
+    async with database.connection() as connection:
+        await connection.execute("ALTER TABLE models ADD COLUMN added int")
+
+    with pytest.raises(DependencyUnavailableError):
+        await read()
+    await read()
