@@ -102,6 +102,7 @@ class Planner:
         """Parses files again that changed while their nodes were being embedded."""
         await self._learn_recipe()
         self._replans.update(paths)
+        await self._ledger.record(self._run, RunCounters(files_to_parse=len(paths)))
         for attempts, group in groupby(sorted(paths, key=self._attempts), key=self._attempts):
             await self._parse([(path, b"") for path in group], attempts)
 

@@ -183,11 +183,17 @@ async def test_a_file_edited_under_the_run_ends_as_it_is(
     run = await _meet(services, hook)
     edit(roots / "tree" / "part_000042.py", "value + 44", "value + 4444")
     hook.go_on.set()
+    told: list[runs_pb2.Progress] = []
 
-    run = await services.wait(run)
+    def has_ended(seen: runs_pb2.IndexRun) -> bool:
+        told.append(seen.progress)
+        return seen.HasField("end_time")
+
+    run = await services.wait(run, has_ended)
     await services.run("tree")
 
     assert run.state == State.STATE_SUCCEEDED
+    assert all(seen.files_parsed <= seen.files_to_parse for seen in told), told
     assert any("value + 4444" in text for text in hook.texts)
     assert not any("value + 44\n" in text for text in hook.texts)
     await check(services, "tree", "tree")
@@ -347,7 +353,7 @@ async def test_a_database_that_was_a_standby_for_a_while_is_written_again(
         "WHERE datname = current_database() AND application_name = 'lodestone-indexer'"
     )
     async with asyncio.timeout(20):
-        while not await connection.fetchval(
+        while not await connection.fetchval(  # noqa: ASYNC110 - it tells nobody
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
             "AND application_name = 'lodestone-indexer' AND backend_start > $1",
             max(row["at"] for row in ended),

@@ -1,5 +1,7 @@
-"""No transaction is open while another service is called, in any stage of a run (S4); and what ends
-one through no fault of its own may be sent again."""
+"""No transaction is open while another service is called, in any stage of a run (S4).
+
+And what ends one through no fault of its own may be sent again.
+"""
 
 from __future__ import annotations
 
