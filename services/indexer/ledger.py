@@ -270,12 +270,17 @@ class RunLedger(RunReader):
         await self.hold(connection, run)
         await run_scope.set_baseline(connection, run)
 
-    async def release(self, run: Run) -> None:
+    async def release(self, run: Run, *, left: bool = False) -> None:
         """Puts a run back for another owner, as one that was never taken now.
 
         It is paused when that was asked for, else it waits in the queue; one that is being
         cancelled ends. Its nodes go back without burning an attempt. Does nothing when the run was
         lost.
+
+        Args:
+            run: the run as it was taken.
+            left: whether it could not go on: then it burns an attempt unless it embedded something,
+                so that one that never can comes to an end.
         """
         async with self._database.transaction() as connection:
             await lock_workspace(connection, run.workspace_id)
@@ -288,7 +293,7 @@ class RunLedger(RunReader):
                 return
             if row["state"] == RunState.CANCELLING:
                 await end_run(connection, run_of(row), None)
-            elif await run_progress.release(connection, run):
+            elif await run_progress.release(connection, run, left=left):
                 await release_nodes(connection, run)
 
     async def finish(self, run: Run, failure: Failure | None) -> RunState:

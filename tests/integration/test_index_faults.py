@@ -337,6 +337,31 @@ async def test_what_the_database_cannot_do_now_makes_the_run_begin_again(
     await check(services, "tree", "tree")
 
 
+@pytest.mark.parametrize("indexer_settings", [{"max_run_attempts": 1}], ids=["one-attempt"])
+async def test_a_run_that_the_database_never_lets_go_on_comes_to_an_end(
+    services: Indexing,
+) -> None:
+    """Red when it burns no attempt: it began again several times a second, for good."""
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        """
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN RAISE EXCEPTION 'never' USING ERRCODE = 'query_canceled'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail()
+        """
+    )
+
+    run = await services.run("tree")
+    taken = await connection.fetchval("SELECT last_value FROM fences")
+    await connection.execute("DROP TRIGGER fail ON embedding_cache")
+    await connection.close()
+
+    assert run.state == State.STATE_STALE
+    assert taken < 100
+    await services.succeed("tree")
+    await check(services, "tree", "tree")
+
+
 async def test_a_database_that_was_a_standby_for_a_while_is_written_again(
     services: Indexing, hook: Hook
 ) -> None:

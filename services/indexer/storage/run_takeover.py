@@ -9,7 +9,7 @@ from services.indexer.run import RunMode
 from services.indexer.run_spec import MODEL_REPLACED
 from services.indexer.storage.model_rows import LONGEST_SECONDS
 from services.indexer.storage.run_end import end_run
-from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, run_of
+from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, rests, run_of
 from services.indexer.storage.run_scope import (
     NOT_THERE,
     forget_covered,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 NEXT_RUN = f"""
 {SELECT_RUNS}
 WHERE r.finished_at IS NULL AND r.priority >= $1
-  AND (r.state = 'queued' AND NOT {held_up("r")} AND NOT EXISTS (
+  AND (r.state = 'queued' AND NOT {held_up("r")} AND NOT {rests("r")} AND NOT EXISTS (
       SELECT 1 FROM runs o WHERE o.workspace_id = r.workspace_id AND o.finished_at IS NULL
         AND o.state IN ({OWNED_STATES}))
     OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
