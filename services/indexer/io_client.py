@@ -61,6 +61,13 @@ _OF_THE_TREE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "FAILED_PRECONDITION
 """Codes with which a call fails whose tree, or root, is not there: of its files it says nothing."""
 
 _PROBE_SECONDS = 5.0
+_MOST_PATH_BYTES = 2400
+"""A row of an index of PostgreSQL has at most 2,704 bytes, some of which are for other columns."""
+
+
+_TOO_LONG = Failure(
+    "ERROR_REASON_FILE_UNREADABLE", f"The path has more than {_MOST_PATH_BYTES} bytes."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,13 +319,28 @@ def _scan_batch(response: scan_service_pb2.ScanTreeResponse) -> ScanBatch:
         }
         summary = ScanSummary(files=response.summary.files, skipped=skipped)
     return ScanBatch(
-        files=[ScannedFile(item.path, _signature(item.signature)) for item in response.files],
+        files=[
+            ScannedFile(item.path, _signature(item.signature))
+            for item in response.files
+            if not _is_too_long(item.path)
+        ],
         warnings=[
-            ScanWarning(item.path, item_failure(item.error), item.is_directory)
-            for item in response.warnings
+            *(
+                ScanWarning(item.path, item_failure(item.error), item.is_directory)
+                for item in response.warnings
+            ),
+            *(
+                ScanWarning(item.path, _TOO_LONG, is_directory=False)
+                for item in response.files
+                if _is_too_long(item.path)
+            ),
         ],
         summary=summary,
     )
+
+
+def _is_too_long(path: str) -> bool:
+    return len(path) > _MOST_PATH_BYTES // 4 and len(path.encode()) > _MOST_PATH_BYTES
 
 
 def _signature(message: tree_pb2.FileSignature) -> Signature:
