@@ -7,9 +7,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
+from services.indexer.errors import DATABASE_FAILURES
 from services.indexer.execution import RunContext, RunExecution
 from services.indexer.run_spec import RunPriority
-from services.runtime.errors import DependencyUnavailableError
 from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
@@ -67,7 +67,7 @@ class Dispatcher:
                         break
                     await failpoint("indexer.take.after")
                     self._begin(RunExecution(self._context, run), run.id)
-            except DependencyUnavailableError:
+            except DATABASE_FAILURES:
                 get_logger().warning("dispatcher_waits_for_database")
             except Exception as error:  # noqa: BLE001 - a dead dispatcher would serve no run ever
                 metrics.DISPATCH_ERRORS.inc()

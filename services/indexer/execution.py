@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from services.indexer.embedder import Embedder
 from services.indexer.errors import (
     DATABASE,
-    DiskFullError,
+    DATABASE_FAILURES,
     ModelNotLoadedError,
     RunOwnershipLostError,
 )
@@ -126,7 +126,7 @@ class RunExecution:
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back())
             raise
-        except (DependencyUnavailableError, DiskFullError) as error:
+        except DATABASE_FAILURES as error:
             # The database is away or full: what was going on is not known to be written. The run
             # begins again, here or elsewhere, and finds what was.
             log.warning("run_left", reason=error.reason)
