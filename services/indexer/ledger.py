@@ -279,8 +279,8 @@ class RunLedger(RunReader):
 
         Args:
             run: the run as it was taken.
-            left: whether it could not go on: then it burns an attempt unless it embedded something,
-                so that one that never can comes to an end.
+            left: whether it could not go on: then it burns an attempt, so that one that never can
+                comes to an end. A run that embedded something meanwhile has none behind it.
         """
         async with self._database.transaction() as connection:
             await lock_workspace(connection, run.workspace_id)

@@ -68,7 +68,8 @@ ON CONFLICT (workspace_id, run_id, path, entity, node_id) DO UPDATE SET
 
 _RELEASE = f"""
 UPDATE runs SET version = version + 1, updated_at = now(), owner = NULL,
-  lease_until = NULL, attempt = attempt - CASE WHEN $4 AND forwards <= $5 THEN 0 ELSE 1 END,
+  lease_until = NULL,
+  attempt = CASE WHEN forwards > $5 THEN 0 WHEN $4 THEN attempt ELSE attempt - 1 END,
   state = CASE state WHEN 'pausing' THEN 'paused' ELSE 'queued' END
 WHERE {HELD} AND state <> 'cancelling' RETURNING true
 """
@@ -115,7 +116,8 @@ async def record_outcomes(connection: Connection, run: Run, outcomes: Sequence[O
 async def release(connection: Connection, run: Run, *, left: bool = False) -> bool:
     """Puts a run back; returns whether it was the caller's.
 
-    It is one that was never taken now, unless it was left before it embedded anything.
+    It is as if it had not been taken now, unless it was left before it embedded anything. One that
+    embedded something is none that stops its owners: its earlier attempts are forgotten.
     """
     return bool(await connection.fetchval(_RELEASE, *key_of(run), left, run.counters.forwards))
 
