@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
+from services.indexer.storage.database import Database
 from services.runtime.errors import DependencyUnavailableError
 from tests.integration.hooks import Hook
 from tests.integration.indexing import State, indexing
@@ -19,8 +21,6 @@ from tests.integration.samples import write_many
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from services.indexer.storage.database import Database
 
 _OLDER = """
 SELECT query FROM pg_stat_activity WHERE datname = current_database()
@@ -80,3 +80,33 @@ async def test_a_transaction_that_meets_columns_of_a_newer_version_may_be_sent_a
     with pytest.raises(DependencyUnavailableError):
         await read()
     await read()
+
+
+async def test_a_login_that_is_refused_for_a_while_is_one_of_a_database_that_is_away(
+    migrated_url: str,
+) -> None:
+    """As while passwords are changed, or a backup is restored."""
+    parts = urlsplit(migrated_url)
+    role = parts.path[1:] + "_role"
+    admin = await asyncpg.connect(migrated_url)
+    await admin.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
+    own = parts.netloc.replace(parts.netloc.rpartition("@")[0], f"{role}:secret")
+    database = Database(parts._replace(netloc=own).geturl(), connections=2, timeout_seconds=30)
+    try:
+        await database.open()
+        await admin.execute(f"ALTER ROLE {role} NOLOGIN")
+        await admin.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = $1", role
+        )
+        # Those that are in the pool were ended, and no new one is let in.
+        for _ in range(3):
+            with pytest.raises(DependencyUnavailableError):
+                async with database.connection() as connection:
+                    await connection.fetchval("SELECT 1")
+        await admin.execute(f"ALTER ROLE {role} LOGIN")
+        async with database.connection() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    finally:
+        await database.close()
+        await admin.execute(f"DROP ROLE {role}")
+        await admin.close()

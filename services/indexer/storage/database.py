@@ -57,6 +57,9 @@ _TRANSIENT = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,  # a standby, until clients are led to the other server
     asyncpg.InvalidCachedStatementError,  # a newer version changed the schema meanwhile
+    # A login that is refused, as while passwords are changed or a backup is restored.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     OSError,  # refused, timed out, or no socket: the server restarts
 )
 
