@@ -181,6 +181,8 @@ class IoClient:
     ) -> list[ParseOutcome]:
         """Returns an outcome per (path, known digest), in their order.
 
+        Files of a call that fails as a whole are asked for in several.
+
         Raises:
             TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
@@ -202,7 +204,11 @@ class IoClient:
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
         except grpc.aio.AioRpcError as error:
             failure = _call_failure(error)
-            return [ParseOutcome(path, failure=failure) for path, _ in files]
+            if len(files) == 1:
+                return [ParseOutcome(files[0][0], failure=failure)]
+            half = len(files) // 2  # the one to blame stands alone in the end
+            first = await self.parse(tree, files[:half], max_tokens)
+            return first + await self.parse(tree, files[half:], max_tokens)
         if len(outcomes) != len(files):
             raise PayloadMismatchError("io left files without an answer.")
         return [outcomes[index] for index in range(len(files))]
@@ -210,7 +216,8 @@ class IoClient:
     async def read_contents(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
         """Returns the text of each node, or why it cannot be had, in their order.
 
-        Nodes of very many pieces are asked for in several requests.
+        Nodes of very many pieces are asked for in several requests, and so are those of a call
+        that fails as a whole.
 
         Raises:
             TreeUnavailableError: the folder does not exist or may not be read.
@@ -221,13 +228,13 @@ class IoClient:
             tree=_tree(tree), refs=[_content_ref(node) for node in nodes]
         )
         if len(nodes) > 1 and request.ByteSize() > most_request_bytes(_READ_CONTENTS):
-            half = len(nodes) // 2
-            first = await self.read_contents(tree, nodes[:half])
-            return first + await self.read_contents(tree, nodes[half:])
+            return await self._read_halves(tree, nodes)
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
-            return [_call_failure(error)] * len(nodes)
+            failure = _call_failure(error)
+            # The one to blame stands alone in the end.
+            return [failure] if len(nodes) == 1 else await self._read_halves(tree, nodes)
         if len(response.results) != len(nodes):
             raise PayloadMismatchError("io answered with another number of texts.")
         texts: list[str | Failure] = []
@@ -239,6 +246,11 @@ class IoClient:
             else:
                 texts.append(result.content.text)
         return texts
+
+    async def _read_halves(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
+        half = len(nodes) // 2
+        first = await self.read_contents(tree, nodes[:half])
+        return first + await self.read_contents(tree, nodes[half:])
 
     async def read_snippets(self, tree: Tree, hits: Sequence[Hit]) -> list[str | Failure]:
         """Returns the bytes of each hit's range as text, or why they are not there."""

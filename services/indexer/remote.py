@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _DOWN = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "CANCELLED"})
 _REFUSED = frozenset({"ERROR_REASON_UNAUTHENTICATED", "ERROR_REASON_FORBIDDEN"})
 """Reasons of a service that does not accept the indexer's token, as while tokens are changed."""
+_BROKEN = frozenset({"INTERNAL", "UNKNOWN"})
+"""Codes of a connection that breaks off, or of a proxy, where no service told a reason."""
 _RETRYABLE = frozenset({*_DOWN, "ABORTED"})
 
 
@@ -44,7 +46,8 @@ def raise_unavailable(error: grpc.aio.AioRpcError, dependency: str) -> None:
     is there.
     """
     remote = read_rpc_error(error)
-    if remote.code not in _DOWN and remote.reason not in _REFUSED:
+    broken = remote.code in _BROKEN and not remote.reason
+    if not broken and remote.code not in _DOWN and remote.reason not in _REFUSED:
         return
     metadata = {"dependency": dependency, "code": remote.code}
     message = f"The {dependency} service does not answer ({remote.code.lower()})."

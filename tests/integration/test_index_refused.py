@@ -1,4 +1,4 @@
-"""A service refuses the indexer's token for a while, as while tokens are changed: no work is lost.
+"""Calls that fail as a whole: no work is lost, and who is to blame stands alone.
 
 Planted bug that turned these red: such a call told each of its files and texts that it failed for
 good.
@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pytest
 
-from services.runtime.errors import ForbiddenError, UnauthenticatedError
+from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from services.indexer.remote import raise_unavailable
+from services.runtime.errors import (
+    DependencyUnavailableError,
+    ForbiddenError,
+    UnauthenticatedError,
+)
+from services.runtime.status import DETAILS_KEY, status_of
 from tests.integration.indexing import State, indexing
 from tests.integration.io_hooks import IoHook
 from tests.integration.oracle import check
@@ -70,3 +78,42 @@ async def test_a_token_that_is_refused_for_a_while_costs_a_wait(
     assert run.state == State.STATE_SUCCEEDED, run
     assert (run.progress.nodes_failed, run.progress.files_failed) == (0, 0)
     await check(services, "tree", "tree")
+
+
+@pytest.mark.parametrize("method", ["ParseFiles", "ReadContents"])
+async def test_what_io_fails_a_call_for_fails_alone(
+    services: Indexing, io_hook: IoHook, roots: Path, method: str
+) -> None:
+    write_many(roots / "tree", 8, per_file=1)
+
+    def fail_for_one(answer: Any) -> list[Any]:
+        if b"work_3" in answer.SerializeToString():
+            raise RuntimeError
+        return [answer]
+
+    io_hook.spoil[method] = fail_for_one
+    run = await services.run("tree")
+    failures = await services.failures(run)
+
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    assert [(item.path, item.result) for item in failures] == [
+        ("part_000003.py", runs_pb2.Outcome.RESULT_FAILED)
+    ]
+    assert run.progress.nodes_embedded == 7
+
+
+async def test_a_connection_that_breaks_off_tells_nothing_of_what_was_asked() -> None:
+    """As a proxy does whose service was killed; a service itself always tells a reason."""
+
+    def error(reason: str) -> grpc.aio.AioRpcError:
+        told = [(DETAILS_KEY, status_of(RuntimeError(), reason).SerializeToString())]
+        return grpc.aio.AioRpcError(
+            grpc.StatusCode.INTERNAL,
+            grpc.aio.Metadata(),
+            grpc.aio.Metadata(*told if reason else ()),
+            "Received RST_STREAM with error code 2",
+        )
+
+    raise_unavailable(error("io.lodestone"), "io")
+    with pytest.raises(DependencyUnavailableError):
+        raise_unavailable(error(""), "io")
