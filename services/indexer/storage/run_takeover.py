@@ -31,7 +31,7 @@ WHERE r.finished_at IS NULL AND r.priority >= $1
       SELECT 1 FROM runs o WHERE o.workspace_id = r.workspace_id AND o.finished_at IS NULL
         AND o.state IN ({OWNED_STATES}))
     OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
-ORDER BY r.priority DESC, r.model_id IS NOT NULL, r.seq LIMIT 1
+ORDER BY r.priority DESC, r.model_id IS NOT NULL, r.seq LIMIT 1 OFFSET $2
 FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
 """
 """The run to take; workspaces in which others are taking one are passed over, so that none takes
@@ -100,9 +100,9 @@ WHERE workspace_id = $1 AND id = $2
 """
 
 
-async def lock_next(connection: Connection, least_priority: int) -> Run | None:
-    """Returns the run to take, its row locked, or None."""
-    row = await connection.fetchrow(NEXT_RUN, least_priority)
+async def lock_next(connection: Connection, least_priority: int, passed_over: int) -> Run | None:
+    """Returns the run to take, its row locked, or None; so many before it are passed over."""
+    row = await connection.fetchrow(NEXT_RUN, least_priority, passed_over)
     return None if row is None else run_of(row)
 
 
