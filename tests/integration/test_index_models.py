@@ -287,6 +287,22 @@ async def test_a_model_that_is_loaded_again_is_waited_for(
         assert await broken_rules(services.url) == []
 
 
+async def test_a_model_that_is_served_by_another_name_is_searched_by_that(
+    services: Indexing, roots: Path, sockets: Path
+) -> None:
+    """Red when it keeps its first name: runs succeeded, and all searches said to index again."""
+    await services.indexer.stop()
+    (sockets / "b").mkdir()
+    renamed = {"model": "hashing:32", "extra_models": "renamed=hashing:64"}
+    async with indexing(
+        roots, sockets / "b", services.url, embed_settings=renamed, model="models/renamed"
+    ) as again:
+        run = await again.run("tree")
+
+        assert (run.state, run.progress.forwards) == (State.STATE_SUCCEEDED, 0)
+        assert await again.search("tree", "work_7")
+
+
 async def _is_other(models: Any) -> bool:
     serving = (await list_models(models))["small"].serving
     return serving == models_pb2.SERVING_OTHER_FINGERPRINT
