@@ -287,15 +287,19 @@ async def test_a_model_that_is_loaded_again_is_waited_for(
         assert await broken_rules(services.url) == []
 
 
+@pytest.mark.parametrize("named", ["models/renamed", ""])
 async def test_a_model_that_is_served_by_another_name_is_searched_by_that(
-    services: Indexing, roots: Path, sockets: Path
+    services: Indexing, roots: Path, sockets: Path, named: str
 ) -> None:
-    """Red when it keeps its first name: runs succeeded, and all searches said to index again."""
+    """Red when it keeps its first name: runs succeeded, and all searches said to index again.
+
+    And when it is looked for by that alone, where the settings name another: all was embedded anew.
+    """
     await services.indexer.stop()
     (sockets / "b").mkdir()
     renamed = {"model": "hashing:32", "extra_models": "renamed=hashing:64"}
     async with indexing(
-        roots, sockets / "b", services.url, embed_settings=renamed, model="models/renamed"
+        roots, sockets / "b", services.url, embed_settings=renamed, model=named
     ) as again:
         run = await again.run("tree")
 
