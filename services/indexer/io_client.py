@@ -31,7 +31,12 @@ from services.indexer.model import (
     Signature,
     Tree,
 )
-from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.indexer.remote import (
+    call_failure,
+    files_failure,
+    item_failure,
+    raise_unavailable,
+)
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.request_sizes import most_request_bytes
 
@@ -57,9 +62,6 @@ _REFERENCE_KINDS = {
 _MOST_REFS = 1000
 _READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
 _HASH_BYTES = 32
-_OF_THE_TREE = frozenset({"NOT_FOUND", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
-"""Codes with which a call fails whose tree, or root, is not there: of its files it says nothing."""
-
 _PROBE_SECONDS = 5.0
 _MOST_PATH_BYTES = 2400
 """A row of an index of PostgreSQL has at most 2,704 bytes, some of which are for other columns."""
@@ -174,7 +176,7 @@ class IoClient:
         try:
             await self._scan.CheckFiles(request, timeout=self._timeout_seconds)
         except grpc.aio.AioRpcError as error:
-            _call_failure(error)
+            files_failure(error)
 
     async def parse(
         self, tree: Tree, files: Sequence[tuple[str, bytes]], max_tokens: int
@@ -203,7 +205,7 @@ class IoClient:
                     raise PayloadMismatchError("io answered for a file that was not asked for.")
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
         except grpc.aio.AioRpcError as error:
-            failure = _call_failure(error)
+            failure = files_failure(error)
             if len(files) == 1:
                 return [ParseOutcome(files[0][0], failure=failure)]
             half = len(files) // 2  # the one to blame stands alone in the end
@@ -232,7 +234,7 @@ class IoClient:
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
-            failure = _call_failure(error)
+            failure = files_failure(error)
             # The one to blame stands alone in the end.
             return [failure] if len(nodes) == 1 else await self._read_halves(tree, nodes)
         if len(response.results) != len(nodes):
@@ -272,8 +274,7 @@ class IoClient:
             try:
                 response = await self._snippets.ReadSnippets(request, timeout=self._timeout_seconds)
             except grpc.aio.AioRpcError as error:
-                raise_unavailable(error, "io")
-                texts += [call_failure(error)] * len(part)
+                texts += [_snippets_failure(error)] * len(part)
                 continue
             if len(response.results) != len(part):
                 raise PayloadMismatchError("io answered with another number of snippets.")
@@ -283,18 +284,12 @@ class IoClient:
         return texts
 
 
-def _call_failure(error: grpc.aio.AioRpcError) -> Failure:
-    """Returns why a call for files or texts failed as a whole, which each of them is told.
-
-    Raises:
-        TreeUnavailableError: it says nothing of them, as their folder is not there.
-        DependencyUnavailableError: nor when io does not answer.
-    """
-    raise_unavailable(error, "io")
-    failure = call_failure(error)
-    if error.code().name in _OF_THE_TREE:
-        raise TreeUnavailableError(f"The folder cannot be read: {failure.message}") from None
-    return failure
+def _snippets_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """Returns why snippets cannot be had; of a folder that is not there, nothing is known."""
+    try:
+        return files_failure(error)
+    except TreeUnavailableError as unavailable:
+        return Failure("ERROR_REASON_FILE_UNREADABLE", unavailable.message)
 
 
 def _decoded(content: bytes) -> str | Failure:
