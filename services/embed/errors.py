@@ -49,6 +49,17 @@ class EngineAwayError(DependencyUnavailableError):
         )
 
 
+class ModelLoadingError(DependencyUnavailableError):
+    """The request names a model that this server will serve once it is loaded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} is being loaded.",
+            metadata={"dependency": "engine"},
+            retry_after_seconds=_AWAY_SECONDS,
+        )
+
+
 class ModelNotLoadedError(LodestoneError):
     """The request names a model that this server does not serve."""
 

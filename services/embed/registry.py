@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.embed import metrics
-from services.embed.errors import ModelNotLoadedError
+from services.embed.errors import ModelLoadingError, ModelNotLoadedError
 from services.embed.model import ModelState, ModelStatus
 from services.embed.reranking import ServedReranker
 from services.embed.serving import ServedModel
@@ -71,6 +71,7 @@ class ModelRegistry:
 
         Raises:
             ModelNotLoadedError: no such model serves.
+            ModelLoadingError: it is being loaded.
             InvalidRequestError: it is a reranker.
         """
         with self._lent(model_id) as model:
@@ -85,6 +86,7 @@ class ModelRegistry:
         Raises:
             StateConflictError: there is no reranker.
             ModelNotLoadedError: it does not serve, or none of that id.
+            ModelLoadingError: it is being loaded.
             InvalidRequestError: it is a model that embeds.
         """
         with self._lent(model_id or self._reranker()) as model:
@@ -95,6 +97,8 @@ class ModelRegistry:
     @contextmanager
     def _lent(self, model_id: ModelId) -> Iterator[ServedModel | ServedReranker]:
         entry = self._entries.get(model_id)
+        if entry is not None and entry.state is ModelState.LOADING:
+            raise ModelLoadingError(f"models/{model_id}")
         if entry is None or entry.model is None:
             raise ModelNotLoadedError(f"models/{model_id}")
         entry.users += 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from services.indexer.errors import TreeUnavailableError
 from services.indexer.model import ModelId
 from services.indexer.storage.file_truth import rows_of
 from services.indexer.storage.marks import Disagreement, Mark
@@ -76,6 +75,7 @@ class Checker:
         Raises:
             StateConflictError: the workspace was never indexed, or the model that is served now is
                 not the one of its vectors and vectors were to be compared.
+            TreeUnavailableError: the workspace's folder is not there; none of its files is marked.
             DependencyUnavailableError: io or embed does not answer.
         """
         if workspace.active_model_id is None:
@@ -155,16 +155,13 @@ class Checker:
         exclude = await self._indexed.last_exclude(workspace.id)
         if exclude is None:
             return
-        try:
-            async with aclosing(self._io.scan(workspace.tree, exclude)) as scan:
-                async for batch in scan:
-                    paths = [file.path for file in batch.files]
-                    missing = await self._indexed.unknown(workspace.id, paths)
-                    yield CheckStep(
-                        len(missing), [Mark(path, Disagreement.FILE_MISSING) for path in missing]
-                    )
-        except TreeUnavailableError:
-            return  # each known file was told to be out of reach
+        async with aclosing(self._io.scan(workspace.tree, exclude)) as scan:
+            async for batch in scan:
+                paths = [file.path for file in batch.files]
+                missing = await self._indexed.unknown(workspace.id, paths)
+                yield CheckStep(
+                    len(missing), [Mark(path, Disagreement.FILE_MISSING) for path in missing]
+                )
 
 
 def _file_disagreements(

@@ -7,9 +7,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
+from services.indexer.errors import DATABASE_FAILURES
 from services.indexer.execution import RunContext, RunExecution
 from services.indexer.run_spec import RunPriority
-from services.runtime.errors import DependencyUnavailableError
 from services.runtime.failpoints import failpoint
 from services.runtime.log import get_logger
 
@@ -29,6 +29,8 @@ class Dispatcher:
         self._context = context
         self._running: dict[UUID, tuple[RunExecution, asyncio.Task[None]]] = {}
         self._loop: asyncio.Task[None] | None = None
+        self._passed_over = 0
+        """Runs that the next look leaves where they are: one that cannot be taken holds up none."""
         context.ledger.on_state = self.tell
 
     def start(self) -> None:
@@ -62,14 +64,19 @@ class Dispatcher:
             try:
                 while (least := self._least_priority()) is not None:
                     await failpoint("indexer.take.before")
-                    run = await self._context.ledger.take(settings.max_run_attempts, least)
+                    run = await self._context.ledger.take(
+                        settings.max_run_attempts, least, self._passed_over
+                    )
+                    self._passed_over = 0
                     if run is None:
                         break
                     await failpoint("indexer.take.after")
                     self._begin(RunExecution(self._context, run), run.id)
-            except DependencyUnavailableError:
+            except DATABASE_FAILURES:
+                self._passed_over += 1
                 get_logger().warning("dispatcher_waits_for_database")
             except Exception as error:  # noqa: BLE001 - a dead dispatcher would serve no run ever
+                self._passed_over += 1
                 metrics.DISPATCH_ERRORS.inc()
                 get_logger().error("dispatcher_failed", exc_info=error)
             await self._context.signals.wait_queued(_POLL_SECONDS)

@@ -84,10 +84,22 @@ class EmbedClient:
                 continue
             if model.state == model_service_pb2.Model.STATE_READY:
                 return _described(model)
-            if model.state == model_service_pb2.Model.STATE_LOADING:
-                raise DependencyUnavailableError(
-                    f"The embed service is loading {model.name}.", metadata={"dependency": "embed"}
-                )
+            _raise_if_loading(model)
+        return None
+
+    async def find_weights(self, fingerprint: str) -> EmbedModel | None:
+        """Returns a model that is served with these weights, by whatever name, or None.
+
+        Raises:
+            DependencyUnavailableError: embed does not answer, or is still loading what may be it.
+        """
+        models = [model for model in await self._list() if not model.reranks]
+        for model in models:
+            is_ready = model.state == model_service_pb2.Model.STATE_READY
+            if is_ready and model.fingerprint == fingerprint:
+                return _described(model)
+        for model in models:
+            _raise_if_loading(model)
         return None
 
     async def _list(self) -> Sequence[model_service_pb2.Model]:
@@ -181,6 +193,13 @@ class EmbedClient:
                 raise ModelNotLoadedError(remote.message, metadata={"model": model.name}) from None
             raise BatchRefusedError(call_failure(error)) from None
         return _checked(response, model, len(texts))
+
+
+def _raise_if_loading(model: model_service_pb2.Model) -> None:
+    if model.state == model_service_pb2.Model.STATE_LOADING:
+        raise DependencyUnavailableError(
+            f"The embed service is loading {model.name}.", metadata={"dependency": "embed"}
+        )
 
 
 def _described(model: model_service_pb2.Model) -> EmbedModel:

@@ -20,6 +20,17 @@ class DatabaseUnavailableError(DependencyUnavailableError):
     everywhere = True
 
 
+class DiskFullError(LodestoneError):
+    """The database has no room."""
+
+    reason = "ERROR_REASON_DISK_FULL"
+    code = Code.RESOURCE_EXHAUSTED
+
+
+DATABASE_FAILURES = (DependencyUnavailableError, DiskFullError)
+"""What whoever works for himself waits for: the database does not answer, or has no room."""
+
+
 class RunOwnershipLostError(LodestoneError):
     """Another replica owns the run now: this one stops without a trace."""
 
@@ -49,7 +60,7 @@ class LeaseLostError(LodestoneError):
 
 
 class TreeUnavailableError(LodestoneError):
-    """The workspace's folder cannot be scanned."""
+    """The workspace's folder cannot be scanned or read."""
 
     reason = "ERROR_REASON_FILE_NOT_FOUND"
     code = Code.FAILED_PRECONDITION
@@ -68,13 +79,6 @@ class BatchRefusedError(LodestoneError):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-
-
-class DiskFullError(LodestoneError):
-    """The database has no room."""
-
-    reason = "ERROR_REASON_DISK_FULL"
-    code = Code.RESOURCE_EXHAUSTED
 
 
 class ModelNotLoadedError(LodestoneError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from services.indexer.embedder import Embedder
 from services.indexer.errors import (
     DATABASE,
-    DiskFullError,
+    DATABASE_FAILURES,
     ModelNotLoadedError,
     RunOwnershipLostError,
 )
@@ -126,19 +126,19 @@ class RunExecution:
         except asyncio.CancelledError:
             await asyncio.shield(self._give_back())
             raise
-        except (DependencyUnavailableError, DiskFullError) as error:
+        except DATABASE_FAILURES as error:
             # The database is away or full: what was going on is not known to be written. The run
             # begins again, here or elsewhere, and finds what was.
             log.warning("run_left", reason=error.reason)
-            await self._give_back()
+            await self._give_back(left=True)
             return
         log.info("run_finished", state=state.value, reason=failure.reason if failure else None)
         self._context.signals.notify(self._run.id)
 
-    async def _give_back(self) -> None:
+    async def _give_back(self, *, left: bool = False) -> None:
         """Puts the run back; if that fails, its lease expires and it is taken over."""
         with contextlib.suppress(LodestoneError):
-            await retry_transient(lambda: self._context.ledger.release(self._run))
+            await retry_transient(lambda: self._context.ledger.release(self._run, left=left))
         self._context.signals.notify(self._run.id)
 
     async def _work_while_owned(self) -> _WorkEnd:

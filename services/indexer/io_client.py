@@ -31,7 +31,12 @@ from services.indexer.model import (
     Signature,
     Tree,
 )
-from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.indexer.remote import (
+    call_failure,
+    files_failure,
+    item_failure,
+    raise_unavailable,
+)
 from services.runtime.deadlines import seconds_at_most
 from services.runtime.errors import DependencyUnavailableError
 from services.runtime.request_sizes import most_request_bytes
@@ -59,6 +64,13 @@ _MOST_REFS = 1000
 _READ_CONTENTS = "/lodestone.io.v1.SnippetService/ReadContents"
 _HASH_BYTES = 32
 _PROBE_SECONDS = 5.0
+_MOST_PATH_BYTES = 2400
+"""A row of an index of PostgreSQL has at most 2,704 bytes, some of which are for other columns."""
+
+
+_TOO_LONG = Failure(
+    "ERROR_REASON_FILE_UNREADABLE", f"The path has more than {_MOST_PATH_BYTES} bytes."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +164,30 @@ class IoClient:
             failure = call_failure(error)
             raise TreeUnavailableError(f"The folder cannot be scanned: {failure.message}") from None
 
+    async def require_tree(self, tree: Tree) -> None:
+        """Returns when the folder is there: files that were not found before are gone, it is not.
+
+        Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
+            DependencyUnavailableError: io does not answer.
+        """
+        request = scan_service_pb2.CheckFilesRequest(
+            tree=_tree(tree), files=[scan_service_pb2.KnownFile(path="any")]
+        )
+        try:
+            await self._scan.CheckFiles(request, timeout=self._timeout_seconds)
+        except grpc.aio.AioRpcError as error:
+            files_failure(error)
+
     async def parse(
         self, tree: Tree, files: Sequence[tuple[str, bytes]], max_tokens: int
     ) -> list[ParseOutcome]:
         """Returns an outcome per (path, known digest), in their order.
 
+        Files of a call that fails as a whole are asked for in several.
+
         Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
             PayloadMismatchError: io answered for other files than it was asked for.
         """
@@ -178,9 +208,12 @@ class IoClient:
                     raise PayloadMismatchError("io answered for a file that was not asked for.")
                 outcomes[response.index] = _parse_outcome(files[response.index][0], response)
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            failure = call_failure(error)
-            return [ParseOutcome(path, failure=failure) for path, _ in files]
+            failure = files_failure(error)
+            if len(files) == 1:
+                return [ParseOutcome(files[0][0], failure=failure)]
+            half = len(files) // 2  # the one to blame stands alone in the end
+            first = await self.parse(tree, files[:half], max_tokens)
+            return first + await self.parse(tree, files[half:], max_tokens)
         if len(outcomes) != len(files):
             raise PayloadMismatchError("io left files without an answer.")
         return [outcomes[index] for index in range(len(files))]
@@ -188,9 +221,11 @@ class IoClient:
     async def read_contents(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
         """Returns the text of each node, or why it cannot be had, in their order.
 
-        Nodes of very many pieces are asked for in several requests.
+        Nodes of very many pieces are asked for in several requests, and so are those of a call
+        that fails as a whole.
 
         Raises:
+            TreeUnavailableError: the folder does not exist or may not be read.
             DependencyUnavailableError: io does not answer.
             PayloadMismatchError: a text is not the one that was asked for.
         """
@@ -198,14 +233,13 @@ class IoClient:
             tree=_tree(tree), refs=[_content_ref(node) for node in nodes]
         )
         if len(nodes) > 1 and request.ByteSize() > most_request_bytes(_READ_CONTENTS):
-            half = len(nodes) // 2
-            first = await self.read_contents(tree, nodes[:half])
-            return first + await self.read_contents(tree, nodes[half:])
+            return await self._read_halves(tree, nodes)
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            return [call_failure(error)] * len(nodes)
+            failure = files_failure(error)
+            # The one to blame stands alone in the end.
+            return [failure] if len(nodes) == 1 else await self._read_halves(tree, nodes)
         if len(response.results) != len(nodes):
             raise PayloadMismatchError("io answered with another number of texts.")
         texts: list[str | Failure] = []
@@ -217,6 +251,11 @@ class IoClient:
             else:
                 texts.append(result.content.text)
         return texts
+
+    async def _read_halves(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
+        half = len(nodes) // 2
+        first = await self.read_contents(tree, nodes[:half])
+        return first + await self.read_contents(tree, nodes[half:])
 
     async def read_snippets(self, tree: Tree, hits: Sequence[Hit]) -> list[str | Failure]:
         """Returns the bytes of each hit's range as text, or why they are not there."""
@@ -240,8 +279,7 @@ class IoClient:
                     request, timeout=seconds_at_most(self._timeout_seconds)
                 )
             except grpc.aio.AioRpcError as error:
-                raise_unavailable(error, "io")
-                texts += [call_failure(error)] * len(part)
+                texts += [_snippets_failure(error)] * len(part)
                 continue
             if len(response.results) != len(part):
                 raise PayloadMismatchError("io answered with another number of snippets.")
@@ -249,6 +287,14 @@ class IoClient:
                 failed = result.WhichOneof("outcome") == "error"
                 texts.append(item_failure(result.error) if failed else _decoded(result.content))
         return texts
+
+
+def _snippets_failure(error: grpc.aio.AioRpcError) -> Failure:
+    """Returns why snippets cannot be had; of a folder that is not there, nothing is known."""
+    try:
+        return files_failure(error)
+    except TreeUnavailableError as unavailable:
+        return Failure("ERROR_REASON_FILE_UNREADABLE", unavailable.message)
 
 
 def _decoded(content: bytes) -> str | Failure:
@@ -285,13 +331,28 @@ def _scan_batch(response: scan_service_pb2.ScanTreeResponse) -> ScanBatch:
         }
         summary = ScanSummary(files=response.summary.files, skipped=skipped)
     return ScanBatch(
-        files=[ScannedFile(item.path, _signature(item.signature)) for item in response.files],
+        files=[
+            ScannedFile(item.path, _signature(item.signature))
+            for item in response.files
+            if not _is_too_long(item.path)
+        ],
         warnings=[
-            ScanWarning(item.path, item_failure(item.error), item.is_directory)
-            for item in response.warnings
+            *(
+                ScanWarning(item.path, item_failure(item.error), item.is_directory)
+                for item in response.warnings
+            ),
+            *(
+                ScanWarning(item.path, _TOO_LONG, is_directory=False)
+                for item in response.files
+                if _is_too_long(item.path)
+            ),
         ],
         summary=summary,
     )
+
+
+def _is_too_long(path: str) -> bool:
+    return len(path) > _MOST_PATH_BYTES // 4 and len(path.encode()) > _MOST_PATH_BYTES
 
 
 def _signature(message: tree_pb2.FileSignature) -> Signature:

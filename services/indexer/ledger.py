@@ -99,25 +99,34 @@ class RunLedger(RunReader):
             await lock_workspace(connection, run.workspace_id)
             await run_wishes.cancel(connection, run)
 
-    async def take(self, max_attempts: int, least_priority: int = 0) -> Run | None:
+    async def take(
+        self, max_attempts: int, least_priority: int = 0, passed_over: int = 0
+    ) -> Run | None:
         """Takes the first run that waits or whose owner stopped beating, with a new fence.
 
         A run that was taken too often ends stale instead: it must be what stops its owners.
+
+        Args:
+            max_attempts: how often that is.
+            least_priority: of runs that may be taken.
+            passed_over: how many are left where they are, as the first of them cannot be taken.
         """
         for _ in range(_MOST_RACES):
             try:
-                run, expired = await self._take(max_attempts, least_priority)
+                run, expired = await self._take(max_attempts, least_priority, passed_over)
             except asyncpg.UniqueViolationError:
                 continue  # another replica took another run of this workspace just now
             metrics.LEASE_EXPIRIES.inc(expired)
             return run
         return None
 
-    async def _take(self, max_attempts: int, least_priority: int) -> tuple[Run | None, int]:
+    async def _take(
+        self, max_attempts: int, least_priority: int, passed_over: int
+    ) -> tuple[Run | None, int]:
         """Returns the run that was taken, and how many were found whose owner had stopped."""
         expired = 0
         async with self._database.transaction() as connection:
-            while (run := await lock_next(connection, least_priority)) is not None:
+            while (run := await lock_next(connection, least_priority, passed_over)) is not None:
                 expired += run.state in OWNED_RUN_STATES
                 if run.state is RunState.PAUSING:
                     await settle_pause(connection, run)
@@ -270,12 +279,17 @@ class RunLedger(RunReader):
         await self.hold(connection, run)
         await run_scope.set_baseline(connection, run)
 
-    async def release(self, run: Run) -> None:
+    async def release(self, run: Run, *, left: bool = False) -> None:
         """Puts a run back for another owner, as one that was never taken now.
 
         It is paused when that was asked for, else it waits in the queue; one that is being
         cancelled ends. Its nodes go back without burning an attempt. Does nothing when the run was
         lost.
+
+        Args:
+            run: the run as it was taken.
+            left: whether it could not go on: then it burns an attempt, so that one that never can
+                comes to an end. A run that embedded something meanwhile has none behind it.
         """
         async with self._database.transaction() as connection:
             await lock_workspace(connection, run.workspace_id)
@@ -288,7 +302,7 @@ class RunLedger(RunReader):
                 return
             if row["state"] == RunState.CANCELLING:
                 await end_run(connection, run_of(row), None)
-            elif await run_progress.release(connection, run):
+            elif await run_progress.release(connection, run, left=left):
                 await release_nodes(connection, run)
 
     async def finish(self, run: Run, failure: Failure | None) -> RunState:

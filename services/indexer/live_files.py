@@ -21,7 +21,7 @@ from services.indexer.errors import (
     UnreadableFileError,
 )
 from services.indexer.model import Failure
-from services.indexer.remote import call_failure, item_failure, raise_unavailable
+from services.indexer.remote import files_failure, item_failure
 from services.runtime.deadlines import seconds_at_most
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class LiveFiles:
             FileGoneError: there is no such file any more.
             FileChangingError: it is written to all the time.
             UnreadableFileError: it may not be read, is too long, or is no UTF-8.
+            TreeUnavailableError: its folder is not there, or may not be read.
             DependencyUnavailableError: io does not answer.
         """
         wanted = known
@@ -81,8 +82,7 @@ class LiveFiles:
                 request, timeout=seconds_at_most(self._timeout_seconds)
             )
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            return call_failure(error)
+            return files_failure(error)
         if len(response.results) != 1:
             raise PayloadMismatchError("io answered with another number of snippets.")
         (result,) = response.results
@@ -103,8 +103,7 @@ class LiveFiles:
                 request, timeout=seconds_at_most(self._timeout_seconds)
             )
         except grpc.aio.AioRpcError as error:
-            raise_unavailable(error, "io")
-            raise _error(call_failure(error), path) from None
+            raise _error(files_failure(error), path) from None
         if len(response.results) != 1:
             raise PayloadMismatchError("io answered with another number of files.")
         (result,) = response.results

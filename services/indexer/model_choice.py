@@ -13,7 +13,7 @@ from services.runtime.log import get_logger
 if TYPE_CHECKING:
     from services.indexer.embed_client import EmbedClient
     from services.indexer.ledger import RunLedger
-    from services.indexer.model import EmbedModel, RegisteredModel, Workspace
+    from services.indexer.model import EmbedModel, ModelId, RegisteredModel, Workspace
     from services.indexer.run import Run
     from services.indexer.settings import IndexerSettings
     from services.indexer.storage.workspaces import WorkspaceStore
@@ -49,9 +49,9 @@ class ModelChoice:
     async def choose(self, run: Run, workspace: Workspace) -> RunModels:
         """Returns the models of a run.
 
-        A workspace keeps its model while that is served. One that is gone, or whose weights are
-        others now, is replaced by the one that the settings name, and the run warns of it; but not
-        where somebody chose the model.
+        A workspace keeps its model while that is served, by whatever name. One that is gone, or
+        whose weights are others now, is replaced by the one that the settings name, and the run
+        warns of it; but not where somebody chose the model.
 
         Raises:
             ModelNotLoadedError: the model is not served, or with other weights.
@@ -59,8 +59,7 @@ class ModelChoice:
         """
         if run.model_id is not None and run.model_id != workspace.active_model_id:
             assert workspace.active_model_id is not None, "a model is added to an indexed workspace"
-            target = await self._workspaces.model(run.model_id)
-            remote = await self._served(target.name)
+            target, remote = await self._served(run.model_id)
             if remote is None or remote.fingerprint != target.fingerprint:
                 raise ModelNotLoadedError(_why(target, remote), metadata={"model": target.name})
             active = await self._workspaces.model(workspace.active_model_id)
@@ -70,8 +69,7 @@ class ModelChoice:
     async def _of_active(self, run: Run, workspace: Workspace) -> RunModels:
         warning = ""
         if workspace.active_model_id is not None:
-            active = await self._workspaces.model(workspace.active_model_id)
-            remote = await self._served(active.name)
+            active, remote = await self._served(workspace.active_model_id)
             if remote is not None and remote.fingerprint == active.fingerprint:
                 if self._settings.model not in {"", active.name}:
                     get_logger().warning(
@@ -88,9 +86,20 @@ class ModelChoice:
         await self._workspaces.activate(run, model, self._ledger, warning)
         return RunModels(model, model, remote)
 
-    async def _served(self, name: str) -> EmbedModel | None:
+    async def _served(self, model_id: ModelId) -> tuple[RegisteredModel, EmbedModel | None]:
+        """Returns a model, and what embed serves with its weights, else by its name, if anything.
+
+        One that is served by another name than before has that name from now on.
+        """
+        model = await self._workspaces.model(model_id)
         patience = Patience(self._settings.dependency_patience_seconds)
-        return await patience.call(lambda: self._embed.find(name))
+        remote = await patience.call(lambda: self._embed.find(model.name))
+        if remote is not None and remote.fingerprint == model.fingerprint:
+            return model, remote
+        same = await patience.call(lambda: self._embed.find_weights(model.fingerprint))
+        if same is None:
+            return model, remote
+        return await self._workspaces.register_model(same), same
 
 
 def _why(model: RegisteredModel, remote: EmbedModel | None) -> str:

@@ -76,7 +76,7 @@ class Planner:
         """Returns when every file of the run is looked at and every node known.
 
         Raises:
-            TreeUnavailableError: the tree cannot be scanned; nothing was removed.
+            TreeUnavailableError: the tree is not there; nothing was removed that it may still hold.
             DependencyUnavailableError: io did not answer for too long.
         """
         await self._learn_recipe()
@@ -102,6 +102,7 @@ class Planner:
         """Parses files again that changed while their nodes were being embedded."""
         await self._learn_recipe()
         self._replans.update(paths)
+        await self._ledger.record(self._run, RunCounters(files_to_parse=len(paths)))
         for attempts, group in groupby(sorted(paths, key=self._attempts), key=self._attempts):
             await self._parse([(path, b"") for path in group], attempts)
 
@@ -152,6 +153,8 @@ class Planner:
         await self._ledger.record(self._run, RunCounters(), stage_seconds={"scan": seconds})
         warnings = [*self._warnings, *result.warnings]
         await self._ledger.finish_scan(self._run, result.skipped, warnings)
+        if result.gone:
+            await self._patience.call(lambda: self._io.require_tree(self._tree))
         for start in range(0, len(result.gone), _REMOVE_BATCH_FILES):
             ids = result.gone[start : start + _REMOVE_BATCH_FILES]
             paths = await self._files.paths(self._run.workspace_id, ids)
@@ -211,6 +214,7 @@ class Planner:
         if seen:
             await self._files.touch(self._run, seen, share)
         if gone:
+            await self._patience.call(lambda: self._io.require_tree(self._tree))
             await self._files.remove(self._run, gone, "parse", share)
         if failed or gone:
             counters = RunCounters(files_failed=len(failed), files_parsed=len(failed) + len(gone))

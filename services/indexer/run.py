@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,10 @@ class RunCounters:
     nodes_removed: int = 0
     forwards: int = 0
     tokens: int = 0
+
+    def __add__(self, other: RunCounters) -> RunCounters:
+        """Returns what both add together."""
+        return RunCounters(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True, slots=True)

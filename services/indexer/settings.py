@@ -38,8 +38,9 @@ class IndexerSettings(ServiceSettings):
     """Most connections to the database."""
 
     database_timeout_seconds: Annotated[float, Field(gt=0, le=600)] = 60.0
-    """Longest time of one statement; a run whose commit needs more is given back and goes on. What
-    writes all nodes of a workspace at once, as for another model, may take ten minutes."""
+    """Longest time of one statement; a run whose commit needs more is given back and taken up
+    again, `LODESTONE_INDEXER_MAX_RUN_ATTEMPTS` times if it embeds nothing meanwhile. What writes
+    all nodes of a workspace at once, as for another model, may take ten minutes."""
 
     max_concurrent_runs: Annotated[int, Field(ge=1, le=64)] = 2
     """Most runs that this process works on at once. Of several places one is none for runs in the

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 ROOT_PREFIX = "roots/"
 
+_LATEST_NS = (1 << 63) - 1
+"""The last moment that a signature can tell, in the year 2262; file systems know later ones."""
+
 _POLICIES = {
     SymlinkPolicy.DENY: root_service_pb2.SYMLINK_POLICY_DENY,
     SymlinkPolicy.WITHIN_ROOT: root_service_pb2.SYMLINK_POLICY_WITHIN_ROOT,
@@ -59,8 +62,20 @@ def signature_message(signature: Signature) -> tree_pb2.FileSignature:
     """Returns a signature as a message."""
     size, mtime_ns, ctime_ns, inode, settled = signature
     return tree_pb2.FileSignature(
-        size=size, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode, settled=settled
+        size=size,
+        mtime_ns=_moment(mtime_ns),
+        ctime_ns=_moment(ctime_ns),
+        inode=inode,
+        settled=settled,
     )
+
+
+def _moment(time_ns: int) -> int:
+    """Returns a time of a file as a signature can tell it.
+
+    That it is an earlier one proves nothing wrong: a file from the future is never settled.
+    """
+    return max(-_LATEST_NS, min(time_ns, _LATEST_NS))
 
 
 def scan_message(batch: ScanBatch) -> scan_service_pb2.ScanTreeResponse:
@@ -89,8 +104,10 @@ def _add_files(response: scan_service_pb2.ScanTreeResponse, files: Sequence[Scan
         message.language = language
         signature = message.signature
         signature.size = size
-        signature.mtime_ns = mtime_ns
-        signature.ctime_ns = ctime_ns
+        try:
+            signature.mtime_ns, signature.ctime_ns = mtime_ns, ctime_ns
+        except ValueError:  # asked for alone: hardly any file is of such a time
+            signature.mtime_ns, signature.ctime_ns = _moment(mtime_ns), _moment(ctime_ns)
         signature.inode = inode
 
 

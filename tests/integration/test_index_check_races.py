@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from services.indexer.run import RunMode
 from services.indexer.storage import marks as marks_module
 from services.indexer.storage.marks import Disagreement, Mark, MarkStore
 from services.indexer.storage.term_changes import note_changed
+from services.runtime.errors import NotFoundError
 from tests.integration.replicas import Replica, parsed_file, until_waiting, workspace_with_model
 from tests.support.invariants import broken_rules
 
 if TYPE_CHECKING:
-    import pytest
-
     from services.indexer.model import RegisteredModel, Workspace
     from services.indexer.storage.database import Database
 
@@ -75,3 +76,14 @@ async def test_a_file_that_is_marked_again_after_it_was_looked_at_stays_marked(
     await marks.clear_files(workspace.id, found)
 
     assert await one.value("SELECT array_agg(path) FROM index_marks") == ["a.py"]
+
+
+async def test_marks_of_a_workspace_that_was_deleted_meanwhile_are_told_so(
+    one: Replica, database: Database
+) -> None:
+    """Red when a foreign key tells it, which no caller of a check understands."""
+    workspace, _ = await _embedded(one)
+    await one.workspaces.delete("tree")
+
+    with pytest.raises(NotFoundError):
+        await MarkStore(database).mark(workspace.id, [Mark("a.py", Disagreement.FILE_CHANGED)])

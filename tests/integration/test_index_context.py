@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -202,3 +203,20 @@ async def test_lines_of_a_file_that_is_gone_say_so(services: Indexing, tree: Pat
         await _lines(services, "copy.py")
 
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+async def test_of_a_folder_that_is_not_there_nothing_is_told_to_be_gone(
+    services: Indexing, roots: Path, tree: Path
+) -> None:
+    """Red when each file of it is: it is not mounted, and to index again helps nobody."""
+    await asyncio.to_thread(tree.rename, roots / "away")
+
+    found = await services.searches.SearchNodes(
+        search_pb2.SearchNodesRequest(parent="workspaces/tree", query="parse_body", verify=True)
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await _lines(services, "app.py")
+
+    assert {hit.freshness for hit in found.hits} == {_FRESHNESS.FRESHNESS_UNSPECIFIED}
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "folder" in str(refused.value.details())

@@ -183,11 +183,17 @@ async def test_a_file_edited_under_the_run_ends_as_it_is(
     run = await _meet(services, hook)
     edit(roots / "tree" / "part_000042.py", "value + 44", "value + 4444")
     hook.go_on.set()
+    told: list[runs_pb2.Progress] = []
 
-    run = await services.wait(run)
+    def has_ended(seen: runs_pb2.IndexRun) -> bool:
+        told.append(seen.progress)
+        return seen.HasField("end_time")
+
+    run = await services.wait(run, has_ended)
     await services.run("tree")
 
     assert run.state == State.STATE_SUCCEEDED
+    assert all(seen.files_parsed <= seen.files_to_parse for seen in told), told
     assert any("value + 4444" in text for text in hook.texts)
     assert not any("value + 44\n" in text for text in hook.texts)
     await check(services, "tree", "tree")
@@ -206,6 +212,28 @@ async def test_a_file_that_vanishes_under_the_run_is_gone_from_the_index(
     assert "part_000042.py" not in {
         row[0] for row in (await rows_of(services.url, "tree"))["files"]
     }
+    await check(services, "tree", "tree")
+
+
+async def test_a_tree_that_vanishes_under_the_run_fails_it_and_nothing_is_removed(
+    services: Indexing, hook: Hook, roots: Path
+) -> None:
+    run = await _meet(services, hook)
+    before = (await rows_of(services.url, "tree"))["files"]
+    (roots / "tree").rename(roots / "away")
+    hook.go_on.set()
+
+    run = await services.wait(run)
+    after = (await rows_of(services.url, "tree"))["files"]
+    left = await broken_rules(services.url)
+    (roots / "away").rename(roots / "tree")
+    again = await services.succeed("tree")
+
+    assert run.state == State.STATE_FAILED
+    assert "folder" in run.error.message
+    assert after == before
+    assert left == []
+    assert again.nodes_removed == 0
     await check(services, "tree", "tree")
 
 
@@ -273,6 +301,92 @@ async def test_lost_connections_make_the_run_begin_again(services: Indexing, hoo
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND application_name = 'lodestone-indexer'"
     )
+    await connection.close()
+    hook.go_on.set()
+
+    run = await services.wait(run)
+
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
+@pytest.mark.parametrize("code", ["query_canceled", "out_of_memory", "read_only_sql_transaction"])
+async def test_what_the_database_cannot_do_now_makes_the_run_begin_again(
+    services: Indexing, code: str
+) -> None:
+    """A statement is ended by an administrator or by a timeout of the server, or has no memory."""
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        f"""
+        CREATE SEQUENCE times;
+        CREATE FUNCTION fail_once() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          IF nextval('times') = 1 THEN RAISE EXCEPTION 'not now' USING ERRCODE = '{code}'; END IF;
+          RETURN NEW;
+        END $$;
+        CREATE TRIGGER fail_once BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail_once()
+        """
+    )
+
+    run = await services.run("tree")
+    failed = await connection.fetchval("SELECT last_value FROM times")
+    await connection.close()
+
+    assert failed > 1
+    assert run.state == State.STATE_SUCCEEDED
+    await check(services, "tree", "tree")
+
+
+@pytest.mark.parametrize("indexer_settings", [{"max_run_attempts": 1}], ids=["one-attempt"])
+async def test_a_run_that_the_database_never_lets_go_on_comes_to_an_end(
+    services: Indexing,
+) -> None:
+    """Red when it burns no attempt: it began again several times a second, for good."""
+    connection = await asyncpg.connect(services.url)
+    await connection.execute(
+        """
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN RAISE EXCEPTION 'never' USING ERRCODE = 'query_canceled'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail()
+        """
+    )
+
+    run = await services.run("tree")
+    taken = await connection.fetchval("SELECT last_value FROM fences")
+    await connection.execute("DROP TRIGGER fail ON embedding_cache")
+    await connection.close()
+
+    assert run.state == State.STATE_STALE
+    assert taken < 100
+    await services.succeed("tree")
+    await check(services, "tree", "tree")
+
+
+async def test_a_database_that_was_a_standby_for_a_while_is_written_again(
+    services: Indexing, hook: Hook
+) -> None:
+    """After a failover: connections that lead to a server that cannot be written stay so for good.
+
+    Red when they are kept.
+    """
+    run = await _meet(services, hook)
+    connection = await asyncpg.connect(services.url)
+    name = await connection.fetchval("SELECT current_database()")
+    await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    ended = await connection.fetch(
+        "SELECT pg_terminate_backend(pid), clock_timestamp() AS at FROM pg_stat_activity "
+        "WHERE datname = current_database() AND application_name = 'lodestone-indexer'"
+    )
+    async with asyncio.timeout(20):
+        while not await connection.fetchval(  # noqa: ASYNC110 - it tells nobody
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            "AND application_name = 'lodestone-indexer' AND backend_start > $1",
+            max(row["at"] for row in ended),
+        ):
+            await asyncio.sleep(0.01)
+    # As its owner may, also in a session that only reads.
+    await connection.execute("SET default_transaction_read_only = off")
+    await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
     await connection.close()
     hook.go_on.set()
 

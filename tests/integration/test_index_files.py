@@ -6,10 +6,12 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.indexer.model import ParsedFile, Signature
+from services.indexer.run import RunMode
 from services.runtime.errors import NotFoundError
 from tests.integration.oracle import broken_rules, rows_of
 from tests.integration.replicas import (
@@ -200,3 +202,44 @@ async def test_another_model_sends_all_back_without_a_trace_of_the_old(one: Repl
     assert await one.value("SELECT count(*) FROM node_terms") == 0
     assert await one.value("SELECT count(*) FROM node_vectors_m1") == 0
     assert await one.value("SELECT count(*) FROM embedding_cache WHERE model_id = 1") == 2
+
+
+_COUNTED = """
+SELECT (r.nodes_total, r.nodes_embedded, r.nodes_reused, r.nodes_pending) = (count(n),
+    count(*) FILTER (WHERE n.status = 'embedded' AND n.embedded_run = r.id),
+    count(*) FILTER (WHERE n.status = 'embedded' AND n.embedded_run IS DISTINCT FROM r.id),
+    count(*) FILTER (WHERE n.status IN ('pending', 'processing')))
+FROM runs r LEFT JOIN nodes n ON n.workspace_id = r.workspace_id AND (r.mode <> 'scoped'
+  OR EXISTS (SELECT 1 FROM run_nodes s WHERE s.run_id = r.id AND s.node_id = n.id))
+WHERE r.id = $1 GROUP BY r.workspace_id, r.id
+"""
+
+
+@pytest.mark.parametrize("mode", [RunMode.INCREMENTAL, RunMode.SCOPED])
+async def test_a_run_counts_the_nodes_that_there_are_whatever_goes_meanwhile(
+    one: Replica, mode: RunMode
+) -> None:
+    """Also where a file changes once more under the run.
+
+    Red when a node that the run embedded goes as one that it reused, and when a scoped run goes on
+    to count those of the text before.
+    """
+    first, model = await _indexed(one, parsed_file("a.py", "a", "b", "c"), parsed_file("b.py", "d"))
+    await one.ledger.finish(first, None)
+    paths = ("a.py",) if mode is RunMode.SCOPED else ()
+    await one.queue(await one.workspaces.get("tree"), mode, paths=paths)
+    run = await one.take()
+
+    async def is_true() -> bool:
+        return bool(await one.value(_COUNTED, run.id))
+
+    if run.is_scoped:
+        await one.ledger.cover_paths(run, ["a.py"])
+    assert await is_true()
+    await one.apply(run, model, parsed_file("a.py", "e", "b", "f", "d"))
+    assert await is_true()
+    await one.complete(run, model, await one.nodes.claim(run, 1))
+    await one.apply(run, model, parsed_file("a.py", "g"))
+    assert await is_true()
+    await one.files.remove(run, ["a.py"])
+    assert await is_true()

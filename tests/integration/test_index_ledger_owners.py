@@ -11,6 +11,7 @@ import pytest
 from services.indexer.errors import RunOwnershipLostError
 from services.indexer.model import Failure
 from services.indexer.run import RunCounters
+from services.indexer.run_spec import IfRunning, RunPriority
 from services.indexer.transitions import RunState
 from tests.integration.oracle import broken_rules
 from tests.integration.replicas import LEASE_SECONDS, parsed_file, workspace_with_model
@@ -209,3 +210,26 @@ async def _all_rows(stores: Replica) -> list[str]:
             str(await connection.fetch(f"SELECT * FROM {table} ORDER BY 1, 2"))
             for table in ("runs", "files", "nodes", "node_terms", "embedding_cache", "run_outcomes")
         ]
+
+
+async def test_a_run_that_is_left_rests_and_burns_an_attempt_until_it_embeds(
+    one: Replica, other: Replica
+) -> None:
+    """Nor does one that is at work give way to one that rests: it would be taken again itself."""
+    workspace, model = await workspace_with_model(one)
+    await one.queue(workspace, priority=RunPriority.INTERACTIVE)
+    run = await one.take()
+    await one.apply(run, model, parsed_file("a.py", "a", "b"))
+    await one.ledger.release(run, left=True)
+    await one.queue(workspace, if_running=IfRunning.QUEUE)
+    beside = await other.take()
+
+    assert beside.id != run.id
+    assert not (await other.ledger.beat(beside)).give_way
+    await other.ledger.release(beside)
+    await one.value("UPDATE runs SET updated_at = now() - interval '2 s' WHERE id = $1", run.id)
+    run = await one.take()
+    assert run.attempt == 2
+    await one.complete(run, model, await one.nodes.claim(run, 1))
+    await one.ledger.release(run, left=True)
+    assert await one.value("SELECT attempt FROM runs WHERE id = $1", run.id) == 0

@@ -7,6 +7,7 @@ import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
@@ -397,3 +398,31 @@ async def test_an_update_answers_at_once_and_embeds_nothing(
         assert workspace.live
         hook.go_on.set()
         await caught_up(live.url, "tree", tree)
+
+
+async def test_a_full_disk_of_the_database_is_waited_for(live: Indexing, tree: Path) -> None:
+    """Red when it ends the watch: another begins again and again, each with an error in the log."""
+    connection = await asyncpg.connect(live.url)
+    watch = "SELECT fence FROM workspace_watches"
+    before = await connection.fetchval(watch)
+    errors = _metric("live_errors_total")
+    await connection.execute(
+        """
+        CREATE SEQUENCE times;
+        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+          PERFORM nextval('times');
+          RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full';
+        END $$;
+        CREATE TRIGGER full_disk BEFORE INSERT ON runs EXECUTE FUNCTION full_disk()
+        """
+    )
+    (tree / "new.py").write_text(_work("written_meanwhile"), encoding="utf-8")
+    await _eventually(lambda: connection.fetchval("SELECT is_called FROM times"))
+    await connection.execute("DROP TRIGGER full_disk ON runs")
+
+    await caught_up(live.url, "tree", tree)
+
+    assert await connection.fetchval(watch) == before
+    assert _metric("live_errors_total") == errors
+    await connection.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from prometheus_client import REGISTRY
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
 from lodestone.indexer.v1 import maintenance_service_pb2 as models_pb2
+from services.embed.app import EmbedApp
 from tests.integration.indexing import Mode, State, indexing
+from tests.integration.indexing import until as until_called
+from tests.integration.io_hooks import IoHook
 from tests.integration.oracle import broken_rules, check, rows_of
 from tests.integration.samples import write_many
 from tests.integration.two_models import (
@@ -239,6 +243,68 @@ async def test_a_model_that_is_not_served_with_its_weights_is_told(
         assert await broken_rules(again.url) == []
         await add_small(stub)
         await until(lambda: _twice(stub))
+
+
+async def test_a_model_that_is_loaded_again_is_waited_for(
+    roots: Path, sockets: Path, migrated_url: str, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when embed says of such a model what it says of one that it does not have.
+
+    It was started again, and serves as soon as its first model does: a run at work ended failed,
+    and searches were told to index again.
+    """
+    io_hook = IoHook()
+    io_hook.install(monkeypatch)
+    open_model, let = EmbedApp._open, asyncio.Event()
+
+    async def open_later(app: EmbedApp, spec: Any) -> Any:
+        if spec.model_id == "small":
+            await let.wait()
+        return await open_model(app, spec)
+
+    async with two_models(roots, sockets, migrated_url, hook, _NODES) as services:
+        models = maintenance(services)
+        await add_small(models)
+        await complete(services, models)
+        await activate(models, "small")
+        write_many(roots / "tree", _NODES + 5, per_file=5)
+        io_hook.hold("ReadContents")
+        run = await services.begin("tree")
+        await io_hook.reached.wait()
+        await services.embed.stop()
+        monkeypatch.setattr(EmbedApp, "_open", open_later)
+        await services.embed.start()
+
+        search = asyncio.create_task(services.search("tree", "work_7"))
+        calls = len(hook.calls)
+        io_hook.go_on.set()
+        await until_called(lambda: len(hook.calls) >= calls + 2)
+        let.set()
+        run = await services.wait(run)
+
+        assert run.state == State.STATE_SUCCEEDED
+        assert await search
+        assert await broken_rules(services.url) == []
+
+
+@pytest.mark.parametrize("named", ["models/renamed", ""])
+async def test_a_model_that_is_served_by_another_name_is_searched_by_that(
+    services: Indexing, roots: Path, sockets: Path, named: str
+) -> None:
+    """Red when it keeps its first name: runs succeeded, and all searches said to index again.
+
+    And when it is looked for by that alone, where the settings name another: all was embedded anew.
+    """
+    await services.indexer.stop()
+    (sockets / "b").mkdir()
+    renamed = {"model": "hashing:32", "extra_models": "renamed=hashing:64"}
+    async with indexing(
+        roots, sockets / "b", services.url, embed_settings=renamed, model=named
+    ) as again:
+        run = await again.run("tree")
+
+        assert (run.state, run.progress.forwards) == (State.STATE_SUCCEEDED, 0)
+        assert await again.search("tree", "work_7")
 
 
 async def _is_other(models: Any) -> bool:

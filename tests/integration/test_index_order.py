@@ -330,7 +330,7 @@ async def test_what_lists_and_takes_runs_walks_indexes(migrated_url: str, one: R
         "runs_by_mode": "SELECT * FROM runs WHERE mode = 'full' ORDER BY started_at DESC LIMIT 50",
         "runs_by_state": "SELECT * FROM runs WHERE state = 'cancelled' AND phase = 'finished' "
         "ORDER BY started_at DESC LIMIT 50",
-        "runs_unfinished": NEXT_RUN.replace("$1", "0"),
+        "runs_unfinished": NEXT_RUN.replace("$1", "0").replace("$2", "0"),
         "runs_finished": OLD_RUNS.replace("$1", "30").replace("$2", "100").replace("$3", "20"),
     }.items():
         rows = await connection.fetch(f"EXPLAIN {sql}")
@@ -353,3 +353,32 @@ async def test_a_cancelled_queued_run_ends_beside_one_that_is_at_work(one: Repli
 
     assert (await one.ledger.get("tree", waiting.id)).state is RunState.CANCELLED
     assert await one.value("SELECT status FROM nodes") == "processing"
+
+
+async def test_a_run_that_cannot_be_taken_holds_up_no_other(
+    roots: Path, sockets: Path, migrated_url: str
+) -> None:
+    """Red when each look takes up the first one alone: no other was ever worked on."""
+    write_tree(roots / "tree")
+    async with indexing(roots, sockets, migrated_url) as services:
+        await services.create("first", "tree")
+        await services.create("second", "tree")
+        connection = await asyncpg.connect(services.url)
+        first = await connection.fetchval("SELECT id FROM workspaces WHERE name = 'first'")
+        await connection.execute(
+            f"""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+              $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+            CREATE TRIGGER refuse BEFORE UPDATE OF fence ON runs FOR EACH ROW
+              WHEN (NEW.workspace_id = {first}) EXECUTE FUNCTION refuse()
+            """
+        )
+        held_up = await services.begin("first")
+
+        run = await services.run("second")
+        again = await services.run("second")
+        await connection.execute("DROP TRIGGER refuse ON runs")
+        await connection.close()
+
+        assert (run.state, again.state) == (State.STATE_SUCCEEDED, State.STATE_SUCCEEDED)
+        assert (await services.wait(held_up)).state == State.STATE_SUCCEEDED

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from lodestone.indexer.v1 import index_run_service_pb2 as runs_pb2
+from services.io.convert import failed_message
+from services.io.errors import PathNotFoundError
 from services.runtime.status import read_rpc_error
 from tests.integration.indexing import Mode, State, indexing, until
 from tests.integration.io_hooks import IoHook
@@ -268,6 +270,32 @@ async def test_files_that_were_not_asked_for_fail_the_run_and_no_file_is_touched
     assert run.error.message.startswith("io "), run.error
     assert after == before
     assert calls == 0
+    await check(services, "tree", "tree")
+
+
+async def test_files_that_were_not_found_in_a_tree_that_is_away_are_not_gone(
+    services: Indexing, io_hook: IoHook, roots: Path
+) -> None:
+    """A worker that opens the tree just after it went tells each file of it so."""
+    await services.succeed("tree")
+    before = await _stored(services)
+    edit(roots / "tree" / "app.py", "return", "return not")
+
+    def not_found(answer: Any) -> Iterable[Any]:
+        if (roots / "tree").exists():
+            (roots / "tree").rename(roots / "away")
+        yield failed_message(answer.index, PathNotFoundError("The file does not exist."))
+
+    io_hook.spoil["ParseFiles"] = not_found
+    run = await services.run("tree")
+    after = await _stored(services)
+    io_hook.spoil.clear()
+    (roots / "away").rename(roots / "tree")
+    await services.succeed("tree")
+
+    assert run.state == State.STATE_FAILED
+    assert "folder" in run.error.message
+    assert after == before
     await check(services, "tree", "tree")
 
 

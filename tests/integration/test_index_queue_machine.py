@@ -45,6 +45,7 @@ _EXAMPLES = int(os.environ.get("LODESTONE_TEST_SEEDS", "25"))
 
 _STEPS = 20
 _CRASHES = 3
+_HAS_RESTED = "UPDATE runs SET updated_at = now() - interval '1 minute' WHERE state = 'queued'"
 _MOST_TAKEN = 6
 """Times that a run is taken: more would end it stale."""
 
@@ -114,6 +115,7 @@ class QueueMachine(RuleBasedStateMachine):
         """Takes the run where it waits, or where its owner died (its lease is made to be over)."""
         if self.owner is not None:
             self._sql("UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner = owner")
+        self._sql(_HAS_RESTED)
         run = self._do(self.replicas[who].stores.ledger.take(_MOST_TAKEN + 1))
         assert run is not None
         for node in self.nodes.values():
@@ -268,6 +270,7 @@ class QueueMachine(RuleBasedStateMachine):
     def _finish_whatever(self) -> None:
         stores = self.replicas[0].stores
         self._sql("UPDATE runs SET lease_until = now() - interval '1 s' WHERE owner = owner")
+        self._sql(_HAS_RESTED)
         if (run := self._do(stores.ledger.take(_MOST_TAKEN + 1))) is not None:
             self._do(stores.ledger.finish(run, None))
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
+import string
+import subprocess
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,8 @@ from services.io.app import IoApp
 from services.io.settings import IoSettings
 from services.runtime.channel import connect
 from services.runtime.errors import DependencyUnavailableError
-from tests.integration.indexing import Service
+from tests.integration.checks import check_index
+from tests.integration.indexing import Service, State
 from tests.integration.replicas import replica, workspace_with_model
 from tests.integration.samples import write_tree
 
@@ -117,3 +121,50 @@ async def test_a_folder_that_a_broken_off_scan_could_not_look_at_keeps_its_files
     assert broken
     assert "db/store.py" in {hit.path for hit in await services.search("tree", "store")}
     assert list(run.warnings) == ["db could not be looked at: Too many files are open."]
+
+
+async def test_a_tree_that_is_removed_under_its_scan_keeps_its_files(
+    services: Indexing, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red when what such a scan did not find is removed though the tree is not there."""
+    (write_tree(roots / "tree") / "app.py").unlink()
+    await services.create("tree", "tree")
+    await services.succeed("tree")
+    open_path = os.open
+
+    def remove_before(path: Any, *args: Any, **named: Any) -> int:
+        if path == "db":
+            subprocess.run(["rm", "-r", roots / "tree"], check=True)
+        return open_path(path, *args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", remove_before)
+        run = await services.run("tree")
+    (write_tree(roots / "tree") / "app.py").unlink()
+
+    assert run.state == State.STATE_FAILED
+    assert "folder" in run.error.message
+    assert run.progress.nodes_removed == 0
+    assert (await services.succeed("tree")).forwards == 0
+
+
+async def test_a_path_that_no_row_can_hold_is_a_warning(services: Indexing, roots: Path) -> None:
+    """Red when it is stored: an index of PostgreSQL refuses it, and with it the whole run."""
+    words = random.Random(1)  # a path that repeats itself is compressed, and would do
+    fd = os.open(write_tree(roots / "tree"), os.O_RDONLY)
+    for _ in range(16):
+        name = "".join(words.choices(string.ascii_letters, k=180))
+        os.mkdir(name, dir_fd=fd)
+        above, fd = fd, os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(above)
+    os.close(os.open("deep.py", os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+    await services.create("tree", "tree")
+
+    run = await services.run("tree")
+
+    assert run.state == State.STATE_SUCCEEDED_WITH_WARNINGS
+    (warning,) = run.warnings
+    assert warning.endswith("/deep.py could not be looked at: The path has more than 2400 bytes.")
+    assert "db/store.py" in {hit.path for hit in await services.search("tree", "store")}
+    assert await check_index(services, mark=True) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from services.indexer.search.model import SearchFilter
 from services.indexer.storage.marks import Disagreement, Mark, MarkStore, put_back
 from services.indexer.storage.search import SearchStore
 from services.indexer.storage.vector_index import NEAREST, Partition, VectorIndexes
-from tests.integration.replicas import DIMENSIONS, Replica, replica, workspace_with_model
+from tests.integration.replicas import DIMENSIONS, MODEL, Replica, replica, workspace_with_model
 
 if TYPE_CHECKING:
     from services.indexer.model import RegisteredModel, Workspace
@@ -242,3 +243,37 @@ async def test_equal_vectors_at_the_end_of_an_answer_are_chosen_as_a_scan_choose
         )
         assert found == scanned
         await stores.value("UPDATE vector_indexes SET probes = NULL, nodes = 0")
+
+
+async def test_vectors_that_no_index_takes_are_scanned_and_hold_up_no_other(
+    filled: tuple[Replica, Workspace, RegisteredModel],
+) -> None:
+    """Red when an index over them is wanted, which PostgreSQL refuses: none was built any more."""
+    stores, workspace, model = filled
+    large = replace(MODEL, name="models/large", fingerprint="a" * 64, dimensions=4096)
+    wide = await stores.workspaces.register_model(large)
+    await stores.queue(workspace)
+    run = await stores.take()
+    await stores.models.add(workspace, wide)
+    await stores.value(
+        f"""
+        WITH made AS (
+          INSERT INTO node_vectors_m{wide.id}
+            (workspace_id, node_id, fence, content_hash, embedding)
+          SELECT workspace_id, id, 1, content_hash,
+            array_to_vector(array_fill(1::real, ARRAY[4096]), 4096, true)::halfvec
+          FROM nodes ORDER BY id LIMIT 20 RETURNING 1)
+        SELECT count(*) FROM made
+        """
+    )
+    await stores.ledger.finish(run, None)
+    await stores.ledger.finish(await stores.take(), None)
+    async with stores.database.connection() as connection:
+        await connection.execute(f"ANALYZE node_vectors_m{wide.id}_w{workspace.id}")
+    built = indexes(stores.database, least_nodes=20)
+
+    assert await built.step() == 1
+    assert await built.step() == 0
+
+    assert await built.probes(workspace.id, model.id) is not None
+    assert await built.probes(workspace.id, wide.id) is None

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
-from services.indexer.errors import TreeUnavailableError
+from services.indexer.errors import DATABASE_FAILURES, TreeUnavailableError
 from services.indexer.live.gather import Gatherer
 from services.indexer.model import WatchState
 from services.indexer.run import RunMode
@@ -172,7 +172,7 @@ class Watcher:
                 _spec(batch, queued_at),
                 token,
             )
-        except (DependencyUnavailableError, OverloadedError) as error:
+        except (*DATABASE_FAILURES, OverloadedError) as error:
             get_logger().warning("watch_run_put_off", reason=error.reason)
             self._gather.put_off(time.monotonic())
             return
@@ -205,7 +205,7 @@ class Watcher:
 
     async def _written(self, write: Callable[[], Awaitable[None]]) -> None:
         """Writes what callers are shown; it is not worth an interruption of the watch."""
-        with contextlib.suppress(DependencyUnavailableError):
+        with contextlib.suppress(*DATABASE_FAILURES):
             await write()
 
 

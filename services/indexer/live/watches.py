@@ -7,9 +7,9 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from services.indexer import metrics
-from services.indexer.errors import LeaseLostError
+from services.indexer.errors import DATABASE_FAILURES, LeaseLostError
 from services.indexer.live.watcher import WatchContext, Watcher
-from services.runtime.errors import DependencyUnavailableError, NotFoundError, ShuttingDownError
+from services.runtime.errors import NotFoundError, ShuttingDownError
 from services.runtime.log import get_logger
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class LiveWatches:
         for workspace_id in list(self._held):
             await self._end(workspace_id)
         for watch in held:
-            with contextlib.suppress(DependencyUnavailableError):
+            with contextlib.suppress(*DATABASE_FAILURES):
                 await self._context.watches.release(watch)
 
     def look_again(self) -> None:
@@ -66,7 +66,7 @@ class LiveWatches:
             try:
                 await self._beat()
                 await self._take()
-            except DependencyUnavailableError:
+            except DATABASE_FAILURES:
                 get_logger().warning("watches_wait_for_database")
             except Exception as error:  # noqa: BLE001 - a dead loop would watch nothing ever
                 metrics.LIVE_ERRORS.inc()

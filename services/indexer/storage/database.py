@@ -51,9 +51,15 @@ _TRANSIENT = (
     asyncpg.CrashShutdownError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
-    asyncpg.TooManyConnectionsError,
     asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.QueryCanceledError,  # by an administrator, or a timeout of the server
+    asyncpg.InsufficientResourcesError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until clients are led to the other server
+    asyncpg.InvalidCachedStatementError,  # a newer version changed the schema meanwhile
+    # A login that is refused, as while passwords are changed or a backup is restored.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
     OSError,  # refused, timed out, or no socket: the server restarts
 )
 
@@ -220,6 +226,9 @@ class Database:
         with metrics.POOL_CONNECTIONS_USED.track_inprogress():
             try:
                 yield connection
+            except asyncpg.ReadOnlySQLTransactionError:
+                connection.terminate()  # where it leads to cannot be written, and stays so
+                raise
             finally:
                 await acquiring.__aexit__(None, None, None)
 

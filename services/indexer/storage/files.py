@@ -126,16 +126,12 @@ class FileStore:
             )
             files = [FileId(row["id"]) for row in rows]
             nodes = await lock_nodes(connection, run.workspace_id, files)
-            counters = await remove_nodes(
-                connection, run.workspace_id, [row["id"] for row in nodes]
-            )
+            counters = await remove_nodes(connection, run, [row["id"] for row in nodes])
             await connection.execute(
                 "DELETE FROM files WHERE workspace_id = $1 AND id = ANY ($2)",
                 run.workspace_id,
                 files,
             )
-            if run.is_scoped:
-                counters = RunCounters(nodes_removed=counters.nodes_removed)
             outcomes = [removed_outcome(path, stage, seconds_each) for path in paths]
             await self._ledger.add(connection, run, counters, outcomes=outcomes)
 
@@ -162,7 +158,7 @@ class FileStore:
             stored = await stored_nodes(connection, run.workspace_id, list(rows.values()))
             placed = await place(connection, files, rows, stored)
             removed = [node for item in placed for node in item.plan.removed]
-            gone = await remove_nodes(connection, run.workspace_id, removed)
+            gone = await remove_nodes(connection, run, removed)
             await update_kept(connection, run.workspace_id, placed)
             new = await insert_new(connection, run.workspace_id, placed)
             await queue_for_models(connection, run.workspace_id, new)
@@ -170,15 +166,13 @@ class FileStore:
             await analyze_grown(connection, run.workspace_id, known + len(new))
             await write_references(connection, run.workspace_id, placed)
             adopted = await adopt_cached(connection, run.workspace_id, model_id, new)
-            counters = replace(
-                gone,
-                nodes_total=gone.nodes_total + len(new),
-                nodes_reused=gone.nodes_reused + adopted,
-                nodes_pending=gone.nodes_pending + len(new) - adopted,
-            )
             if run.is_scoped:
-                counters = await self._cover(connection, run, rows.values(), files)
-            counters = replace(counters, files_parsed=len(files), nodes_removed=gone.nodes_removed)
+                come = await self._cover(connection, run, rows.values(), files)
+            else:
+                come = RunCounters(
+                    nodes_total=len(new), nodes_reused=adopted, nodes_pending=len(new) - adopted
+                )
+            counters = replace(gone + come, files_parsed=len(files))
             await self._ledger.add(
                 connection, run, counters, stage_seconds={"parse": seconds}, outcomes=outcomes
             )

@@ -13,6 +13,7 @@ from services.indexer.storage import model_marks, term_index, vector_index
 from services.indexer.storage.model_rows import lock_workspace
 from services.indexer.storage.partitions import vectors_table
 from services.indexer.storage.term_changes import note_changed
+from services.runtime.errors import NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -237,11 +238,15 @@ class MarkStore:
         """Marks rows for a repair run; marking twice is marking once.
 
         Waits for one that is putting marked nodes back: what it did not read is not its to clear.
+
+        Raises:
+            NotFoundError: the workspace was deleted.
         """
         rows = {mark.key: mark for mark in marks if mark.model is None}
         vectors = {(mark.model.id, mark.node_id): mark for mark in marks if mark.model is not None}
         async with self._database.transaction() as connection:
-            await lock_workspace(connection, workspace_id)
+            if not await lock_workspace(connection, workspace_id):
+                raise NotFoundError("The workspace was deleted meanwhile.")
             await connection.execute(
                 _MARK,
                 workspace_id,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from services.indexer.model import ParsedFile, ParsedNode, WorkspaceId
+    from services.indexer.run import Run
     from services.indexer.storage.database import Connection
 
 _NODE_COLUMNS = (
@@ -120,25 +121,31 @@ async def place(
     ]
 
 
-async def remove_nodes(
-    connection: Connection, workspace_id: WorkspaceId, nodes: Sequence[NodeId]
-) -> RunCounters:
+_REMOVE = """
+DELETE FROM nodes n WHERE workspace_id = $1 AND id = ANY ($2)
+RETURNING status, status = 'embedded' AND embedded_run IS NOT DISTINCT FROM $3 AS own,
+  $4 OR EXISTS (SELECT 1 FROM run_nodes
+    WHERE workspace_id = $1 AND run_id = $3 AND node_id = n.id) AS covered
+"""
+"""Also tells which of them the run counts, and which it embedded itself."""
+
+
+async def remove_nodes(connection: Connection, run: Run, nodes: Sequence[NodeId]) -> RunCounters:
     """Removes locked nodes with vectors and terms; returns what that does to a run's counters."""
     if not nodes:
         return RunCounters()
-    await unqueue_for_models(connection, workspace_id, nodes)
-    await note_changed(connection, workspace_id, nodes)
-    removed = await connection.fetch(
-        "DELETE FROM nodes WHERE workspace_id = $1 AND id = ANY ($2) RETURNING status",
-        workspace_id,
-        nodes,
-    )
-    by_status = Counter(NodeStatus(row["status"]) for row in removed)
+    await unqueue_for_models(connection, run.workspace_id, nodes)
+    await note_changed(connection, run.workspace_id, nodes)
+    removed = await connection.fetch(_REMOVE, run.workspace_id, nodes, run.id, not run.is_scoped)
+    counted = [row for row in removed if row["covered"]]
+    by_status = Counter(NodeStatus(row["status"]) for row in counted)
+    own = sum(row["own"] for row in counted)
     return RunCounters(
         nodes_removed=len(removed),
-        nodes_total=-len(removed),
+        nodes_total=-len(counted),
         nodes_pending=-by_status[NodeStatus.PENDING] - by_status[NodeStatus.PROCESSING],
-        nodes_reused=-by_status[NodeStatus.EMBEDDED],
+        nodes_embedded=-own,
+        nodes_reused=own - by_status[NodeStatus.EMBEDDED],
         nodes_failed=-by_status[NodeStatus.FAILED],
     )
 

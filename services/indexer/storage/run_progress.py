@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from services.indexer.run_spec import RunWishes
-from services.indexer.storage.run_rows import COUNTERS, HELD, held_up, key_of
+from services.indexer.storage.run_rows import COUNTERS, HELD, held_up, key_of, rests
 from services.indexer.storage.run_scope import queue_of
 from services.indexer.transitions import RunState
 
@@ -33,7 +33,8 @@ UPDATE runs SET lease_until = clock_timestamp() + make_interval(secs => $4)
 WHERE {HELD} RETURNING state, cancel_requested_at IS NOT NULL AS cancel,
   EXISTS (SELECT 1 FROM runs o WHERE o.workspace_id = $1 AND o.finished_at IS NULL
     AND o.state = 'queued' AND (o.priority, o.model_id IS NULL)
-      > (runs.priority, runs.model_id IS NULL) AND NOT {held_up("o")}) AS give_way
+      > (runs.priority, runs.model_id IS NULL) AND NOT {held_up("o")} AND NOT {rests("o")}
+    ) AS give_way
 """
 """A run gives way to one that goes before it and can be taken: to another it would give way again
 and again, as it is the next to be taken itself."""
@@ -67,7 +68,8 @@ ON CONFLICT (workspace_id, run_id, path, entity, node_id) DO UPDATE SET
 
 _RELEASE = f"""
 UPDATE runs SET version = version + 1, updated_at = now(), owner = NULL,
-  lease_until = NULL, attempt = attempt - 1,
+  lease_until = NULL,
+  attempt = CASE WHEN forwards > $5 THEN 0 WHEN $4 THEN attempt ELSE attempt - 1 END,
   state = CASE state WHEN 'pausing' THEN 'paused' ELSE 'queued' END
 WHERE {HELD} AND state <> 'cancelling' RETURNING true
 """
@@ -111,9 +113,13 @@ async def record_outcomes(connection: Connection, run: Run, outcomes: Sequence[O
     await connection.execute(_RECORD, run.workspace_id, run.id, *map(list, columns))
 
 
-async def release(connection: Connection, run: Run) -> bool:
-    """Puts a run back as one that was never taken now; returns whether it was the caller's."""
-    return bool(await connection.fetchval(_RELEASE, *key_of(run)))
+async def release(connection: Connection, run: Run, *, left: bool = False) -> bool:
+    """Puts a run back; returns whether it was the caller's.
+
+    It is as if it had not been taken now, unless it was left before it embedded anything. One that
+    embedded something is none that stops its owners: its earlier attempts are forgotten.
+    """
+    return bool(await connection.fetchval(_RELEASE, *key_of(run), left, run.counters.forwards))
 
 
 async def change(connection: Connection, run: Run, assignments: str, *arguments: Any) -> bool:

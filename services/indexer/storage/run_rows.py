@@ -22,6 +22,8 @@ SELECT_RUNS = (
 OWNED_STATES = ", ".join(f"'{state}'" for state in sorted(OWNED_RUN_STATES))
 COUNTERS = tuple(field.name for field in dataclasses.fields(RunCounters))
 
+_LONGEST_REST_SECONDS = 30
+
 NODE_COUNTS = ("nodes_embedded", "nodes_reused", "nodes_failed", "nodes_pending")
 """Columns of a file's outcome that count its nodes."""
 
@@ -39,6 +41,18 @@ def held_up(run: str) -> str:
         f"({run}.mode NOT IN ('scoped', 'repair') AND EXISTS (SELECT 1 FROM runs p "
         f"WHERE p.workspace_id = {run}.workspace_id AND p.finished_at IS NULL "
         f"AND p.state = 'paused' AND p.model_id IS NOT DISTINCT FROM {run}.model_id))"
+    )
+
+
+def rests(run: str) -> str:
+    """Returns what holds for a row of `runs`, by its alias, while it rests before its next attempt.
+
+    It was taken up before and came to no end: the database may need a while, and whoever takes it
+    at once burns all of its attempts in a moment.
+    """
+    return (
+        f"({run}.attempt > 0 AND {run}.updated_at > "
+        f"now() - make_interval(secs => least({_LONGEST_REST_SECONDS}, 0.5 * 2 ^ {run}.attempt)))"
     )
 
 

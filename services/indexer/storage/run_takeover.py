@@ -9,7 +9,7 @@ from services.indexer.run import RunMode
 from services.indexer.run_spec import MODEL_REPLACED
 from services.indexer.storage.model_rows import LONGEST_SECONDS
 from services.indexer.storage.run_end import end_run
-from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, run_of
+from services.indexer.storage.run_rows import OWNED_STATES, SELECT_RUNS, held_up, rests, run_of
 from services.indexer.storage.run_scope import (
     NOT_THERE,
     forget_covered,
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 NEXT_RUN = f"""
 {SELECT_RUNS}
 WHERE r.finished_at IS NULL AND r.priority >= $1
-  AND (r.state = 'queued' AND NOT {held_up("r")} AND NOT EXISTS (
+  AND (r.state = 'queued' AND NOT {held_up("r")} AND NOT {rests("r")} AND NOT EXISTS (
       SELECT 1 FROM runs o WHERE o.workspace_id = r.workspace_id AND o.finished_at IS NULL
         AND o.state IN ({OWNED_STATES}))
     OR r.state IN ({OWNED_STATES}) AND r.lease_until < now())
-ORDER BY r.priority DESC, r.model_id IS NOT NULL, r.seq LIMIT 1
+ORDER BY r.priority DESC, r.model_id IS NOT NULL, r.seq LIMIT 1 OFFSET $2
 FOR UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF w SKIP LOCKED
 """
 """The run to take; workspaces in which others are taking one are passed over, so that none takes
@@ -100,9 +100,9 @@ WHERE workspace_id = $1 AND id = $2
 """
 
 
-async def lock_next(connection: Connection, least_priority: int) -> Run | None:
-    """Returns the run to take, its row locked, or None."""
-    row = await connection.fetchrow(NEXT_RUN, least_priority)
+async def lock_next(connection: Connection, least_priority: int, passed_over: int) -> Run | None:
+    """Returns the run to take, its row locked, or None; so many before it are passed over."""
+    row = await connection.fetchrow(NEXT_RUN, least_priority, passed_over)
     return None if row is None else run_of(row)
 
 

@@ -34,6 +34,9 @@ _BUILD_SECONDS = 6 * 3600.0
 _LIST_NODES, _MOST_LISTS = 125, 1000
 """Nodes of a list on average, and most lists: finding centres takes memory by their square."""
 
+_MOST_DIMENSIONS = 4000
+"""Longest vectors of 16-bit numbers that pgvector has such an index for; others are scanned."""
+
 _STEPS = (10, 20, 40, 80, 160)
 _QUESTIONS, _DEPTH = 60, 100
 """Vectors that are asked for to measure recall, and how many of the nearest count."""
@@ -47,7 +50,7 @@ _TOLERANCE = 0.03
 _GROWN = 2.0
 """Growth of a partition after which its index is built again."""
 
-_WANTED = """
+_WANTED = f"""
 SELECT w.id AS workspace_id, m.id AS model_id, c.relname AS partition,
   c.reltuples::bigint AS nodes, m.dimensions, i.indexrelid IS NOT NULL AS built,
   coalesce(i.indisvalid, false) AS valid, coalesce(c.reltuples > v.nodes * $2, false) AS grown
@@ -57,7 +60,7 @@ JOIN pg_class c ON c.relname = 'node_vectors_m' || m.id || '_w' || w.id
 LEFT JOIN pg_class ic ON ic.relname = c.relname || '_lists' AND ic.relnamespace = c.relnamespace
 LEFT JOIN pg_index i ON i.indexrelid = ic.oid
 LEFT JOIN vector_indexes v ON v.workspace_id = w.id AND v.model_id = m.id
-WHERE c.reltuples >= $1
+WHERE c.reltuples >= $1 AND m.dimensions <= {_MOST_DIMENSIONS}
   AND (i.indexrelid IS NULL OR NOT i.indisvalid OR v.nodes IS NULL OR c.reltuples > v.nodes * $2)
   AND NOT EXISTS (SELECT FROM runs r WHERE r.workspace_id = w.id AND r.finished_at IS NULL)
 ORDER BY c.reltuples LIMIT 1

@@ -165,12 +165,15 @@ class WorkspaceStore:
         return model_of(row)
 
     async def register_model(self, model: EmbedModel) -> RegisteredModel:
-        """Returns the model's row, made with a table of vectors when its fingerprint is new."""
+        """Returns the model's row, made with a table of vectors when its fingerprint is new.
+
+        It has the name by which the model is served now: searches ask for it by that.
+        """
         async with self._database.connection() as connection:
             row = await connection.fetchrow(
                 "SELECT * FROM models WHERE fingerprint = $1", model.fingerprint
             )
-        if row is not None:
+        if row is not None and row["name"] == model.name:
             return model_of(row)
         async with self._database.transaction() as connection:
             row = await connection.fetchrow(

@@ -101,6 +101,30 @@ async def test_a_file_with_the_known_digest_is_not_parsed(
     assert not answer.unchanged.signature.settled
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10_000_000_000, -2_000_000_000])
+async def test_a_file_of_another_century_is_scanned_parsed_and_checked(
+    make_files: MakeFiles, tmp_path: Path, seconds: int
+) -> None:
+    """Red for the year 2286, which is no number of nanoseconds in 64 bits: the scan failed."""
+    top = make_files({"a.py": SOURCE, "b.py": SOURCE})
+    os.utime(top / "a.py", (seconds, seconds))
+    async with serve(top, tmp_path / "s") as channel:
+        stub: Any = scan_service_pb2_grpc.ScanServiceStub(channel)
+        scanned = [m async for m in stub.ScanTree(scan_service_pb2.ScanTreeRequest(tree=TREE))]
+        [answer] = await parse(channel, files=[file("a.py")])
+        signature = answer.parsed.signature
+        known = scan_service_pb2.KnownFile(path="a.py", signature=signature)
+        checked = await stub.CheckFiles(
+            scan_service_pb2.CheckFilesRequest(tree=TREE, files=[known])
+        )
+
+    assert [f.path for m in scanned for f in m.files] == ["a.py", "b.py"]
+    assert scanned[0].files[0].signature.mtime_ns == signature.mtime_ns
+    assert not (signature.settled and seconds > time.time())
+    assert checked.results[0].signature.mtime_ns == signature.mtime_ns
+
+
 async def test_a_missing_folder_is_told_by_the_path_that_the_caller_gave(
     make_files: MakeFiles, tmp_path: Path
 ) -> None:
