@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 LIST = Path(__file__).parent.parent / "corpora.txt"
 ROOT = Path(__file__).parent.parent.parent / "build" / "corpora"
@@ -100,7 +101,9 @@ def _unpack(archive: Path, folder: Path) -> Path:
             wheel.extractall(folder)
         return folder
     with tarfile.open(archive) as sdist:
-        sdist.extractall(folder, filter="data")
+        # Pythons before 3.11.4 have no filters; what is unpacked has the digest of the list.
+        safe: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        sdist.extractall(folder, **safe)
     (tree,) = folder.iterdir()
     return tree
 
