@@ -64,9 +64,13 @@ class StackState:
 
     def _has_socket(self, name: str) -> bool:
         address = self.processes[name].address
-        if name == POSTGRES:
-            return Path(address, POSTGRES_SOCKET).exists()
-        return not address.startswith("unix:") or Path(address.removeprefix("unix:")).exists()
+        if name != POSTGRES and not address.startswith("unix:"):
+            return True
+        socket = Path(address.removeprefix("unix:"))
+        try:
+            return (socket / POSTGRES_SOCKET if name == POSTGRES else socket).exists()
+        except PermissionError:  # PostgreSQL's folder is closed to all but its own account
+            return True
 
     def runs(self, name: str) -> bool:
         """Tells whether a process runs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -98,6 +99,12 @@ def fill(disk: Path, left_mib: int = _LEFT_MIB) -> Path:
     """Takes nearly all the room of a disk, or all of it; returns the file that holds it."""
     filler = disk / "filler"
     with filler.open("wb") as file:
-        free = shutil.disk_usage(disk).free
-        os.posix_fallocate(file.fileno(), 0, free - (left_mib << 20))
-    return filler
+        while True:
+            free = shutil.disk_usage(disk).free
+            try:
+                os.posix_fallocate(file.fileno(), 0, free - (left_mib << 20))
+            except OSError as error:  # others took some of it meanwhile
+                if error.errno != errno.ENOSPC:
+                    raise
+            else:
+                return filler

@@ -128,7 +128,7 @@ async def test_a_stop_waits_for_no_engine_that_freezes_at_the_first_start(addres
 async def test_a_stop_waits_for_no_text_that_is_tokenized(address: str) -> None:
     """Red when the process ends with its threads: the service is gone, and that text goes on."""
     settings = {"MODEL": "minilm", "CACHE_DIR": str(MODELS), "BACKEND": "openvino"}
-    word = "\u1100\u1161\u11a8" * (3 << 19)  # each sign is put together: tens of seconds
+    word = "\u1100\u1161\u11a8" * (3 << 21)  # each sign is put together: tens of seconds
     limits = {"MAX_TEXT_CHARS": str(len(word))}
     async with _process(address, **settings, **limits) as service, connect(address) as channel:
         stub = embed_service_pb2_grpc.EmbedServiceStub(channel)
