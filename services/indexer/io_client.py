@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import grpc
 
@@ -42,9 +42,12 @@ from services.runtime.errors import DependencyUnavailableError
 from services.runtime.request_sizes import most_request_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from services.indexer.search.model import Hit
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 _KINDS = {
     parse_service_pb2.NODE_KIND_MODULE: NodeKind.MODULE,
@@ -66,7 +69,6 @@ _HASH_BYTES = 32
 _PROBE_SECONDS = 5.0
 _MOST_PATH_BYTES = 2400
 """A row of an index of PostgreSQL has at most 2,704 bytes, some of which are for other columns."""
-
 
 _TOO_LONG = Failure(
     "ERROR_REASON_FILE_UNREADABLE", f"The path has more than {_MOST_PATH_BYTES} bytes."
@@ -211,9 +213,8 @@ class IoClient:
             failure = files_failure(error)
             if len(files) == 1:
                 return [ParseOutcome(files[0][0], failure=failure)]
-            half = len(files) // 2  # the one to blame stands alone in the end
-            first = await self.parse(tree, files[:half], max_tokens)
-            return first + await self.parse(tree, files[half:], max_tokens)
+            # The one to blame stands alone in the end.
+            return await _in_halves(lambda half: self.parse(tree, half, max_tokens), files)
         if len(outcomes) != len(files):
             raise PayloadMismatchError("io left files without an answer.")
         return [outcomes[index] for index in range(len(files))]
@@ -233,13 +234,14 @@ class IoClient:
             tree=_tree(tree), refs=[_content_ref(node) for node in nodes]
         )
         if len(nodes) > 1 and request.ByteSize() > most_request_bytes(_READ_CONTENTS):
-            return await self._read_halves(tree, nodes)
+            return await _in_halves(lambda half: self.read_contents(tree, half), nodes)
         try:
             response = await self._snippets.ReadContents(request, timeout=self._fetch_seconds)
         except grpc.aio.AioRpcError as error:
             failure = files_failure(error)
-            # The one to blame stands alone in the end.
-            return [failure] if len(nodes) == 1 else await self._read_halves(tree, nodes)
+            if len(nodes) == 1:
+                return [failure]
+            return await _in_halves(lambda half: self.read_contents(tree, half), nodes)
         if len(response.results) != len(nodes):
             raise PayloadMismatchError("io answered with another number of texts.")
         texts: list[str | Failure] = []
@@ -251,11 +253,6 @@ class IoClient:
             else:
                 texts.append(result.content.text)
         return texts
-
-    async def _read_halves(self, tree: Tree, nodes: Sequence[ClaimedNode]) -> list[str | Failure]:
-        half = len(nodes) // 2
-        first = await self.read_contents(tree, nodes[:half])
-        return first + await self.read_contents(tree, nodes[half:])
 
     async def read_snippets(self, tree: Tree, hits: Sequence[Hit]) -> list[str | Failure]:
         """Returns the bytes of each hit's range as text, or why they are not there."""
@@ -287,6 +284,14 @@ class IoClient:
                 failed = result.WhichOneof("outcome") == "error"
                 texts.append(item_failure(result.error) if failed else _decoded(result.content))
         return texts
+
+
+async def _in_halves(
+    ask: Callable[[Sequence[Item]], Awaitable[list[Answer]]], items: Sequence[Item]
+) -> list[Answer]:
+    """Returns an answer for each of several items, which are asked for in two calls."""
+    half = len(items) // 2
+    return [*await ask(items[:half]), *await ask(items[half:])]
 
 
 def _snippets_failure(error: grpc.aio.AioRpcError) -> Failure:
@@ -330,25 +335,18 @@ def _scan_batch(response: scan_service_pb2.ScanTreeResponse) -> ScanBatch:
             if item.count
         }
         summary = ScanSummary(files=response.summary.files, skipped=skipped)
-    return ScanBatch(
-        files=[
-            ScannedFile(item.path, _signature(item.signature))
-            for item in response.files
-            if not _is_too_long(item.path)
-        ],
-        warnings=[
-            *(
-                ScanWarning(item.path, item_failure(item.error), item.is_directory)
-                for item in response.warnings
-            ),
-            *(
-                ScanWarning(item.path, _TOO_LONG, is_directory=False)
-                for item in response.files
-                if _is_too_long(item.path)
-            ),
-        ],
-        summary=summary,
-    )
+    files = []
+    warnings = [
+        ScanWarning(item.path, item_failure(item.error), item.is_directory)
+        for item in response.warnings
+    ]
+    for item in response.files:
+        path = item.path
+        if _is_too_long(path):
+            warnings.append(ScanWarning(path, _TOO_LONG, is_directory=False))
+        else:
+            files.append(ScannedFile(path, _signature(item.signature)))
+    return ScanBatch(files=files, warnings=warnings, summary=summary)
 
 
 def _is_too_long(path: str) -> bool:
