@@ -16,6 +16,7 @@ from services.indexer.storage.migrate import migrate
 from services.runtime import log
 from tests.integration.hooks import Hook
 from tests.integration.indexing import indexing
+from tests.integration.io_hooks import IoHook
 from tests.integration.replicas import replica
 from tests.integration.samples import write_tree
 from tests.integration.tenants import two_tenants
@@ -41,6 +42,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def hook() -> Hook:
     """Where a test holds up or breaks the embed service that it starts with `hook.app`."""
     return Hook()
+
+
+@pytest.fixture
+def io_hook(monkeypatch: pytest.MonkeyPatch) -> IoHook:
+    """Where a test spoils answers of every io service that runs meanwhile."""
+    hook = IoHook()
+    hook.install(monkeypatch)
+    return hook
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ an unreadable folder were removed.
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -337,24 +338,30 @@ async def test_what_the_database_cannot_do_now_makes_the_run_begin_again(
     await check(services, "tree", "tree")
 
 
+@asynccontextmanager
+async def _commits_fail(url: str, code: str) -> AsyncIterator[asyncpg.Connection]:
+    """Has the database fail what writes vectors with an error of its own; yields a connection."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(
+        f"""
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+          $$ BEGIN RAISE EXCEPTION 'it fails' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail()
+        """
+    )
+    yield connection
+    await connection.execute("DROP TRIGGER fail ON embedding_cache")
+    await connection.close()
+
+
 @pytest.mark.parametrize("indexer_settings", [{"max_run_attempts": 1}], ids=["one-attempt"])
 async def test_a_run_that_the_database_never_lets_go_on_comes_to_an_end(
     services: Indexing,
 ) -> None:
     """Red when it burns no attempt: it began again several times a second, for good."""
-    connection = await asyncpg.connect(services.url)
-    await connection.execute(
-        """
-        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
-          $$ BEGIN RAISE EXCEPTION 'never' USING ERRCODE = 'query_canceled'; END $$;
-        CREATE TRIGGER fail BEFORE INSERT ON embedding_cache EXECUTE FUNCTION fail()
-        """
-    )
-
-    run = await services.run("tree")
-    taken = await connection.fetchval("SELECT last_value FROM fences")
-    await connection.execute("DROP TRIGGER fail ON embedding_cache")
-    await connection.close()
+    async with _commits_fail(services.url, "query_canceled") as connection:
+        run = await services.run("tree")
+        taken = await connection.fetchval("SELECT last_value FROM fences")
 
     assert run.state == State.STATE_STALE
     assert taken < 100
@@ -397,19 +404,9 @@ async def test_a_database_that_was_a_standby_for_a_while_is_written_again(
 
 
 async def test_a_full_disk_ends_the_run_with_its_reason(services: Indexing, hook: Hook) -> None:
-    connection = await asyncpg.connect(services.url)
-    await connection.execute(
-        """
-        CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS
-          $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
-        CREATE TRIGGER full_disk BEFORE INSERT ON embedding_cache EXECUTE FUNCTION full_disk()
-        """
-    )
-
-    run = await services.run("tree")
-    left = await broken_rules(services.url)
-    await connection.execute("DROP TRIGGER full_disk ON embedding_cache")
-    await connection.close()
+    async with _commits_fail(services.url, "disk_full"):
+        run = await services.run("tree")
+        left = await broken_rules(services.url)
 
     assert run.state == State.STATE_FAILED
     assert "disk is full" in run.error.message

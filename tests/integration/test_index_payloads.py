@@ -19,7 +19,6 @@ from services.io.convert import failed_message
 from services.io.errors import PathNotFoundError
 from services.runtime.status import read_rpc_error
 from tests.integration.indexing import Mode, State, indexing, until
-from tests.integration.io_hooks import IoHook
 from tests.integration.oracle import broken_rules, check
 from tests.integration.samples import edit, write_tree
 
@@ -29,15 +28,9 @@ if TYPE_CHECKING:
 
     from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
+    from tests.integration.io_hooks import IoHook
 
 _SIZE = 64
-
-
-@pytest.fixture
-def io_hook(monkeypatch: pytest.MonkeyPatch) -> IoHook:
-    hook = IoHook()
-    hook.install(monkeypatch)
-    return hook
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from services.runtime.errors import (
 )
 from services.runtime.status import DETAILS_KEY, status_of
 from tests.integration.indexing import State, indexing
-from tests.integration.io_hooks import IoHook
 from tests.integration.oracle import check
 from tests.integration.samples import write_many
 
@@ -31,15 +30,9 @@ if TYPE_CHECKING:
     from services.runtime.errors import LodestoneError
     from tests.integration.hooks import Hook
     from tests.integration.indexing import Indexing
+    from tests.integration.io_hooks import IoHook
 
 REFUSALS = (UnauthenticatedError("The token has expired."), ForbiddenError("It may not do this."))
-
-
-@pytest.fixture
-def io_hook(monkeypatch: pytest.MonkeyPatch) -> IoHook:
-    hook = IoHook()
-    hook.install(monkeypatch)
-    return hook
 
 
 @pytest.fixture
